@@ -1,0 +1,51 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# A link without symbols and paths: the same input gives the same program.
+LINK := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)
+FUZZTIME ?= 60s
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## static programs in bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LINK)' -o bin/ ./cmd/...
+
+demo: build ## the whole story against a real Kubernetes control plane and a router; no root
+	@cd cmd/lab && $(GO) run . demo
+
+lab: build ## the same, kept up; prints a KUBECONFIG
+	@cd cmd/lab && $(GO) run . up
+
+check: ## vet, lint and unit tests with the race detector: the inner loop
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+	$(GO) test -race ./...
+
+e2e: build ## the lab's tests: real kube-apiserver, etcd, controllers, routers
+	cd cmd/lab && $(GO) vet ./... && $(GO) tool staticcheck ./... && $(GO) test -race -count=1 -timeout 45m -v ./... | grep -vE '^(=== (RUN|PAUSE|CONT|NAME))'
+
+test: ## everything: check, then e2e, with the time that each took
+	@for stage in check e2e; do \
+	  began=$$SECONDS; $(MAKE) --no-print-directory $$stage; echo "=== make $$stage took $$((SECONDS - began)) s"; \
+	done
+
+bench: ## benchmarks of the hot paths
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+fuzz: ## every fuzz target for FUZZTIME (60s)
+	@for package in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+	    echo "== $$package $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+	  done; \
+	done
+
+fmt: ## format the code
+	gofmt -w .
+
+.PHONY: help build demo lab check e2e test bench fuzz fmt

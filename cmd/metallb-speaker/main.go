@@ -1,0 +1,154 @@
+// Command metallb-speaker announces the addresses of Services from the node it runs on, over BGP.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/component-base/cli"
+	"k8s.io/component-base/logs"
+	logsapi "k8s.io/component-base/logs/api/v1"
+	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
+	"k8s.io/klog/v2"
+
+	"github.com/metallb/cloud-provider-metallb/speaker"
+	"github.com/metallb/cloud-provider-metallb/speaker/bgp"
+)
+
+// What --on-sigterm may be.
+const (
+	auto     = "auto"
+	keep     = "keep"
+	withdraw = "withdraw"
+)
+
+// lastWords bounds how long the end of the process may take: kubelet's own bound is 30 s.
+const lastWords = 10 * time.Second
+
+type flags struct {
+	kubeconfig string
+	onSIGTERM  string
+	speaker.Options
+}
+
+func main() { os.Exit(cli.Run(newCommand())) }
+
+func newCommand() *cobra.Command {
+	f := flags{onSIGTERM: auto, Options: speaker.Options{
+		NodeName: os.Getenv("NODE_NAME"), Namespace: "metallb-system", ConfigName: "config",
+	}}
+	logging := logs.NewOptions()
+	command := &cobra.Command{
+		Use:           "metallb-speaker",
+		Short:         "Announces the addresses of Services from this node, over BGP.",
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true, // cli.Run prints them
+		RunE: func(*cobra.Command, []string) error {
+			if err := logsapi.ValidateAndApply(logging, nil); err != nil {
+				return err
+			}
+			return run(f)
+		},
+	}
+	fs := command.Flags()
+	fs.StringVar(&f.NodeName, "node-name", f.NodeName, "Name of the Node that this speaker runs on. The default is $NODE_NAME.")
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "Path of a kubeconfig file. The default is the Pod's service account.")
+	fs.StringVar(&f.Namespace, "config-namespace", f.Namespace, "Namespace of the configuration's ConfigMap and of its admitted copy.")
+	fs.StringVar(&f.ConfigName, "config-name", f.ConfigName, "Name of the configuration's ConfigMap; this speaker reads the admitted copy, whose name is this with \"-admitted\" behind it.")
+	fs.StringVar(&f.onSIGTERM, "on-sigterm", f.onSIGTERM, "What routers shall do with this node's routes when this process is told to end: keep them, withdraw them, or auto: keep them if another speaker is about to take its place, as $POD_NAME and $POD_NAMESPACE tell.")
+	fs.BoolVar(&f.IgnoreExcludeLabel, "ignore-exclude-lb", false, "Announce also from nodes labelled "+corev1.LabelNodeExcludeBalancers+".")
+	logsapi.AddFlags(logging, fs)
+	return command
+}
+
+func run(f flags) error {
+	if f.NodeName == "" {
+		return fmt.Errorf("--node-name is missing: name the Node that this speaker runs on, or set NODE_NAME")
+	}
+	if !slices.Contains([]string{auto, keep, withdraw}, f.onSIGTERM) {
+		return fmt.Errorf("--on-sigterm=%s: use %s, %s or %s", f.onSIGTERM, auto, keep, withdraw)
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
+	if err != nil {
+		return fmt.Errorf("find the API server: %w", err)
+	}
+	config.UserAgent = "metallb-speaker"
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make a client: %w", err)
+	}
+
+	sessions := bgp.New(bgp.HostUptime)
+	s, err := speaker.New(client, sessions, f.Options)
+	if err != nil {
+		return err
+	}
+	ctx, forget := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer forget()
+	s.Run(ctx)
+	forget() // a second signal ends the process at once
+
+	end, cancel := context.WithTimeout(context.Background(), lastWords)
+	defer cancel()
+	kept, why := f.onSIGTERM == keep, "--on-sigterm="+f.onSIGTERM
+	if f.onSIGTERM == auto {
+		kept, why = successor(end, client, f.NodeName)
+	}
+	klog.InfoS("Stopping", "routes", map[bool]string{true: keep, false: withdraw}[kept], "why", why)
+	if kept {
+		sessions.Keep()
+	} else {
+		sessions.Withdraw(end, "speaker stopped: "+why)
+	}
+	return nil
+}
+
+// successor looks for evidence that another speaker will take this one's place. Without an answer there is none.
+func successor(ctx context.Context, client kubernetes.Interface, nodeName string) (bool, string) {
+	ctx, cancel := context.WithTimeout(ctx, lastWords/2)
+	defer cancel()
+	name, namespace := os.Getenv("POD_NAME"), os.Getenv("POD_NAMESPACE")
+	if name == "" || namespace == "" {
+		return false, "POD_NAME and POD_NAMESPACE are not set"
+	}
+	pod, err := found(client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{}))
+	if err != nil {
+		return false, err.Error()
+	}
+	var daemonSet *appsv1.DaemonSet
+	if pod != nil {
+		if owner := metav1.GetControllerOf(pod); owner != nil && owner.Kind == "DaemonSet" {
+			if daemonSet, err = found(client.AppsV1().DaemonSets(namespace).Get(ctx, owner.Name, metav1.GetOptions{})); err != nil {
+				return false, err.Error()
+			}
+		}
+	}
+	node, err := found(client.CoreV1().Nodes().Get(ctx, nodeName, metav1.GetOptions{}))
+	if err != nil {
+		return false, err.Error()
+	}
+	return speaker.Successor(pod, daemonSet, node)
+}
+
+// found turns "not found" into nil.
+func found[T any](object *T, err error) (*T, error) {
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return object, err
+}

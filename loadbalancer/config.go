@@ -1,0 +1,170 @@
+package loadbalancer
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"go4.org/netipx"
+)
+
+// A Config is a configuration that Parse has checked.
+type Config struct {
+	// Peers have unique names, in the order the operator wrote them.
+	Peers []Peer
+	// Pools are in the order the operator wrote them, and no two own the same address: Parse sees to both.
+	Pools []Pool
+
+	owners []owner // in the order of the addresses
+}
+
+// An owner is a range of addresses and the index of the pool that owns it.
+type owner struct {
+	netipx.IPRange
+	pool int
+}
+
+// A Peer is a router to which speakers open a BGP session.
+type Peer struct {
+	// Name is unique within a Config. It defaults to the address.
+	Name  string
+	Addr  netip.Addr
+	Port  uint16
+	ASN   uint32 // the router's AS number; never 0
+	MyASN uint32 // ours; never 0
+
+	// HoldTime is 0 (the session never times out) or at least 3 s, in whole seconds (RFC 4271 §4.2).
+	HoldTime time.Duration
+	// KeepaliveTime is never longer than HoldTime, and 0 only if HoldTime is 0.
+	KeepaliveTime time.Duration
+	// ConnectTime is the first pause between two attempts to connect; later ones are longer.
+	ConnectTime time.Duration
+
+	// RouterID is an IPv4 address, or the zero Addr: then the speaker uses its node's first IPv4 InternalIP.
+	RouterID netip.Addr
+	// SourceAddress is the local address of the session, or the zero Addr: then the kernel chooses.
+	SourceAddress netip.Addr
+	// SourceNodeIP asks the speaker to use its node's InternalIP as SourceAddress.
+	SourceNodeIP bool
+
+	// TTL of the session's packets; 0 leaves it to the operating system.
+	TTL uint8
+	// RestartTime is how long the router keeps our routes while we restart (RFC 4724), in whole seconds; 0 disables
+	// graceful restart.
+	RestartTime time.Duration
+
+	// NodeSelectors name the nodes that peer with this router; none means every node.
+	NodeSelectors []Selector
+}
+
+// IBGP reports whether the router is in our own AS.
+func (p Peer) IBGP() bool { return p.ASN == p.MyASN }
+
+// A Pool is a named set of addresses that Services may hold, and how routers hear about them.
+type Pool struct {
+	// Name is unique within a Config.
+	Name string
+	// Ranges are in the order of the addresses. There is at least one, and none overlaps another of this or any other
+	// pool.
+	Ranges []netipx.IPRange
+	// AutoAssign is false for a pool whose addresses are handed out on request only.
+	AutoAssign bool
+	// AvoidBuggyIPs keeps IPv4 addresses that end in .0 or .255 from being handed out: some clients mistake them for
+	// the network's own or its broadcast address.
+	AvoidBuggyIPs bool
+	// Priority orders the pools that fit a Service, lower first.
+	Priority int
+	// Advertisements is never empty: a pool without any has the default one.
+	Advertisements []Advertisement
+}
+
+// handsOut reports whether a Service may be given the address, which the pool owns.
+func (p *Pool) handsOut(addr netip.Addr) bool {
+	if !p.AvoidBuggyIPs || !addr.Is4() {
+		return true
+	}
+	last := addr.As4()[3]
+	return last != 0 && last != 255
+}
+
+// An Advertisement is one way to tell routers about a pool's addresses.
+type Advertisement struct {
+	// AggregationLength is the prefix length that IPv4 addresses are announced with, AggregationLengthV6 that of IPv6.
+	AggregationLength   int
+	AggregationLengthV6 int
+	LocalPref           uint32
+	Communities         []Community      // sorted, each once
+	LargeCommunities    []LargeCommunity // sorted, each once
+	// Prepend is how many more times than once our AS number stands in the AS_PATH on eBGP sessions; at most 10.
+	Prepend uint8
+	// Peers are names of the peers that hear it, sorted, each once; none means all.
+	Peers []string
+	// NodeSelectors name the nodes that announce it; none means every node.
+	NodeSelectors []Selector
+}
+
+// Pool returns the pool that owns addr, also if the pool would not hand it out, or nil.
+func (c *Config) Pool(addr netip.Addr) *Pool {
+	i, ok := slices.BinarySearchFunc(c.owners, addr, func(o owner, addr netip.Addr) int {
+		if o.Contains(addr) {
+			return 0
+		}
+		return o.From().Compare(addr)
+	})
+	if !ok {
+		return nil
+	}
+	return &c.Pools[c.owners[i].pool]
+}
+
+// Routes returns what a node with these labels tells routers about addr: nothing if no pool owns the address or no
+// advertisement of its pool selects the node. Two that say the same are one.
+func (c *Config) Routes(addr netip.Addr, node map[string]string) []Route {
+	pool := c.Pool(addr)
+	if pool == nil {
+		return nil
+	}
+	var routes []Route
+	for _, a := range pool.Advertisements {
+		if !Selects(a.NodeSelectors, node) {
+			continue
+		}
+		length := a.AggregationLength
+		if addr.Is6() {
+			length = a.AggregationLengthV6
+		}
+		route := Route{
+			Prefix:           netip.PrefixFrom(addr, length).Masked(),
+			LocalPref:        a.LocalPref,
+			Communities:      a.Communities,
+			LargeCommunities: a.LargeCommunities,
+			Prepend:          a.Prepend,
+			Peers:            a.Peers,
+		}
+		if !slices.ContainsFunc(routes, route.Equal) {
+			routes = append(routes, route)
+		}
+	}
+	return routes
+}
+
+// A Holding is an address that a Service holds.
+type Holding struct {
+	Service string // namespace/name
+	Addr    netip.Addr
+}
+
+// Admit returns the holdings that keep next from taking the place of c: their addresses belong to a pool of c and to none
+// of next, so that the Services would lose them. Only ownership counts; what else a pool says concerns new assignments. A
+// nil Config owns nothing.
+func (c *Config) Admit(next *Config, held []Holding) (lost []Holding) {
+	if c == nil {
+		return nil
+	}
+	for _, h := range held {
+		if c.Pool(h.Addr) != nil && next.Pool(h.Addr) == nil {
+			lost = append(lost, h)
+		}
+	}
+	return lost
+}

@@ -1,0 +1,1027 @@
+package loadbalancer
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go4.org/netipx"
+	"gopkg.in/yaml.v3"
+)
+
+func TestTheBasicConfigurationParsesAsPrinted(t *testing.T) {
+	var configMap struct {
+		Data map[string]string `yaml:"data"`
+	}
+	if err := yaml.Unmarshal(sample(t, "basic.yaml"), &configMap); err != nil {
+		t.Fatal(err)
+	}
+	config := parse(t, configMap.Data["config"])
+
+	want := &Config{
+		Peers: []Peer{{
+			Name:          "10.0.0.1",
+			Addr:          netip.MustParseAddr("10.0.0.1"),
+			Port:          179,
+			ASN:           100,
+			MyASN:         42,
+			HoldTime:      90 * time.Second,
+			KeepaliveTime: 30 * time.Second,
+			ConnectTime:   5 * time.Second,
+			RestartTime:   120 * time.Second,
+		}},
+		Pools: []Pool{{
+			Name:           "default",
+			Ranges:         spans("192.168.10.0-192.168.10.255"),
+			AutoAssign:     true,
+			Advertisements: []Advertisement{{AggregationLength: 32, AggregationLengthV6: 128, LocalPref: 100}},
+		}},
+	}
+	equal(t, config, owned(want))
+}
+
+func TestTheEcommerceConfigurationParsesAsPrinted(t *testing.T) {
+	config := parse(t, string(sample(t, "ecommerce.yaml")))
+
+	want := &Config{
+		Pools: []Pool{{
+			Name:           "production",
+			Ranges:         spans("42.176.25.64-42.176.25.67"),
+			AutoAssign:     true,
+			Advertisements: []Advertisement{{AggregationLength: 32, AggregationLengthV6: 128, LocalPref: 100}},
+		}, {
+			Name:       "sandbox",
+			Ranges:     spans("192.168.144.0-192.168.159.255"),
+			AutoAssign: true,
+			Advertisements: []Advertisement{{
+				AggregationLength: 32, AggregationLengthV6: 128, LocalPref: 100,
+				Communities: []Community{1234<<16 | 1},
+			}},
+		}},
+	}
+	equal(t, config, owned(want))
+}
+
+func TestConfigurationsOfEachEraOfMetalLBAreAccepted(t *testing.T) {
+	tests := []struct {
+		file     string
+		routes   string // of the pool's first address, on a node of rack frontend
+		warnings string
+	}{
+		{file: "metallb-v0.2.yaml", routes: `
+			203.0.113.0/32 pref 150 [64512:900]
+			203.0.113.0/26 pref 100`},
+		{file: "metallb-v0.3.yaml", routes: `
+			203.0.113.64/32 pref 100 [64512:900 65535:65281]`},
+		{file: "metallb-v0.12.yaml", routes: `
+			203.0.113.0/32 pref 100 [64512:900]
+			203.0.113.0/25 pref 100`, warnings: `
+			line 10: peers[0].bfd-profile: has no effect: this version does not speak BFD; a short hold-time, such as 9s, finds a dead node as well (column 3)
+			line 14: bfd-profiles: has no effect: this version does not speak BFD; a short hold-time, such as 9s, finds a dead node as well (column 1)`},
+	}
+	for _, test := range tests {
+		t.Run(test.file, func(t *testing.T) {
+			config, warnings, err := Parse(sample(t, test.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := warnings.Error(), trimmed(test.warnings); got != want {
+				t.Errorf("warnings:\n%s\nwant:\n%s", got, want)
+			}
+			web := config.Pools[0]
+			routes := config.Routes(web.Ranges[0].From(), map[string]string{"rack": "frontend"})
+			if got, want := notation(routes), trimmed(test.routes); got != want {
+				t.Errorf("routes:\n%s\nwant:\n%s", got, want)
+			}
+			admitted, ignored, err := ParseAdmitted(sample(t, test.file))
+			if err != nil || ignored != 0 {
+				t.Fatalf("ParseAdmitted: %d ignored, %v", ignored, err)
+			}
+			equal(t, admitted, config)
+		})
+	}
+
+	old := parse(t, string(sample(t, "metallb-v0.3.yaml")))
+	if old.Pools[0].AutoAssign || !old.Pools[0].AvoidBuggyIPs {
+		t.Error("no and yes are booleans in MetalLB's YAML")
+	}
+	want := []Selector{
+		{MatchLabels: map[string]string{"rack": "frontend", "node-role.kubernetes.io/edge": ""}},
+		{MatchExpressions: []Expression{{Key: "kubernetes.io/hostname", Operator: "In", Values: []string{"edge-a", "edge-b"}}}},
+	}
+	equal(t, old.Peers[0].NodeSelectors, want)
+}
+
+func TestOldAndNewNamesOfKeysAreSynonyms(t *testing.T) {
+	written := `
+communities: {vpn: "1234:1"}
+address-pools:
+- name: a
+  cidr: [10.1.0.0/16]
+  advertisements:
+  - communities: [vpn]
+`
+	renamed := strings.NewReplacer("communities: {", "bgp-communities: {", "cidr:", "addresses:", "  advertisements:", "  bgp-advertisements:").Replace(written)
+	equal(t, parse(t, renamed), parse(t, written))
+}
+
+func TestEveryKeyOfAPeer(t *testing.T) {
+	config := parse(t, `
+peers:
+- name: tor-a
+  peer-address: " 10.0.0.1 "
+  peer-asn: 4200000000
+  my-asn: 42
+  peer-port: 1179
+  hold-time: 9
+  keepalive-time: 2s
+  connect-time: 1m
+  router-id: 10.9.9.9
+  source-address: 10.0.0.9
+  ebgp-multihop: 3
+  graceful-restart: {restart-time: 1m30s}
+  node-selectors:
+  - match-labels: {rack: one}
+    match-expressions:
+    - {key: gpu, operator: DoesNotExist}
+  -
+`)
+	equal(t, config.Peers[0], Peer{
+		Name:          "tor-a",
+		Addr:          netip.MustParseAddr("10.0.0.1"),
+		Port:          1179,
+		ASN:           4200000000,
+		MyASN:         42,
+		HoldTime:      9 * time.Second,
+		KeepaliveTime: 2 * time.Second,
+		ConnectTime:   time.Minute,
+		RouterID:      netip.MustParseAddr("10.9.9.9"),
+		SourceAddress: netip.MustParseAddr("10.0.0.9"),
+		TTL:           3,
+		RestartTime:   90 * time.Second,
+		NodeSelectors: []Selector{
+			{MatchLabels: map[string]string{"rack": "one"}, MatchExpressions: []Expression{{Key: "gpu", Operator: "DoesNotExist"}}},
+			{},
+		},
+	})
+}
+
+func TestValuesOfAPeerThatDependOnEachOther(t *testing.T) {
+	tests := []struct {
+		name, line string
+		want       func(Peer) bool
+	}{
+		{"no hold-time, no keepalives", "hold-time: 0", func(p Peer) bool { return p.HoldTime == 0 && p.KeepaliveTime == 0 }},
+		{"0s is 0", "hold-time: 0s", func(p Peer) bool { return p.HoldTime == 0 }},
+		{"0 and 0 agree", "hold-time: 0\n  keepalive-time: 0", func(p Peer) bool { return p.HoldTime == 0 && p.KeepaliveTime == 0 }},
+		{"keepalives are a third of the shortest hold-time", "hold-time: 3s", func(p Peer) bool { return p.KeepaliveTime == time.Second }},
+		{"the longest hold-time", "hold-time: 65535", func(p Peer) bool { return p.HoldTime == 65535*time.Second }},
+		{"keepalives as long as the hold-time", "keepalive-time: 90", func(p Peer) bool { return p.KeepaliveTime == 90*time.Second }},
+		{"multihop", "ebgp-multihop: true", func(p Peer) bool { return p.TTL == 255 }},
+		{"no multihop", "ebgp-multihop: false", func(p Peer) bool { return p.TTL == 1 }},
+		{"multihop of null is as the system does", "ebgp-multihop:", func(p Peer) bool { return p.TTL == 0 }},
+		{"iBGP is never limited to one hop", "ebgp-multihop: false\n  peer-asn: 42", func(p Peer) bool { return p.IBGP() && p.TTL == 0 }},
+		{"no graceful restart", "graceful-restart: false", func(p Peer) bool { return p.RestartTime == 0 }},
+		{"graceful restart", "graceful-restart: true", func(p Peer) bool { return p.RestartTime == 120*time.Second }},
+		{"graceful restart of null", "graceful-restart: {restart-time: }", func(p Peer) bool { return p.RestartTime == 120*time.Second }},
+		{"the longest restart-time", "graceful-restart: {restart-time: 4095}", func(p Peer) bool { return p.RestartTime == 4095*time.Second }},
+		{"the node's own address", "source-address: node-ip", func(p Peer) bool { return p.SourceNodeIP && !p.SourceAddress.IsValid() }},
+		{"a number for a name", "name: 7", func(p Peer) bool { return p.Name == "7" }},
+		{"no selectors", "node-selectors: []", func(p Peer) bool { return p.NodeSelectors == nil }},
+	}
+	for _, test := range tests {
+		text := peer(test.line)
+		if strings.Contains(test.line, "peer-asn") {
+			text = strings.Replace(text, "  peer-asn: 100\n", "", 1)
+		}
+		if p := parse(t, text).Peers[0]; !test.want(p) {
+			t.Errorf("%s: %+v", test.name, p)
+		}
+	}
+}
+
+func TestAddressesAsOperatorsWriteThem(t *testing.T) {
+	tests := []struct{ written, want string }{
+		{"192.168.10.0/24", "192.168.10.0-192.168.10.255"},
+		{"192.168.10.77/24", "192.168.10.0-192.168.10.255"}, // host bits do not count
+		{" 192.168.10.0 / 31 ", "192.168.10.0-192.168.10.1"},
+		{"10.0.0.7/32", "10.0.0.7-10.0.0.7"},
+		{"10.0.0.5-10.0.0.9", "10.0.0.5-10.0.0.9"},
+		{" 10.0.0.5 -  10.0.0.9 ", "10.0.0.5-10.0.0.9"},
+		{"10.0.0.5-10.0.0.5", "10.0.0.5-10.0.0.5"},
+		{"0.0.0.0/0", "0.0.0.0-255.255.255.255"},
+	}
+	for _, test := range tests {
+		config := parse(t, fmt.Sprintf("address-pools:\n- {name: a, cidr: [%q]}\n", test.written))
+		if got := config.Pools[0].Ranges[0].String(); got != test.want {
+			t.Errorf("%s: %s, want %s", test.written, got, test.want)
+		}
+	}
+
+	config := parse(t, "address-pools:\n- {name: a, cidr: [10.0.2.0/24, 10.0.0.0/24, 10.0.1.0/24]}\n")
+	equal(t, config.Pools[0].Ranges, spans("10.0.0.0-10.0.0.255", "10.0.1.0-10.0.1.255", "10.0.2.0-10.0.2.255"))
+}
+
+func TestCommunitiesByNameAndByValue(t *testing.T) {
+	tests := []struct{ defined, used, want string }{
+		{"", "no-export", "65535:65281"},
+		{"", "no-advertise", "65535:65282"},
+		{"", "no-export-subconfed", "65535:65283"},
+		{"", "no-peer", "65535:65284"},
+		{"", "graceful-shutdown", "65535:0"},
+		{"", "accept-own", "65535:1"},
+		{"", "llgr-stale", "65535:6"},
+		{"", "no-llgr", "65535:7"},
+		{"", "blackhole", "65535:666"},
+		{"", "64500:1", "64500:1"},
+		{"", "'large:64500:1:4294967295'", "large:64500:1:4294967295"},
+		{"vpn: 1234:1", "vpn", "1234:1"},
+		{"vpn: large:1:2:3", "vpn", "large:1:2:3"},
+		{"blackhole: 64500:666", "blackhole", "64500:666"}, // the operator knows better
+		{"", "2:2, 1:1, no-export, 2:2, 'large:2:0:0', 'large:1:9:9', 'large:2:0:0'", "1:1 2:2 65535:65281 large:1:9:9 large:2:0:0"},
+	}
+	for _, test := range tests {
+		text := fmt.Sprintf("communities:\n  %s\naddress-pools:\n- name: a\n  cidr: [10.0.0.0/32]\n  advertisements:\n  - communities: [%s]\n", test.defined, test.used)
+		routes := parse(t, text).Routes(netip.MustParseAddr("10.0.0.0"), nil)
+		if got, want := notation(routes), "10.0.0.0/32 pref 100 ["+test.want+"]"; got != want {
+			t.Errorf("%s: %s, want %s", test.used, got, want)
+		}
+	}
+}
+
+func TestNothingIsAConfiguration(t *testing.T) {
+	for _, text := range []string{"", "\n", "---\n", "# later\n", "{}", "null", "peers:\ncommunities:\naddress-pools:\n", "peers: []\naddress-pools: ~\n", "\ufeffpeers: []\n"} {
+		equal(t, parse(t, text), &Config{})
+	}
+	config := parse(t, pool("advertisements:"))
+	equal(t, config.Pools[0].Advertisements, parse(t, pool("advertisements:", "-")).Pools[0].Advertisements)
+	equal(t, config.Pools[0].Advertisements, parse(t, pool("advertisements: [~]")).Pools[0].Advertisements)
+	equal(t, config, parse(t, pool("advertisements: []", "auto-assign:", "avoid-buggy-ips: ~", "priority:", "protocol:")))
+}
+
+func TestAnchorsAndMergeKeys(t *testing.T) {
+	merged := parse(t, `
+peers:
+- &tor
+  peer-address: 10.0.0.1
+  peer-asn: 100
+  my-asn: &mine 42
+  node-selectors:
+  - match-labels: &rack {rack: one, row: a}
+- <<: *tor
+  peer-address: 10.0.0.2
+- <<: [{peer-address: 10.0.0.3, peer-asn: 300}, *tor]
+  my-asn: *mine
+  node-selectors:
+  - match-labels: {<<: *rack, rack: two}
+`)
+	equal(t, merged, parse(t, `
+peers:
+- peer-address: 10.0.0.1
+  peer-asn: 100
+  my-asn: 42
+  node-selectors: [{match-labels: {rack: one, row: a}}]
+- peer-address: 10.0.0.2
+  peer-asn: 100
+  my-asn: 42
+  node-selectors: [{match-labels: {rack: one, row: a}}]
+- peer-address: 10.0.0.3
+  peer-asn: 300
+  my-asn: 42
+  node-selectors: [{match-labels: {rack: two, row: a}}]
+`))
+}
+
+// The table follows the keys of the configuration. Each row is one thing an operator may get wrong, and the whole text of
+// what the operator then reads.
+func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
+	tests := []struct{ mistake, text, want string }{
+		// the text as a whole
+		{"a key misspelt", "adress-pools: []\n",
+			`line 1: adress-pools: is not a key of this configuration: did you mean "address-pools"? (column 1)`},
+		{"a key like none of ours", "colour: blue\n",
+			"line 1: colour: is not a key of this configuration: remove it (column 1)"},
+		{"not a mapping", "- peers\n",
+			`line 1: a list is not a mapping: write it as lines of "key: value" (column 1)`},
+		{"a tab", "peers:\n\t- peer-address: 10.0.0.1\n",
+			"line 2: this is not YAML: found character that cannot start any token: indent with spaces instead of tabs, and put a value that begins with @, ` or % into quotes"},
+		{"no colon", "peers:\n- name\n  address: 10.0.0.1\n  x\n",
+			"line 3: this is not YAML: mapping values are not allowed in this context"},
+		{"a quote that never ends", "peers:\n- name: \"a\n",
+			"line 2: this is not YAML: found unexpected end of stream"},
+		{"a second document", "peers: []\n---\npeers: []\n",
+			"line 2: a second YAML document begins here: keep one (column 1)"},
+		{"a second document that is not YAML", "peers: []\n---\npeers: [\n",
+			"line 3: this is not YAML: did not find expected node content"},
+		{"not UTF-8", "peers:\n- name: caf\xe9\n",
+			"line 2: this is not UTF-8 text: save the file as UTF-8 (column 12)"},
+		{"a character that YAML forbids", "peers:\n- name: \"\x07\"\n",
+			"line 2: the character U+0007 is not allowed in YAML: remove it (column 10)"},
+		{"an alias to nothing", "peers: *routers\n",
+			"line 1: this is not YAML: an alias (*name) stands for nothing: put a value that begins with * into quotes"},
+		{"a merge of something else", "peers:\n- <<: 5\n  peer-address: 10.0.0.1\n  peer-asn: 100\n  my-asn: 42\n",
+			"line 2: peers[0].<<: does not stand for a mapping: merge mappings only (column 7)"},
+		{"a mapping that merges itself", "peers:\n- &r\n  <<: *r\n  peer-address: 10.0.0.1\n  peer-asn: 100\n  my-asn: 42\n",
+			"line 2: peers[0].<<: merges mappings that merge others, more than 16 deep: write out some of them (column 3)"},
+		{"a list for a key", "peers:\n- [a]: b\n  peer-address: 10.0.0.1\n  peer-asn: 100\n  my-asn: 42\n",
+			"line 2: peers[0]: has a list for a key: write a single word (column 3)"},
+		{"a key twice", "peers: []\npeers: []\n",
+			"line 2: peers: stands here twice, also as peers on line 1: keep one (column 1)"},
+		{"both names of a key", "communities: {}\nbgp-communities: {}\n",
+			"line 2: bgp-communities: stands here twice, also as communities on line 1: keep one (column 1)"},
+		{"a list that is none", "peers: 10.0.0.1\n",
+			`line 1: peers: "10.0.0.1" is not a list: begin each item with "- " (column 8)`},
+		{"drain", "drain: {taints: []}\n",
+			"line 1: drain: is not supported by this version: remove it (column 1)"},
+		// peers
+		{"a peer that is no mapping", "peers:\n- 10.0.0.1\n",
+			`line 2: peers[0]: "10.0.0.1" is not a mapping: write it as lines of "key: value" (column 3)`},
+		{"an empty item", "peers:\n-\n",
+			"line 2: peers[0].peer-asn: is missing: write the router's AS number (column 2)" + "\n" +
+				"line 2: peers[0].my-asn: is missing: write the AS number of your cluster (column 2)" + "\n" +
+				"line 2: peers[0].peer-address: is missing: write the router's IP address (column 2)"},
+		{"a key misspelt", peer("hold-tme: 90s"),
+			`line 5: peers[0].hold-tme: is not a key of this configuration: did you mean "hold-time"? (column 3)`},
+		{"name empty", peer(`name: ""`),
+			"line 5: peers[0].name: is empty: write a name or remove the key (column 9)"},
+		{"name is a list", peer("name: [tor]"),
+			"line 5: peers[0].name: a list does not belong here: write a single value (column 9)"},
+		{"two of one name", "peers:\n- {name: tor, peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42}\n- {name: tor, peer-address: 10.0.0.2, peer-asn: 100, my-asn: 42}\n",
+			`line 3: peers[1]: peers[0] on line 2 is a peer named "tor" as well: give one of them another name (column 3)`},
+		{"two of one address without names", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42}\n- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42, peer-port: 1179}\n",
+			`line 3: peers[1]: peers[0] on line 2 is a peer named "10.0.0.1" as well: give one of them another name (column 3)`},
+		{"peer-address missing", "peers:\n- peer-asn: 100\n  my-asn: 42\n",
+			"line 2: peers[0].peer-address: is missing: write the router's IP address (column 3)"},
+		{"peer-address is a name", "peers:\n- {peer-address: tor.example.com, peer-asn: 100, my-asn: 42}\n",
+			`line 2: peers[0].peer-address: "tor.example.com" is not an IP address: write the router's address, not its name (column 18)`},
+		{"peer-address is everybody", "peers:\n- {peer-address: 0.0.0.0, peer-asn: 100, my-asn: 42}\n",
+			`line 2: peers[0].peer-address: "0.0.0.0" is not an address that a router can have: write the router's own (column 18)`},
+		{"peer-address is a multicast group", "peers:\n- {peer-address: 224.0.0.5, peer-asn: 100, my-asn: 42}\n",
+			`line 2: peers[0].peer-address: "224.0.0.5" is not an address that a router can have: write the router's own (column 18)`},
+		{"peer-address is a list", "peers:\n- {peer-address: [10.0.0.1], peer-asn: 100, my-asn: 42}\n",
+			"line 2: peers[0].peer-address: a list does not belong here: write a single value (column 18)"},
+		{"peer-address is link-local without interface", "peers:\n- {peer-address: \"fe80::1\", peer-asn: 100, my-asn: 42}\n",
+			`line 2: peers[0].peer-address: "fe80::1" is link-local: add the interface, as in fe80::1%eth0 (column 18)`},
+		{"peer-address is IPv6", "peers:\n- {peer-address: \"2001:db8::1\", peer-asn: 100, my-asn: 42}\n",
+			`line 2: peers[0].peer-address: "2001:db8::1": IPv6 sessions are not supported by this version: use the router's IPv4 address (column 18)`},
+		{"peer-asn missing", "peers:\n- {peer-address: 10.0.0.1, my-asn: 42}\n",
+			"line 2: peers[0].peer-asn: is missing: write the router's AS number (column 3)"},
+		{"peer-asn 0", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 0, my-asn: 42}\n",
+			`line 2: peers[0].peer-asn: "0" is not possible here: use a whole number from 1 to 4294967295 (column 38)`},
+		{"peer-asn too large", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 4294967296, my-asn: 42}\n",
+			`line 2: peers[0].peer-asn: "4294967296" is not possible here: use a whole number from 1 to 4294967295 (column 38)`},
+		{"peer-asn in quotes", "peers:\n- {peer-address: 10.0.0.1, peer-asn: \"100\", my-asn: 42}\n",
+			`line 2: peers[0].peer-asn: "100" is not possible here: write it without quotes (column 38)`},
+		{"my-asn missing", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 100}\n",
+			"line 2: peers[0].my-asn: is missing: write the AS number of your cluster (column 3)"},
+		{"my-asn 0", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: 0}\n",
+			`line 2: peers[0].my-asn: "0" is not possible here: use a whole number from 1 to 4294967295 (column 51)`},
+		{"my-asn is a word", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: AS42}\n",
+			`line 2: peers[0].my-asn: "AS42" is not possible here: use a whole number from 1 to 4294967295 (column 51)`},
+		{"peer-port 0", peer("peer-port: 0"),
+			`line 5: peers[0].peer-port: "0" is not possible here: use a whole number from 1 to 65535 (column 14)`},
+		{"peer-port too large", peer("peer-port: 65536"),
+			`line 5: peers[0].peer-port: "65536" is not possible here: use a whole number from 1 to 65535 (column 14)`},
+		{"hold-time too short", peer("hold-time: 1s"),
+			`line 5: peers[0].hold-time: "1s" is too short: use 0 or at least 3s (column 14)`},
+		{"hold-time too long", peer("hold-time: 65536s"),
+			`line 5: peers[0].hold-time: "65536s" is too long: use at most 65535s (column 14)`},
+		{"hold-time far too long", peer("hold-time: 99999999999999999"),
+			`line 5: peers[0].hold-time: "99999999999999999" is too long: use at most 65535s (column 14)`},
+		{"hold-time below zero", peer("hold-time: -3"),
+			`line 5: peers[0].hold-time: "-3" is too short: use 0 or at least 3s (column 14)`},
+		{"hold-time in fractions", peer("hold-time: 3500ms"),
+			`line 5: peers[0].hold-time: "3500ms" is not in whole seconds: use 3s (column 14)`},
+		{"hold-time is a word", peer("hold-time: long"),
+			`line 5: peers[0].hold-time: "long" is not a duration such as 90s: use 0 or at least 3s (column 14)`},
+		{"hold-time is a list", peer("hold-time: [90s]"),
+			"line 5: peers[0].hold-time: a list is not a duration such as 90s: use 0 or at least 3s (column 14)"},
+		{"keepalive-time above hold-time", peer("hold-time: 9s", "keepalive-time: 10s"),
+			`line 6: peers[0].keepalive-time: "10s" is longer than the hold-time of 9s: use at most a third of it (column 19)`},
+		{"keepalive-time above the default hold-time", peer("keepalive-time: 91"),
+			`line 5: peers[0].keepalive-time: "91" is longer than the hold-time of 1m30s: use at most a third of it (column 19)`},
+		{"keepalive-time 0", peer("keepalive-time: 0"),
+			`line 5: peers[0].keepalive-time: "0" is too short: use 1s up to the hold-time (column 19)`},
+		{"keepalive-time without hold-time", peer("hold-time: 0", "keepalive-time: 3s"),
+			`line 6: peers[0].keepalive-time: "3s" has no meaning with hold-time 0: remove it (column 19)`},
+		{"keepalive-time is a word", peer("keepalive-time: often"),
+			`line 5: peers[0].keepalive-time: "often" is not a duration such as 90s: use 1s up to the hold-time (column 19)`},
+		{"of a wrong hold-time only that is said", peer("hold-time: 1s", "keepalive-time: 100s"),
+			`line 5: peers[0].hold-time: "1s" is too short: use 0 or at least 3s (column 14)`},
+		{"connect-time 0", peer("connect-time: 0"),
+			`line 5: peers[0].connect-time: "0" is too short: use 1s to 65535s (column 17)`},
+		{"connect-time too long", peer("connect-time: 20h"),
+			`line 5: peers[0].connect-time: "20h" is too long: use at most 65535s (column 17)`},
+		{"router-id is IPv6", peer(`router-id: "2001:db8::1"`),
+			`line 5: peers[0].router-id: "2001:db8::1" is not a router ID: write an IPv4 address other than 0.0.0.0 (column 14)`},
+		{"router-id 0", peer("router-id: 0.0.0.0"),
+			`line 5: peers[0].router-id: "0.0.0.0" is not a router ID: write an IPv4 address other than 0.0.0.0 (column 14)`},
+		{"router-id is a number", peer("router-id: 7"),
+			`line 5: peers[0].router-id: "7" is not a router ID: write an IPv4 address other than 0.0.0.0 (column 14)`},
+		{"source-address is a name", peer("source-address: eth0"),
+			`line 5: peers[0].source-address: "eth0" is not an address of a node: write an IP address or node-ip (column 19)`},
+		{"source-address of the other version", peer(`source-address: "2001:db8::9"`),
+			`line 5: peers[0].source-address: "2001:db8::9" is not of the same IP version as the peer-address 10.0.0.1: write an address of that version, or node-ip (column 19)`},
+		{"password", peer("password: hunter2"),
+			"line 5: peers[0].password: is not supported by this version: remove it (column 3)"},
+		{"password-key", peer("password-key: tor"),
+			"line 5: peers[0].password-key: is not supported by this version: remove it (column 3)"},
+		{"ebgp-multihop 0", peer("ebgp-multihop: 0"),
+			`line 5: peers[0].ebgp-multihop: "0" is not possible here: use true, false or a TTL from 1 to 255 (column 18)`},
+		{"ebgp-multihop 256", peer("ebgp-multihop: 256"),
+			`line 5: peers[0].ebgp-multihop: "256" is not possible here: use true, false or a TTL from 1 to 255 (column 18)`},
+		{"ebgp-multihop is a word", peer("ebgp-multihop: far"),
+			`line 5: peers[0].ebgp-multihop: "far" is not possible here: use true, false or a TTL from 1 to 255 (column 18)`},
+		{"ebgp-multihop in quotes", peer(`ebgp-multihop: "true"`),
+			`line 5: peers[0].ebgp-multihop: "true" is not possible here: write it without quotes (column 18)`},
+		{"ebgp-multihop true for iBGP", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 42, my-asn: 42, ebgp-multihop: true}\n",
+			`line 2: peers[0].ebgp-multihop: "true" is for eBGP, and peer-asn equals my-asn: remove it (column 69)`},
+		{"ebgp-multihop 2 for iBGP", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 42, my-asn: 42, ebgp-multihop: 2}\n",
+			`line 2: peers[0].ebgp-multihop: "2" is for eBGP, and peer-asn equals my-asn: remove it (column 69)`},
+		{"without AS numbers nobody speaks of iBGP", "peers:\n- {peer-address: 10.0.0.1, ebgp-multihop: true}\n",
+			"line 2: peers[0].peer-asn: is missing: write the router's AS number (column 3)" + "\n" +
+				"line 2: peers[0].my-asn: is missing: write the AS number of your cluster (column 3)"},
+		{"ttl-security", peer("ttl-security: true"),
+			"line 5: peers[0].ttl-security: is not supported by this version: remove it (column 3)"},
+		{"graceful-restart is a word", peer("graceful-restart: slow"),
+			`line 5: peers[0].graceful-restart: "slow" is not possible here: use true, false or {restart-time: 120s} (column 21)`},
+		{"restart-time 0", peer("graceful-restart: {restart-time: 0}"),
+			`line 5: peers[0].graceful-restart.restart-time: "0" is too short: use 1s to 4095s (column 36)`},
+		{"restart-time has 12 bits", peer("graceful-restart: {restart-time: 4096s}"),
+			`line 5: peers[0].graceful-restart.restart-time: "4096s" is too long: use 1s to 4095s (column 36)`},
+		{"restart-time far too long", peer("graceful-restart: {restart-time: 70000}"),
+			`line 5: peers[0].graceful-restart.restart-time: "70000" is too long: use 1s to 4095s (column 36)`},
+		{"restart-time in fractions", peer("graceful-restart: {restart-time: 1500ms}"),
+			`line 5: peers[0].graceful-restart.restart-time: "1500ms" is not in whole seconds: use 1s (column 36)`},
+		{"graceful-restart misspelt", peer("graceful-restart: {restart_time: 9s}"),
+			`line 5: peers[0].graceful-restart.restart_time: is not a key of this configuration: did you mean "restart-time"? (column 22)`},
+		{"node-selectors are no list", peer("node-selectors: {match-labels: {rack: one}}"),
+			`line 5: peers[0].node-selectors: a mapping is not a list: begin each item with "- " (column 19)`},
+		{"a selector that is no mapping", peer("node-selectors: [rack]"),
+			`line 5: peers[0].node-selectors[0]: "rack" is not a mapping: write it as lines of "key: value" (column 20)`},
+		{"a selector misspelt", peer("node-selectors: [{match-label: {rack: one}}]"),
+			`line 5: peers[0].node-selectors[0].match-label: is not a key of this configuration: did you mean "match-labels"? (column 21)`},
+		{"match-labels are a list", peer("node-selectors: [{match-labels: [rack]}]"),
+			`line 5: peers[0].node-selectors[0].match-labels: a list is not a mapping: write it as lines of "name: value" (column 35)`},
+		{"a label twice", peer("node-selectors: [{match-labels: {rack: one, rack: two}}]"),
+			"line 5: peers[0].node-selectors[0].match-labels.rack: stands here twice, also on line 5: keep one (column 47)"},
+		{"a label's value is a list", peer("node-selectors: [{match-labels: {rack: [one]}}]"),
+			"line 5: peers[0].node-selectors[0].match-labels.rack: a list does not belong here: write a single value (column 42)"},
+		{"an expression that is no mapping", peer("node-selectors: [{match-expressions: [rack]}]"),
+			`line 5: peers[0].node-selectors[0].match-expressions[0]: "rack" is not a mapping: write it as lines of "key: value" (column 41)`},
+		{"an expression without anything", peer("node-selectors: [{match-expressions: [{}]}]"),
+			"line 5: peers[0].node-selectors[0].match-expressions[0].key: is missing: write the label that the condition is about (column 41)" + "\n" +
+				"line 5: peers[0].node-selectors[0].match-expressions[0].operator: is missing: use one of In, NotIn, Exists, DoesNotExist (column 41)"},
+		{"an operator that is none", peer("node-selectors: [{match-expressions: [{key: rack, operator: Equals, values: [one]}]}]"),
+			`line 5: peers[0].node-selectors[0].match-expressions[0].operator: "Equals" is not an operator: use one of In, NotIn, Exists, DoesNotExist (column 63)`},
+		{"In without values", peer("node-selectors: [{match-expressions: [{key: rack, operator: In}]}]"),
+			"line 5: peers[0].node-selectors[0].match-expressions[0].values: is missing: In needs at least one value (column 41)"},
+		{"Exists with values", peer("node-selectors: [{match-expressions: [{key: rack, operator: Exists, values: [one]}]}]"),
+			"line 5: peers[0].node-selectors[0].match-expressions[0].values: Exists takes no values: remove them (column 79)"},
+		// communities
+		{"no mapping", "communities: [vpn]\n",
+			`line 1: communities: a list is not a mapping: write it as lines of "name: value" (column 14)`},
+		{"empty", "communities:\n  vpn:\n",
+			"line 2: communities.vpn: is empty: write two numbers up to 65535, as in 64500:1, or large:64500:1:2 (column 7)"},
+		{"one number", "communities:\n  vpn: 1234\n",
+			`line 2: communities.vpn: "1234" is not a community: write two numbers up to 65535, as in 64500:1, or large:64500:1:2 (column 8)`},
+		{"more than 16 bits", "communities:\n  vpn: 65536:1\n",
+			`line 2: communities.vpn: "65536:1" is not a community: write two numbers up to 65535, as in 64500:1, or large:64500:1:2 (column 8)`},
+		{"a sign", "communities:\n  vpn: 1:-1\n",
+			`line 2: communities.vpn: "1:-1" is not a community: write two numbers up to 65535, as in 64500:1, or large:64500:1:2 (column 8)`},
+		{"large with two numbers", "communities:\n  vpn: large:1:2\n",
+			`line 2: communities.vpn: "large:1:2" is not a community: write two numbers up to 65535, as in 64500:1, or large:64500:1:2 (column 8)`},
+		{"large with more than 32 bits", "communities:\n  vpn: large:1:2:4294967296\n",
+			`line 2: communities.vpn: "large:1:2:4294967296" is not a community: write two numbers up to 65535, as in 64500:1, or large:64500:1:2 (column 8)`},
+		{"a list", "communities:\n  vpn: [1234:1]\n",
+			"line 2: communities.vpn: a list does not belong here: write a single value (column 8)"},
+		{"twice", "communities:\n  vpn: 1:1\n  vpn: 1:2\n",
+			"line 3: communities.vpn: stands here twice, also on line 2: keep one (column 3)"},
+		// pools
+		{"a pool that is no mapping", "address-pools:\n- default\n",
+			`line 2: address-pools[0]: "default" is not a mapping: write it as lines of "key: value" (column 3)`},
+		{"an empty item", "address-pools:\n-\n",
+			"line 2: address-pools[0].name: is missing: give the pool a name (column 2)" + "\n" +
+				"line 2: address-pools[0].cidr: is missing: list the pool's addresses, as in 192.168.10.0/24 (column 2)"},
+		{"name missing", "address-pools:\n- cidr: [10.0.0.0/24]\n",
+			"line 2: address-pools[0].name: is missing: give the pool a name (column 3)"},
+		{"name empty", "address-pools:\n- {name: '', cidr: [10.0.0.0/24]}\n",
+			"line 2: address-pools[0].name: is missing: give the pool a name (column 3)"},
+		{"name is a mapping", "address-pools:\n- {name: {a: b}, cidr: [10.0.0.0/24]}\n",
+			"line 2: address-pools[0].name: a mapping does not belong here: write a single value (column 10)"},
+		{"two of one name", "address-pools:\n- {name: a, cidr: [10.0.0.0/24]}\n- {name: a, cidr: [10.0.1.0/24]}\n",
+			`line 3: address-pools[1]: address-pools[0] on line 2 is a pool named "a" as well: give one of them another name (column 3)`},
+		{"cidr missing", "address-pools:\n- name: a\n",
+			"line 2: address-pools[0].cidr: is missing: list the pool's addresses, as in 192.168.10.0/24 (column 3)"},
+		{"cidr empty", "address-pools:\n- {name: a, cidr: []}\n",
+			"line 2: address-pools[0].cidr: is missing: list the pool's addresses, as in 192.168.10.0/24 (column 3)"},
+		{"cidr is no list", "address-pools:\n- {name: a, cidr: 10.0.0.0/24}\n",
+			`line 2: address-pools[0].cidr: "10.0.0.0/24" is not a list: begin each item with "- " (column 19)`},
+		{"cidr with an empty item", "address-pools:\n- name: a\n  cidr:\n  -\n",
+			"line 4: address-pools[0].cidr[0]: is empty: write 192.168.10.0/24 or 192.168.10.5-192.168.10.20 (column 4)"},
+		{"cidr is a word", "address-pools:\n- {name: a, cidr: [all]}\n",
+			`line 2: address-pools[0].cidr[0]: "all" is not a range of addresses: write 192.168.10.0/24 or 192.168.10.5-192.168.10.20 (column 20)`},
+		{"a single address", "address-pools:\n- {name: a, cidr: [10.0.0.7]}\n",
+			`line 2: address-pools[0].cidr[0]: "10.0.0.7" is a single address: write 10.0.0.7/32 (column 20)`},
+		{"a prefix too long", "address-pools:\n- {name: a, cidr: [10.0.0.0/33]}\n",
+			`line 2: address-pools[0].cidr[0]: "10.0.0.0/33" is not a range of addresses: write 192.168.10.0/24 or 192.168.10.5-192.168.10.20 (column 20)`},
+		{"a range that ends before it begins", "address-pools:\n- {name: a, cidr: [10.0.0.9-10.0.0.1]}\n",
+			`line 2: address-pools[0].cidr[0]: "10.0.0.9-10.0.0.1" ends before it begins: write the lower address first (column 20)`},
+		{"a range from IPv4 to IPv6", "address-pools:\n- {name: a, cidr: ['10.0.0.9-2001:db8::1']}\n",
+			`line 2: address-pools[0].cidr[0]: "10.0.0.9-2001:db8::1" is not a range of addresses: write 192.168.10.0/24 or 192.168.10.5-192.168.10.20 (column 20)`},
+		{"IPv6", "address-pools:\n- {name: a, addresses: ['2001:db8::/64']}\n",
+			`line 2: address-pools[0].addresses[0]: "2001:db8::/64": IPv6 addresses are not supported by this version: remove them (column 25)`},
+		{"IPv4 within IPv6", "address-pools:\n- {name: a, cidr: ['::ffff:10.0.0.0/120']}\n",
+			`line 2: address-pools[0].cidr[0]: "::ffff:10.0.0.0/120" is not a range of addresses: write 192.168.10.0/24 or 192.168.10.5-192.168.10.20 (column 20)`},
+		{"both names of cidr", "address-pools:\n- name: a\n  cidr: [10.0.0.0/24]\n  addresses: [10.0.1.0/24]\n",
+			"line 4: address-pools[0].addresses: stands here twice, also as address-pools[0].cidr on line 3: keep one (column 3)"},
+		{"both names of advertisements", pool("advertisements: []", "bgp-advertisements: []"),
+			"line 5: address-pools[0].bgp-advertisements: stands here twice, also as address-pools[0].advertisements on line 4: keep one (column 3)"},
+		{"overlap within a pool", "address-pools:\n- name: a\n  cidr:\n  - 10.0.0.0/24\n  - 10.0.0.128-10.0.1.3\n",
+			`line 5: address-pools[0].cidr[1]: "10.0.0.128-10.0.1.3" overlaps "10.0.0.0/24" of address-pools[0].cidr[0] on line 4: let each address be in one place (column 5)`},
+		{"overlap between pools", "address-pools:\n- name: a\n  cidr:\n  - 10.0.0.0/8\n- name: b\n  cidr:\n  - 10.1.0.0/16\n  - 11.0.0.0/16\n  - 10.200.0.0/16\n",
+			`line 7: address-pools[1].cidr[0]: "10.1.0.0/16" overlaps "10.0.0.0/8" of address-pools[0].cidr[0] on line 4: let each address be in one place (column 5)` + "\n" +
+				`line 9: address-pools[1].cidr[2]: "10.200.0.0/16" overlaps "10.0.0.0/8" of address-pools[0].cidr[0] on line 4: let each address be in one place (column 5)`},
+		{"overlap, the larger one last", "address-pools:\n- {name: a, cidr: [10.1.0.0/16]}\n- {name: b, cidr: [10.0.0.0/8]}\n",
+			`line 3: address-pools[1].cidr[0]: "10.0.0.0/8" overlaps "10.1.0.0/16" of address-pools[0].cidr[0] on line 2: let each address be in one place (column 20)`},
+		{"layer 2", pool("protocol: layer2"),
+			`line 4: address-pools[0].protocol: "layer2": this provider speaks BGP only: use bgp, or remove the pool (column 13)`},
+		{"auto-assign is a word", pool("auto-assign: never"),
+			`line 4: address-pools[0].auto-assign: "never" is neither true nor false: write one of the two (column 16)`},
+		{"auto-assign in quotes", pool(`auto-assign: "false"`),
+			`line 4: address-pools[0].auto-assign: "false" is neither true nor false: write it without quotes (column 16)`},
+		{"avoid-buggy-ips is a number", pool("avoid-buggy-ips: 1"),
+			`line 4: address-pools[0].avoid-buggy-ips: "1" is neither true nor false: write one of the two (column 20)`},
+		{"namespaces", pool("namespaces: [shop]"),
+			"line 4: address-pools[0].namespaces: is not supported by this version: remove it (column 3)"},
+		{"service-selectors", pool("service-selectors: []"),
+			"line 4: address-pools[0].service-selectors: is not supported by this version: remove it (column 3)"},
+		{"priority is a fraction", pool("priority: 1.5"),
+			`line 4: address-pools[0].priority: "1.5" is not possible here: use a whole number from -2147483648 to 2147483647 (column 13)`},
+		{"share-across-namespaces", pool("share-across-namespaces: true"),
+			"line 4: address-pools[0].share-across-namespaces: is not supported by this version: remove it (column 3)"},
+		// advertisements
+		{"a word", pool("advertisements: [all]"),
+			`line 4: address-pools[0].advertisements[0]: "all" is not a mapping: write it as lines of "key: value" (column 20)`},
+		{"a key misspelt", pool("advertisements: [{local-pref: 100}]"),
+			`line 4: address-pools[0].advertisements[0].local-pref: is not a key of this configuration: did you mean "localpref"? (column 21)`},
+		{"aggregation-length too long", pool("advertisements: [{aggregation-length: 33}]"),
+			`line 4: address-pools[0].advertisements[0].aggregation-length: "33" is not possible here: use a whole number from 0 to 32 (column 41)`},
+		{"aggregation-length below zero", pool("advertisements: [{aggregation-length: -1}]"),
+			`line 4: address-pools[0].advertisements[0].aggregation-length: "-1" is not possible here: use a whole number from 0 to 32 (column 41)`},
+		{"aggregation-length beyond the pool", pool("advertisements: [{aggregation-length: 15}]"),
+			`line 4: address-pools[0].advertisements[0].aggregation-length: "15" reaches beyond the pool's "10.1.0.0/16": use at least 16 (column 41)`},
+		{"aggregation-length beyond one range of the pool", "address-pools:\n- name: a\n  cidr: [10.1.0.0/16, 10.2.0.4-10.2.0.9]\n  advertisements: [{aggregation-length: 24}]\n",
+			`line 4: address-pools[0].advertisements[0].aggregation-length: "24" reaches beyond the pool's "10.2.0.4-10.2.0.9": use at least 30 (column 41)`},
+		{"aggregation-length-v6 too long", pool("advertisements: [{aggregation-length-v6: 129}]"),
+			`line 4: address-pools[0].advertisements[0].aggregation-length-v6: "129" is not possible here: use a whole number from 0 to 128 (column 44)`},
+		{"localpref below zero", pool("advertisements: [{localpref: -1}]"),
+			`line 4: address-pools[0].advertisements[0].localpref: "-1" is not possible here: use a whole number from 0 to 4294967295 (column 32)`},
+		{"localpref too large", pool("advertisements: [{localpref: 4294967296}]"),
+			`line 4: address-pools[0].advertisements[0].localpref: "4294967296" is not possible here: use a whole number from 0 to 4294967295 (column 32)`},
+		{"a community nobody defined", "communities: {vpn-only: 1234:1}\naddress-pools:\n- name: a\n  cidr: [10.1.0.0/16]\n  advertisements: [{communities: [vpn_only]}]\n",
+			`line 5: address-pools[0].advertisements[0].communities[0]: "vpn_only" is neither a name from communities nor a community: did you mean "vpn-only"? (column 35)`},
+		{"a community that is none", pool("advertisements: [{communities: [64500:70000]}]"),
+			`line 4: address-pools[0].advertisements[0].communities[0]: "64500:70000" is neither a name from communities nor a community: write two numbers up to 65535, as in 64500:1, or large:64500:1:2 (column 35)`},
+		{"a community that is empty", pool("advertisements:", "- communities:", "  -"),
+			"line 6: address-pools[0].advertisements[0].communities[0]: is empty: write two numbers up to 65535, as in 64500:1, or large:64500:1:2, or a name from communities (column 6)"},
+		{"a peer that is none", "peers:\n- name: tor-a\n  peer-address: 10.0.0.1\n  peer-asn: 100\n  my-asn: 42\naddress-pools:\n- name: a\n  cidr: [10.1.0.0/16]\n  advertisements: [{peers: [tor-b]}]\n",
+			`line 9: address-pools[0].advertisements[0].peers[0]: no peer is named "tor-b": did you mean "tor-a"? (column 29)`},
+		{"a peer where there are none", pool("advertisements: [{peers: [spine]}]"),
+			`line 4: address-pools[0].advertisements[0].peers[0]: no peer is named "spine": write the name of one of peers (column 29)`},
+		{"a peer that is empty", pool("advertisements:", "- peers:", "  -"),
+			"line 6: address-pools[0].advertisements[0].peers[0]: is empty: write the name of a peer (column 6)"},
+		{"as-path-prepend too many", pool("advertisements: [{as-path-prepend: 11}]"),
+			`line 4: address-pools[0].advertisements[0].as-path-prepend: "11" is not possible here: use a whole number from 0 to 10 (column 38)`},
+		{"link-bandwidth", pool("advertisements: [{link-bandwidth: true}]"),
+			"line 4: address-pools[0].advertisements[0].link-bandwidth: is not supported by this version: remove it (column 21)"},
+		{"node-selectors misspelt", pool("advertisements: [{node-selectors: [{match-labels: rack}]}]"),
+			`line 4: address-pools[0].advertisements[0].node-selectors[0].match-labels: "rack" is not a mapping: write it as lines of "name: value" (column 53)`},
+		{"two that contradict each other", pool("advertisements:", "- {}", "- localpref: 200"),
+			"line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 5)"},
+		{"two that contradict each other in their communities", pool("advertisements:", "- communities: [no-export]", "- communities: [no-advertise]", "- aggregation-length: 24"),
+			"line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 5)"},
+		{"two that contradict each other in large communities", pool("advertisements:", "- communities: ['large:1:2:3']", "-"),
+			"line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 4)"},
+		{"two that contradict each other in prepends", pool("advertisements:", "- as-path-prepend: 1", "-"),
+			"line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 4)"},
+	}
+	for _, test := range tests {
+		t.Run(test.mistake, func(t *testing.T) {
+			config, warnings, err := Parse([]byte(test.text))
+			if err == nil {
+				t.Fatalf("accepted:\n%s", test.text)
+			}
+			if err.Error() != test.want {
+				t.Errorf("in the text\n%s\nthe error is\n%s\nwant\n%s", test.text, err, test.want)
+			}
+			if config != nil || warnings != nil {
+				t.Error("a refused text has neither a Config nor warnings")
+			}
+		})
+	}
+}
+
+func TestAllMistakesAreReportedAtOnceInTheOrderOfTheText(t *testing.T) {
+	_, _, err := Parse([]byte(`
+address-pools:
+- name: default
+  cidr: [10.0.0.0/33, 10.0.1.0/24]
+  auto-asign: false
+  advertisements:
+  - {localpref: -1, aggregation-length: 40, peers: [b]}
+communities:
+  vpn: 1234
+peers:
+- peer-address: a
+  peer-asn: 100
+  my-asn: 42
+- peer-address: 10.0.0.1
+  hold-time: 1s
+`))
+	want := trimmed(`
+		line 4: address-pools[0].cidr[0]: "10.0.0.0/33" is not a range of addresses: write 192.168.10.0/24 or 192.168.10.5-192.168.10.20 (column 10)
+		line 5: address-pools[0].auto-asign: is not a key of this configuration: did you mean "auto-assign"? (column 3)
+		line 7: address-pools[0].advertisements[0].localpref: "-1" is not possible here: use a whole number from 0 to 4294967295 (column 17)
+		line 7: address-pools[0].advertisements[0].aggregation-length: "40" is not possible here: use a whole number from 0 to 32 (column 41)
+		line 7: address-pools[0].advertisements[0].peers[0]: no peer is named "b": write the name of one of peers (column 53)
+		line 9: communities.vpn: "1234" is not a community: write two numbers up to 65535, as in 64500:1, or large:64500:1:2 (column 8)
+		line 11: peers[0].peer-address: "a" is not an IP address: write the router's address, not its name (column 17)
+		line 14: peers[1].peer-asn: is missing: write the router's AS number (column 3)
+		line 14: peers[1].my-asn: is missing: write the AS number of your cluster (column 3)
+		line 15: peers[1].hold-time: "1s" is too short: use 0 or at least 3s (column 14)`)
+	if err == nil || err.Error() != want {
+		t.Fatalf("got\n%v\nwant\n%s", err, want)
+	}
+	first := err.(Problems).First(2)
+	if lines := strings.Split(first, "\n"); len(lines) != 3 || lines[2] != "and 8 more" {
+		t.Errorf("the first two:\n%s", first)
+	}
+}
+
+func TestAdvertisementsThatNeverMeetDoNotContradict(t *testing.T) {
+	tests := []struct {
+		name, one, other string
+		accepted         bool
+	}{
+		{"everybody", "{}", "{localpref: 200}", false},
+		{"equal ones", "{localpref: 200, communities: [no-export, '1:1']}", "{communities: ['1:1', no-export], localpref: 200}", true},
+		{"other lengths", "{aggregation-length: 24}", "{localpref: 200}", true},
+		{"other lengths of a family that the pool has not", "{aggregation-length-v6: 64}", "{localpref: 200}", false},
+		{"other peers", "{peers: [a]}", "{peers: [b], localpref: 200}", true},
+		{"a peer in common", "{peers: [a, b]}", "{peers: [c, b], localpref: 200}", false},
+		{"one peer and all", "{peers: [a]}", "{localpref: 200}", false},
+		{"other racks", "{node-selectors: [{match-labels: {rack: one}}]}", "{node-selectors: [{match-labels: {rack: two}}], localpref: 200}", true},
+		{"a rack and a row", "{node-selectors: [{match-labels: {rack: one}}]}", "{node-selectors: [{match-labels: {row: two}}], localpref: 200}", false},
+		{"a rack and all", "{node-selectors: [{match-labels: {rack: one}}]}", "{localpref: 200}", false},
+		{"a rack and an empty item", "{node-selectors: [{match-labels: {rack: one}}]}", "{node-selectors: [{}], localpref: 200}", false},
+		{"one of two items in common", "{node-selectors: [{match-labels: {rack: one}}, {match-labels: {rack: two}}]}", "{node-selectors: [{match-labels: {rack: two}}], localpref: 200}", false},
+		{"gateways and the others", "{node-selectors: [{match-expressions: [{key: gateway, operator: Exists}]}]}", "{node-selectors: [{match-expressions: [{key: gateway, operator: DoesNotExist}]}], localpref: 200}", true},
+		{"a rack and not that rack", "{node-selectors: [{match-labels: {rack: one}}]}", "{node-selectors: [{match-expressions: [{key: rack, operator: NotIn, values: [one]}]}], localpref: 200}", true},
+	}
+	const peers = `
+peers:
+- {name: a, peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42}
+- {name: b, peer-address: 10.0.0.2, peer-asn: 100, my-asn: 42}
+- {name: c, peer-address: 10.0.0.3, peer-asn: 100, my-asn: 42}
+`
+	for _, test := range tests {
+		for _, order := range [][]string{{test.one, test.other}, {test.other, test.one}} {
+			_, _, err := Parse([]byte(peers + pool("advertisements:", "- "+order[0], "- "+order[1])))
+			if test.accepted && err != nil {
+				t.Errorf("%s: %v", test.name, err)
+			}
+			if !test.accepted && (err == nil || !strings.Contains(err.Error(), "address-pools[0].advertisements[1]: sends the same prefixes")) {
+				t.Errorf("%s: %v", test.name, err)
+			}
+		}
+	}
+}
+
+func TestPasswordsNeverStandInAnError(t *testing.T) {
+	const secret = "hunter2"
+	texts := []string{
+		peer("password: hunter2"),
+		peer("password: [hunter2]"),
+		peer("password: {a: hunter2, hunter2: b}"),
+		peer("password: |", "  hunter2"),
+		peer("password: !!int hunter2"),
+		peer("password: *hunter2"),
+		peer("password: '*hunter2'", "name: *hunter2"),
+		peer("password: @hunter2"),
+		peer("password: %hunter2"),
+		peer("password: 'hunter2"),
+		peer("password: \"\\hunter2\""),
+		peer("password hunter2"),
+		peer("password:hunter2"),
+		peer("password=hunter2: x"),
+		peer("passwords: hunter2"),
+		peer("Password: hunter2"),
+		peer("bgp-password: hunter2"),
+		peer("password: &p hunter2", "router-id: *p"),
+		peer("password: &p hunter2", "hold-time: *p"),
+		peer("password: &p hunter2", "ebgp-multihop: *p"),
+		peer("password: &p hunter2", "source-address: *p", "peer-port: *p", "graceful-restart: *p"),
+		peer("password: &p {a: hunter2}", "name: hunter2", "node-selectors: *p"),
+		peer("name: &p hunter2", "password: *p") + "- {name: hunter2, peer-address: 10.0.0.2, peer-asn: 100, my-asn: 42}\n",
+		peer("password-key: hunter2", "peer-port: hunter2"),
+		peer("hold-time: 90s password hunter2"),
+		peer("hold-time: |", "  90s", "  password: hunter2"),
+		"peers: [password hunter2]\n",
+		"peers: password=hunter2\n",
+		"password: hunter2\n",
+		"password:\n- hunter2\n",
+		"communities:\n  password: hunter2\n",
+		"communities:\n  vpn: {password: hunter2}\n",
+		"address-pools:\n- password: hunter2\n  name: a\n  cidr: [hunter2]\n",
+		pool("password: hunter2", "advertisements: [{peers: [hunter2], communities: [hunter2]}]"),
+		"peers:\n- name: x\n   password: hunter2\n",
+		"{peers: [{password: hunter2}], password: hunter2",
+	}
+	for _, text := range texts {
+		_, _, err := Parse([]byte(text))
+		if err == nil {
+			t.Errorf("accepted:\n%s", text)
+		} else if strings.Contains(err.Error(), secret) {
+			t.Errorf("the text\n%s\nis refused with\n%v", text, err)
+		}
+		if _, _, err := ParseAdmitted([]byte(text)); err != nil && strings.Contains(err.Error(), secret) {
+			t.Errorf("the text\n%s\nis not admitted with\n%v", text, err)
+		}
+	}
+}
+
+func TestAnAdmittedTextOfALaterVersionLosesOnlyWhatThisOneDoesNotKnow(t *testing.T) {
+	text := `
+drain: {taints: [maintenance]}
+telemetry: {interval: 5s}
+peers:
+- {name: a, peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42, password-key: tor, colour: blue}
+- {name: b, peer-address: "2001:db8::1", peer-asn: 100, my-asn: 42}
+address-pools:
+- name: web
+  cidr: [10.1.0.0/16, "2001:db8:1::/64"]
+  namespaces: [shop]
+  advertisements:
+  - {link-bandwidth: true, peers: [a]}
+  - {localpref: 200, peers: [b]}
+- name: six
+  cidr: ["2001:db8:2::/64"]
+`
+	if _, _, err := Parse([]byte(text)); err == nil {
+		t.Fatal("the operator is not told")
+	}
+	config, ignored, err := ParseAdmitted([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// drain, telemetry, password-key, colour, peer b, namespaces, link-bandwidth, and two networks
+	if ignored != 9 {
+		t.Errorf("ignored %d, want 9", ignored)
+	}
+	if len(config.Peers) != 1 || len(config.Pools) != 1 {
+		t.Errorf("peers %v, pools %v", config.Peers, config.Pools)
+	}
+	// What only peer b should hear reaches nobody else.
+	got := notation(config.Routes(netip.MustParseAddr("10.1.2.3"), nil))
+	want := "10.1.2.3/32 pref 100 to a\n10.1.2.3/32 pref 200 to b"
+	if got != want {
+		t.Errorf("routes:\n%s\nwant:\n%s", got, want)
+	}
+
+	if _, _, err := ParseAdmitted([]byte(peer("hold-time: 1s"))); err == nil {
+		t.Error("a wrong value of a known key is wrong for speakers as well")
+	}
+}
+
+func TestATextOfTheLongestSizeIsReadAndOneByteMoreIsNot(t *testing.T) {
+	text := peer("name: tor")
+	text += "#" + strings.Repeat(" ", MaxSize-len(text)-1)
+	parse(t, text)
+	_, _, err := Parse([]byte(text + " "))
+	if want := "the configuration is longer than 512 KiB: name ranges instead of single addresses"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+// Whoever may write the configuration may also write a hostile one. Each of these is as long as a text may be, and was
+// chosen to make some part of the reader work for long: the test is that it ends, and that what it says is short.
+func TestHostileTextsAreRefusedInBoundedWork(t *testing.T) {
+	fill := func(begin, repeat, end string) string {
+		return begin + strings.Repeat(repeat, (MaxSize-len(begin)-len(end))/len(repeat)) + end
+	}
+	long := strings.Repeat("x", MaxSize/2)
+	dot := strings.Repeat("9", MaxSize/2)
+	racks := func(n int, value string) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, "    - {match-labels: {r: %s%d}}\n", value, i)
+		}
+		return b.String()
+	}
+	bomb := "a: &a [x,x,x,x,x,x,x,x,x]\n"
+	for c := 'b'; c < 'k'; c++ {
+		bomb += fmt.Sprintf("%c: &%c [%s]\n", c, c, strings.Repeat(fmt.Sprintf("*%c,", c-1), 9))
+	}
+	merges := "a: &a {x: 1}\n"
+	for c := 'b'; c < 'k'; c++ {
+		merges += fmt.Sprintf("%c: &%c {<<: [%s]}\n", c, c, strings.Repeat(fmt.Sprintf("*%c,", c-1), 9))
+	}
+	tests := map[string]string{
+		"aliases of aliases":                     bomb + "peers: *j\n",
+		"merges of merges":                       merges + "peers: [*j]\n",
+		"a list within itself":                   "peers: &p [*p, *p, *p]\n",
+		"a selector list within itself":          "peers: [{node-selectors: &p [{match-labels: {<<: [*p, *p]}}]}]\n",
+		"a long key, often":                      fill("? &k "+long+"\n: 1\n", "? *k\n: 1\n", ""),
+		"a long value, often":                    fill("peers:\n- name: &k "+long+"\n", "- *k\n", ""),
+		"a long address, often":                  fill("address-pools:\n- cidr:\n  - &k "+long+"-\n", "  - *k\n", ""),
+		"a long number, often":                   fill("address-pools:\n- priority: &k "+dot+"\n", "- {priority: *k}\n", ""),
+		"a long community, often":                fill("address-pools:\n- advertisements:\n  - communities:\n    - &k 1:"+dot+"\n", "    - *k\n", ""),
+		"many long names":                        fill("address-pools:\n- name: &k "+long+"\n", "- {name: *k}\n", ""),
+		"nothing but items":                      fill("peers:\n", "-\n", ""),
+		"nothing but keys":                       fill("{", "a,", "a}"),
+		"nothing but ranges":                     fill("address-pools:\n- name: a\n  cidr: [", "1.1.1.1/8,", "1.1.1.1/8]\n"),
+		"nested lists":                           fill("", "[", ""),
+		"nested mappings":                        fill("", "{a: ", ""),
+		"nested items":                           fill("", "- ", ""),
+		"comments":                               fill("", "#\n", ""),
+		"a name near to many long ones":          fill("communities: {", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa: 1:1,", "}") + "x: y",
+		"pools of many advertisements":           fill("address-pools:\n- advertisements: &k ["+strings.Repeat("~,", 250)+"~]\n  name: a\n  cidr: [10.0.0.0/32]\n", "- {name: b, cidr: [10.0.0.1/32], advertisements: *k}\n", ""),
+		"advertisements with selectors to match": "address-pools:\n- name: a\n  cidr: [10.0.0.0/8]\n  advertisements:\n  - node-selectors:\n" + racks(8000, "a") + "  - localpref: 2\n    node-selectors:\n" + racks(8000, "b"),
+	}
+	for name, text := range tests {
+		t.Run(name, func(t *testing.T) {
+			if len(text) > MaxSize {
+				text = text[:MaxSize]
+			}
+			for _, tolerant := range []bool{false, true} {
+				r := &reader{tolerant: tolerant}
+				r.config([]byte(text))
+				problems := r.all()
+				if size := len(problems.Error()); size > 1<<20 {
+					t.Errorf("%d bytes of problems", size)
+				}
+				if r.values > maxValues+MaxSize || r.effort > maxEffort+MaxSize {
+					t.Errorf("%d values, %d comparisons", r.values, r.effort)
+				}
+				if !tolerant && len(problems) == 0 && name != "comments" {
+					t.Error("accepted")
+				}
+			}
+		})
+	}
+}
+
+// A text of eight times the pools may take eight times as long, give or take; if the reader compared each with each, it
+// would take 64 times as long.
+func TestManyTinyPoolsCostAsMuchAsTheyAreMany(t *testing.T) {
+	text := func(n int) []byte {
+		var b strings.Builder
+		b.WriteString("address-pools:\n")
+		for i := range n {
+			fmt.Fprintf(&b, "- {name: p%d, cidr: [10.%d.%d.%d/32]}\n", i, i>>16, i>>8&255, i&255)
+		}
+		return []byte(b.String())
+	}
+	most := 100_000
+	for len(text(most)) > MaxSize {
+		most -= most / 20
+	}
+	took := func(n int) time.Duration {
+		shortest := time.Hour
+		for range 3 {
+			text := text(n)
+			begin := time.Now()
+			config, _, err := Parse(text)
+			shortest = min(shortest, time.Since(begin))
+			if err != nil || len(config.Pools) != n {
+				t.Fatal(n, err)
+			}
+		}
+		return shortest
+	}
+	few, many := took(most/8), took(most)
+	t.Logf("%d pools in %v, %d pools in %v", most/8, few, most, many)
+	if many > 40*few {
+		t.Errorf("%d pools take %v, and %d pools %v", most/8, few, most, many)
+	}
+}
+
+func TestProblemsPastTheFirstThousandAreCounted(t *testing.T) {
+	_, _, err := Parse([]byte(strings.Repeat("a: b\n", 1200)))
+	problems := err.(Problems)
+	if last := problems[len(problems)-1].Error(); len(problems) != 1001 || last != "there are 200 more problems: solve these first" {
+		t.Errorf("%d problems, the last is %q", len(problems), last)
+	}
+}
+
+func TestASuggestionIsTheNearestKeyAndOnlyIfItIsNear(t *testing.T) {
+	tests := []struct{ written, want string }{
+		{"peer-adress", "peer-address"},
+		{"holdtime", "hold-time"},
+		{"hold_time", "hold-time"},
+		{"peer-address ", "peer-address"},
+		{"asn", ""},
+		{"x", ""},
+		{"", ""},
+		{strings.Repeat("name", 100), ""},
+	}
+	for _, test := range tests {
+		got := new(reader).suggest(test.written, names(peerKeys), "remove it")
+		want := fmt.Sprintf(": did you mean %q?", test.want)
+		if test.want == "" {
+			want = ": remove it"
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", test.written, got, want)
+		}
+	}
+}
+
+// Helpers.
+
+func sample(t testing.TB, file string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func parse(t testing.TB, text string) *Config {
+	t.Helper()
+	config, _, err := Parse([]byte(text))
+	if err != nil {
+		t.Fatalf("%v\nin the text\n%s", err, text)
+	}
+	return config
+}
+
+// peer is a configuration with one peer, to which further lines belong.
+func peer(lines ...string) string {
+	return "peers:\n- peer-address: 10.0.0.1\n  peer-asn: 100\n  my-asn: 42\n" + indented(lines)
+}
+
+// pool is a configuration with one pool, to which further lines belong.
+func pool(lines ...string) string {
+	return "address-pools:\n- name: a\n  cidr: [10.1.0.0/16]\n" + indented(lines)
+}
+
+func indented(lines []string) string {
+	var b strings.Builder
+	for _, line := range lines {
+		fmt.Fprintf(&b, "  %s\n", line)
+	}
+	return b.String()
+}
+
+func spans(all ...string) (ranges []netipx.IPRange) {
+	for _, s := range all {
+		ranges = append(ranges, netipx.MustParseIPRange(s))
+	}
+	return ranges
+}
+
+// owned adds to a Config written by hand what Parse adds.
+func owned(config *Config) *Config {
+	for i, p := range config.Pools {
+		for _, r := range p.Ranges {
+			config.owners = append(config.owners, owner{r, i})
+		}
+	}
+	slices.SortFunc(config.owners, func(a, b owner) int { return a.From().Compare(b.From()) })
+	return config
+}
+
+func equal(t testing.TB, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got\n%+v\nwant\n%+v", got, want)
+	}
+}
+
+func notation(routes []Route) string {
+	var lines []string
+	for _, r := range routes {
+		lines = append(lines, r.String())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// trimmed removes the indentation of a text in a table.
+func trimmed(text string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n")
+}

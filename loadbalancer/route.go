@@ -1,0 +1,75 @@
+package loadbalancer
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// A Route is one prefix as routers should hear it.
+type Route struct {
+	Prefix netip.Prefix
+	// LocalPref is sent on iBGP sessions, always, and never on eBGP.
+	LocalPref        uint32
+	Communities      []Community      // sorted, each once
+	LargeCommunities []LargeCommunity // sorted, each once
+	// Prepend is how many more times than once our AS number stands in the AS_PATH on eBGP sessions.
+	Prepend uint8
+	// Peers are names of the peers that hear the route, sorted; none means all.
+	Peers []string
+}
+
+// String writes the route as an operator would: prefix, local preference, communities, prepends, peers.
+func (r Route) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s pref %d", r.Prefix, r.LocalPref)
+	if len(r.Communities)+len(r.LargeCommunities) > 0 {
+		var all []string
+		for _, c := range r.Communities {
+			all = append(all, c.String())
+		}
+		for _, c := range r.LargeCommunities {
+			all = append(all, c.String())
+		}
+		fmt.Fprintf(&b, " [%s]", strings.Join(all, " "))
+	}
+	if r.Prepend > 0 {
+		fmt.Fprintf(&b, " prepend %d", r.Prepend)
+	}
+	if len(r.Peers) > 0 {
+		fmt.Fprintf(&b, " to %s", strings.Join(r.Peers, ","))
+	}
+	return b.String()
+}
+
+// Equal reports whether routers hear the same from both.
+func (r Route) Equal(s Route) bool {
+	return r.Prefix == s.Prefix && r.LocalPref == s.LocalPref && r.Prepend == s.Prepend &&
+		slices.Equal(r.Communities, s.Communities) && slices.Equal(r.LargeCommunities, s.LargeCommunities) &&
+		slices.Equal(r.Peers, s.Peers)
+}
+
+// For reports whether the peer with that name hears the route.
+func (r Route) For(peer string) bool {
+	return len(r.Peers) == 0 || slices.Contains(r.Peers, peer)
+}
+
+// A Community is a BGP community (RFC 1997).
+type Community uint32
+
+// String writes the community as two 16-bit numbers, 65535:65281.
+func (c Community) String() string { return fmt.Sprintf("%d:%d", uint32(c)>>16, uint32(c)&0xffff) }
+
+// A LargeCommunity is a BGP large community (RFC 8092).
+type LargeCommunity struct{ Global, Local1, Local2 uint32 }
+
+// String writes the community as the configuration does, large:64500:1:2.
+func (c LargeCommunity) String() string {
+	return fmt.Sprintf("large:%d:%d:%d", c.Global, c.Local1, c.Local2)
+}
+
+func compareLarge(a, b LargeCommunity) int {
+	return cmp.Or(cmp.Compare(a.Global, b.Global), cmp.Compare(a.Local1, b.Local1), cmp.Compare(a.Local2, b.Local2))
+}

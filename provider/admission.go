@@ -1,0 +1,311 @@
+package provider
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+)
+
+// Keys of the two ConfigMaps.
+const (
+	keyConfig     = "config"
+	keyHash       = "hash"
+	keyAdmittedAt = "admitted-at"
+	keyRefused    = "refused"
+)
+
+// An admission decides which text is in force. It keeps the admitted copy, which speakers act on, equal to its decision.
+type admission struct {
+	cloud  *Cloud
+	client kubernetes.Interface
+
+	factories []informers.SharedInformerFactory
+	synced    []cache.InformerSynced
+	user      corelisters.ConfigMapNamespaceLister
+	copies    corelisters.ConfigMapNamespaceLister
+	bell      chan struct{} // however often it rings, both ConfigMaps are looked at once
+
+	// The rest belongs to whoever runs recall and run, one after the other.
+	text       string
+	config     *loadbalancer.Config // nil until one is admitted
+	admittedAt string
+	refused    *refusal
+	missed     bool // the user's ConfigMap is gone, and we said so
+}
+
+// A refusal is why the user's text is not in force, as operators find it in the admitted copy.
+type refusal struct {
+	Hash     string   `yaml:"hash"`
+	Time     string   `yaml:"time"`
+	Problems []string `yaml:"problems"`
+	// Services would lose their address.
+	Services []string `yaml:"services,omitempty"`
+}
+
+// newAdmission watches with one client and writes with the other.
+func newAdmission(reader, writer kubernetes.Interface, c *Cloud) (*admission, error) {
+	a := &admission{cloud: c, client: writer, bell: make(chan struct{}, 1)}
+	userFactory, user := oneConfigMap(reader, c.options.Namespace, c.options.ConfigName)
+	copyFactory, copies := oneConfigMap(reader, c.options.Namespace, a.copyName())
+	a.factories = []informers.SharedInformerFactory{userFactory, copyFactory}
+	a.user, a.copies = user.Lister().ConfigMaps(c.options.Namespace), copies.Lister().ConfigMaps(c.options.Namespace)
+	ring := cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { a.ring() },
+		UpdateFunc: func(any, any) { a.ring() },
+		DeleteFunc: func(any) { a.ring() },
+	}
+	for _, informer := range []cache.SharedIndexInformer{user.Informer(), copies.Informer()} {
+		if _, err := informer.AddEventHandler(ring); err != nil {
+			return nil, fmt.Errorf("watch the configuration: %w", err)
+		}
+		a.synced = append(a.synced, informer.HasSynced)
+	}
+	return a, nil
+}
+
+func (a *admission) copyName() string { return a.cloud.options.ConfigName + "-admitted" }
+
+func (a *admission) ring() {
+	select {
+	case a.bell <- struct{}{}:
+	default:
+	}
+}
+
+// start fills the caches. A standby's are filled too.
+func (a *admission) start(ctx context.Context) {
+	for _, f := range a.factories {
+		f.Start(ctx.Done())
+	}
+}
+
+// recall returns the configuration that is in force: the admitted one or, if there is none, the user's, if it parses. It is
+// nil if neither is there.
+func (a *admission) recall(ctx context.Context) (*loadbalancer.Config, error) {
+	configMaps := a.client.CoreV1().ConfigMaps(a.cloud.options.Namespace)
+	stored, err := configMaps.Get(ctx, a.copyName(), metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("get configmap %s: %w", a.copyName(), err)
+	}
+	if err == nil {
+		a.refused = readRefusal(stored.Data[keyRefused])
+		if text, ok := stored.Data[keyConfig]; ok {
+			// What another version admitted is in force here too.
+			if config, _, err := loadbalancer.ParseAdmitted([]byte(text)); err == nil {
+				a.text, a.config, a.admittedAt = text, config, stored.Data[keyAdmittedAt]
+				return config, nil
+			} else {
+				klog.ErrorS(err, "Cannot read the admitted configuration", "configmap", klog.KRef(stored.Namespace, stored.Name))
+			}
+		}
+	}
+	written, err := configMaps.Get(ctx, a.cloud.options.ConfigName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get configmap %s: %w", a.cloud.options.ConfigName, err)
+	}
+	if text, ok := written.Data[keyConfig]; ok {
+		if config, _, err := loadbalancer.Parse([]byte(text)); err == nil {
+			a.admit(text, config)
+		}
+	}
+	return a.config, nil
+}
+
+// run reviews the configuration whenever one of the ConfigMaps changes.
+func (a *admission) run(ctx context.Context) {
+	if !cache.WaitForCacheSync(ctx.Done(), a.synced...) {
+		return
+	}
+	a.ring()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.bell:
+		}
+		err := a.review(ctx)
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		// Somebody else wrote the copy a moment ago, perhaps we ourselves: the watch will bring what it is now.
+		if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+			klog.ErrorS(err, "Cannot keep the admitted configuration", "configmap", klog.KRef(a.cloud.options.Namespace, a.copyName()))
+		}
+		time.AfterFunc(time.Second, a.ring)
+	}
+}
+
+// review decides about the user's text and repairs the admitted copy.
+func (a *admission) review(ctx context.Context) error {
+	user, err := a.user.Get(a.cloud.options.ConfigName)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("get configmap %s: %w", a.cloud.options.ConfigName, err)
+	}
+	if err == nil {
+		a.consider(user)
+	}
+	if gone := err != nil && a.config != nil; gone != a.missed {
+		a.missed = gone
+		if gone {
+			klog.InfoS("The configuration is gone: the admitted one stays in force", "configmap", klog.KRef(a.cloud.options.Namespace, a.cloud.options.ConfigName))
+		}
+	}
+	return a.store(ctx)
+}
+
+// consider admits the user's text or refuses it, and says so if that is new.
+func (a *admission) consider(user *corev1.ConfigMap) {
+	text, ok := user.Data[keyConfig]
+	if ok && a.config != nil && text == a.text {
+		a.refused = nil
+		return
+	}
+	if hash := hashOf(text); a.refused != nil && a.refused.Hash == hash && len(a.refused.Services) == 0 {
+		return // it does not parse, and will not
+	}
+	var problems loadbalancer.Problems
+	var lost []loadbalancer.Holding
+	next, warnings, err := loadbalancer.Parse([]byte(text))
+	switch {
+	case !ok:
+		problems = loadbalancer.Problems{{Text: fmt.Sprintf("the ConfigMap has no key %q: put the configuration there", keyConfig)}}
+	case errors.As(err, &problems):
+	default:
+		if lost = a.cloud.admit(a.config, next); len(lost) == 0 {
+			a.admit(text, next)
+			klog.InfoS("Admitted configuration", "configmap", klog.KObj(user), "hash", hashOf(text), "pools", len(next.Pools), "peers", len(next.Peers))
+			for _, w := range warnings {
+				a.cloud.record.Event(user, corev1.EventTypeWarning, "ConfigWarning", w.Error())
+			}
+			return
+		}
+	}
+	a.refuse(user, text, problems, lost)
+}
+
+// admit puts a text in force.
+func (a *admission) admit(text string, config *loadbalancer.Config) {
+	a.text, a.config, a.admittedAt, a.refused = text, config, time.Now().UTC().Format(time.RFC3339), nil
+}
+
+func (a *admission) refuse(user *corev1.ConfigMap, text string, problems loadbalancer.Problems, lost []loadbalancer.Holding) {
+	const most = 100 // of either kind: the copy must fit into a ConfigMap
+	r := &refusal{Hash: hashOf(text), Time: time.Now().UTC().Format(time.RFC3339)}
+	for _, p := range problems[:min(most, len(problems))] {
+		r.Problems = append(r.Problems, p.Error())
+	}
+	for _, h := range lost[:min(most, len(lost))] {
+		r.Services = append(r.Services, fmt.Sprintf("%s %s", h.Service, h.Addr))
+	}
+	why := problems.First(5)
+	if len(lost) > 0 {
+		why = fmt.Sprintf("%d Services would lose their address, such as %s with %s: keep a pool that owns it, or delete the Service",
+			len(lost), lost[0].Service, lost[0].Addr)
+		r.Problems = []string{why}
+	}
+	if a.refused != nil && a.refused.Hash == r.Hash && strings.Join(a.refused.Services, ",") == strings.Join(r.Services, ",") {
+		return
+	}
+	a.refused = r
+	stays := "no configuration is in force"
+	if a.config != nil {
+		stays = "the configuration admitted at " + a.admittedAt + " stays in force"
+	}
+	klog.InfoS("Refused configuration", "configmap", klog.KObj(user), "hash", r.Hash, "why", why)
+	a.cloud.record.Event(user, corev1.EventTypeWarning, "InvalidConfig", short(stays+": "+why))
+}
+
+// short cuts a text to what an event can hold.
+func short(text string) string {
+	const most = 1000
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
+}
+
+// store writes the admitted copy if it is not what it should be.
+func (a *admission) store(ctx context.Context) error {
+	want := map[string]string{}
+	if a.config != nil {
+		want[keyConfig], want[keyHash], want[keyAdmittedAt] = a.text, hashOf(a.text), a.admittedAt
+	}
+	if a.refused != nil {
+		text, err := yaml.Marshal(a.refused)
+		if err != nil {
+			return fmt.Errorf("write down the refusal: %w", err)
+		}
+		want[keyRefused] = string(text)
+	}
+	stored, err := a.copies.Get(a.copyName())
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("get configmap %s: %w", a.copyName(), err)
+	}
+	configMaps := a.client.CoreV1().ConfigMaps(a.cloud.options.Namespace)
+	switch {
+	case err != nil && len(want) == 0:
+		return nil
+	case err != nil:
+		_, err = configMaps.Create(ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: a.cloud.options.Namespace, Name: a.copyName()},
+			Data:       want,
+		}, metav1.CreateOptions{})
+	case maps.Equal(stored.Data, want):
+		return nil
+	default:
+		// It carries the resourceVersion that we saw: two that write at once cannot both succeed.
+		changed := stored.DeepCopy()
+		changed.Data, changed.BinaryData = want, nil
+		_, err = configMaps.Update(ctx, changed, metav1.UpdateOptions{})
+	}
+	return err
+}
+
+func readRefusal(text string) *refusal {
+	var r refusal
+	if err := yaml.Unmarshal([]byte(text), &r); err != nil || r.Hash == "" {
+		return nil
+	}
+	return &r
+}
+
+// hashOf names a text, short enough to be typed.
+func hashOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:8])
+}
+
+// admit puts next in force unless Services would lose their address by it, and returns those. Both happen at one instant:
+// no address is given away in between.
+func (c *Cloud) admit(config, next *loadbalancer.Config) (lost []loadbalancer.Holding) {
+	c.mu.Lock()
+	if lost = config.Admit(next, c.ledger.allocator.Holdings()); len(lost) > 0 {
+		c.mu.Unlock()
+		return lost
+	}
+	c.ledger.configure(next)
+	changed := c.ledger.serve()
+	c.mu.Unlock()
+	c.requeue(changed)
+	return nil
+}

@@ -1,0 +1,247 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/record"
+	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/cloud-provider/api"
+	componentbaseconfig "k8s.io/component-base/config"
+	"k8s.io/controller-manager/pkg/healthz"
+	"k8s.io/klog/v2"
+)
+
+// Name is this provider's name, as in --cloud-provider=metallb.
+const Name = "metallb"
+
+// waitAtMost is how long a Service that cannot be served stays off the service controller's queue. Whatever could serve
+// it earlier requeues it; the delay is for what we do not know of.
+const waitAtMost = 10 * time.Minute
+
+// Options say where a Cloud finds its configuration and how it is elected.
+type Options struct {
+	Namespace  string // of both ConfigMaps
+	ConfigName string // of the user's ConfigMap; the admitted copy's is this with "-admitted" behind it
+}
+
+// Cloud is the cloud provider. It offers load balancers only: a provider that claims to know instances makes Kubernetes
+// delete Nodes.
+type Cloud struct {
+	options Options
+	watch   *requeuer
+	record  record.EventRecorder
+	freed   func() // called when an address was freed
+
+	mu     sync.Mutex // guards ledger and frozen
+	ledger *ledger
+	frozen bool
+	// ready is set once every address in use is adopted. What the informers say before that is not news.
+	ready bool
+
+	election componentbaseconfig.LeaderElectionConfiguration
+	lease    *lease // nil without leader election
+	watchdog *leaderelection.HealthzAdaptor
+	fence    *fence
+	resign   context.CancelFunc // ends the candidacy or the leadership
+	resigned chan struct{}      // closed once the Lease is given up
+}
+
+// New returns a Cloud that has read nothing yet.
+func New(options Options) *Cloud {
+	return &Cloud{
+		options:  options,
+		ledger:   newLedger(),
+		watchdog: leaderelection.NewLeaderHealthzAdaptor(20 * time.Second),
+		resigned: make(chan struct{}),
+	}
+}
+
+var (
+	_ cloudprovider.Interface    = &Cloud{}
+	_ cloudprovider.LoadBalancer = &Cloud{}
+)
+
+// Initialize does nothing: the clients come with the service controller (see Controller).
+func (c *Cloud) Initialize(cloudprovider.ControllerClientBuilder, <-chan struct{}) {}
+
+// LoadBalancer returns the Cloud itself.
+func (c *Cloud) LoadBalancer() (cloudprovider.LoadBalancer, bool) { return c, true }
+
+// Instances is not offered.
+func (c *Cloud) Instances() (cloudprovider.Instances, bool) { return nil, false }
+
+// InstancesV2 is not offered.
+func (c *Cloud) InstancesV2() (cloudprovider.InstancesV2, bool) { return nil, false }
+
+// Zones is not offered.
+func (c *Cloud) Zones() (cloudprovider.Zones, bool) { return nil, false }
+
+// Clusters is not offered.
+func (c *Cloud) Clusters() (cloudprovider.Clusters, bool) { return nil, false }
+
+// Routes is not offered.
+func (c *Cloud) Routes() (cloudprovider.Routes, bool) { return nil, false }
+
+// ProviderName returns "metallb".
+func (c *Cloud) ProviderName() string { return Name }
+
+// HasClusterID returns true: addresses need no mark of the cluster that uses them.
+func (c *Cloud) HasClusterID() bool { return true }
+
+// GetLoadBalancer reports whether the Service holds an address, from memory and by its UID: when a Service changes its
+// type, the API server has emptied the status before we are asked. It never fails.
+func (c *Cloud) GetLoadBalancer(_ context.Context, _ string, svc *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	addr := c.ledger.allocator.Held(string(svc.UID))
+	if !addr.IsValid() {
+		return nil, false, nil
+	}
+	return statusOf(addr), true, nil
+}
+
+// GetLoadBalancerName returns a name that is unique in the cluster. Nothing depends on it.
+func (c *Cloud) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.Service) string {
+	return cloudprovider.DefaultLoadBalancerName(svc)
+}
+
+// EnsureLoadBalancer returns the status with the address that the Service holds from now on. An error is text for the
+// user, who reads it in the event that the service controller makes of it; the text stays the same for as long as the
+// reason does.
+func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, _ []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+	if err := c.mayWrite(ctx, svc); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	if c.frozen {
+		c.mu.Unlock()
+		return nil, errFenced
+	}
+	d := c.ledger.answer(svc)
+	c.mu.Unlock()
+
+	if d.news {
+		klog.InfoS("Allocated address", "service", nameOf(svc), "address", d.addr, "pool", d.pool)
+		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s", d.addr, d.pool)
+	}
+	if d.why != nil {
+		return nil, api.NewRetryError(d.why.Error(), waitAtMost)
+	}
+	return statusOf(d.addr), nil
+}
+
+// mayWrite returns an error if the answer would change the Service's status and the Lease may no longer be ours.
+func (c *Cloud) mayWrite(ctx context.Context, svc *corev1.Service) error {
+	c.mu.Lock()
+	held := c.ledger.allocator.Held(string(svc.UID))
+	c.mu.Unlock()
+	if c.lease == nil || held.IsValid() && shows(svc, held) {
+		return nil
+	}
+	err := c.lease.Confirm(ctx)
+	if errors.Is(err, errLost) {
+		c.lost()
+	}
+	return err
+}
+
+// UpdateLoadBalancer has nothing to do when nodes change: announcing is the speakers' part. The service controller
+// compares the error with ==, and is silent only on this one.
+func (c *Cloud) UpdateLoadBalancer(context.Context, string, *corev1.Service, []*corev1.Node) error {
+	return cloudprovider.ImplementedElsewhere
+}
+
+// EnsureLoadBalancerDeleted frees the address that the Service holds, and serves who waits for one. It never fails.
+func (c *Cloud) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *corev1.Service) error {
+	c.release(svc)
+	return nil
+}
+
+func (c *Cloud) release(svc *corev1.Service) {
+	c.mu.Lock()
+	addr := c.ledger.forget(svc.UID)
+	var changed []*corev1.Service
+	if addr.IsValid() && !c.frozen {
+		changed = c.ledger.serve()
+	}
+	c.mu.Unlock()
+	if addr.IsValid() {
+		klog.InfoS("Released address", "service", nameOf(svc), "address", addr)
+		c.freed()
+	}
+	c.requeue(changed)
+}
+
+func (c *Cloud) requeue(services []*corev1.Service) {
+	for _, svc := range services {
+		c.watch.Requeue(svc)
+	}
+}
+
+// OnAdd takes note of a Service. It is the handler of our informer, as are OnUpdate and OnDelete.
+func (c *Cloud) OnAdd(object any, _ bool) { c.see(object) }
+
+// OnUpdate takes note of a Service that changed, perhaps by somebody else's hand.
+func (c *Cloud) OnUpdate(_, object any) { c.see(object) }
+
+func (c *Cloud) see(object any) {
+	svc, ok := object.(*corev1.Service)
+	if !ok {
+		return
+	}
+	c.mu.Lock()
+	again := c.ready && c.ledger.see(svc)
+	c.mu.Unlock()
+	if again {
+		c.watch.Requeue(svc)
+	}
+}
+
+// OnDelete frees the address of a Service that is gone. Normally the service controller has done so, but another
+// implementation may have removed the finalizer that makes the Service wait for it.
+func (c *Cloud) OnDelete(object any) {
+	if gone, ok := object.(interface{ GetObject() any }); ok {
+		object = gone.GetObject()
+	}
+	if svc, ok := object.(*corev1.Service); ok {
+		c.release(svc)
+	}
+}
+
+// lost ends the process: another one leads, and may have given away what this one believes to be free.
+func (c *Cloud) lost() {
+	klog.ErrorS(errLost, "Stopped at once")
+	klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+}
+
+// Stop lets another replica lead: no address is given away any more, what is being written is written, and the Lease is
+// given up. It returns when that is done.
+func (c *Cloud) Stop() {
+	c.mu.Lock()
+	c.frozen = true
+	resign, fence := c.resign, c.fence
+	c.mu.Unlock()
+	if resign == nil {
+		return
+	}
+	fence.Close()
+	resign()
+	<-c.resigned
+}
+
+// Name is the controller's, in logs and on /healthz.
+func (c *Cloud) Name() string { return "service-lb-controller" }
+
+// HealthChecker reports a leader that cannot renew its Lease. It says nothing about the configuration: restarting would
+// not mend that.
+func (c *Cloud) HealthChecker() healthz.UnnamedHealthChecker { return health{c} }
+
+type health struct{ cloud *Cloud }
+
+func (h health) Check(r *http.Request) error { return h.cloud.watchdog.Check(r) }

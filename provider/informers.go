@@ -1,0 +1,144 @@
+package provider
+
+import (
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	coreinformers "k8s.io/client-go/informers/core/v1"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
+)
+
+// Class is the spec.loadBalancerClass of Services that name this provider.
+const Class = "metallb.universe.tf/metallb"
+
+// trim is the informers' transform. It makes the standard service controller, which serves only Services without a class,
+// serve ours too, and keeps it from touching those of other implementations: when such a Service is deleted, it would
+// remove the other's finalizer. Its patches never carry the spec, so that the blanked class stays here.
+func trim(object any) (any, error) {
+	if m, err := metaOf(object); err == nil {
+		m.SetManagedFields(nil)
+	}
+	svc, ok := object.(*corev1.Service)
+	if !ok || svc.Spec.LoadBalancerClass == nil {
+		return object, nil
+	}
+	if *svc.Spec.LoadBalancerClass == Class {
+		svc.Spec.LoadBalancerClass = nil
+		return svc, nil
+	}
+	kept := svc.Finalizers[:0:0]
+	for _, f := range svc.Finalizers {
+		if f != servicehelper.LoadBalancerCleanupFinalizer {
+			kept = append(kept, f)
+		}
+	}
+	svc.Finalizers = kept
+	return svc, nil
+}
+
+func metaOf(object any) (metav1.Object, error) {
+	accessor, ok := object.(metav1.ObjectMetaAccessor)
+	if !ok {
+		return nil, apierrors.NewBadRequest("not an object")
+	}
+	return accessor.GetObjectMeta(), nil
+}
+
+// A requeuer is a ServiceInformer that remembers the event handler of the service controller. Calling that handler puts a
+// Service on the controller's own queue at once, without a write to the API server, even if the Service waits there for
+// the end of a delay.
+type requeuer struct {
+	coreinformers.ServiceInformer
+	handler atomic.Pointer[cache.ResourceEventHandler]
+}
+
+// Informer returns the informer with its ways to add a handler watched.
+func (r *requeuer) Informer() cache.SharedIndexInformer {
+	return &listeningInformer{r.ServiceInformer.Informer(), r}
+}
+
+// Requeue makes the service controller look at the Service again. Before the controller has registered, it will look at
+// every Service by itself.
+func (r *requeuer) Requeue(svc *corev1.Service) {
+	if handler := r.handler.Load(); handler != nil {
+		(*handler).OnAdd(svc, false)
+	}
+}
+
+type listeningInformer struct {
+	cache.SharedIndexInformer
+	to *requeuer
+}
+
+func (i *listeningInformer) AddEventHandler(h cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error) {
+	i.to.handler.Store(&h)
+	return i.SharedIndexInformer.AddEventHandler(h)
+}
+
+func (i *listeningInformer) AddEventHandlerWithResyncPeriod(h cache.ResourceEventHandler, resync time.Duration) (cache.ResourceEventHandlerRegistration, error) {
+	i.to.handler.Store(&h)
+	return i.SharedIndexInformer.AddEventHandlerWithResyncPeriod(h, resync)
+}
+
+func (i *listeningInformer) AddEventHandlerWithOptions(h cache.ResourceEventHandler, options cache.HandlerOptions) (cache.ResourceEventHandlerRegistration, error) {
+	i.to.handler.Store(&h)
+	return i.SharedIndexInformer.AddEventHandlerWithOptions(h, options)
+}
+
+// oneNode is the NodeInformer given to the service controller. On bare metal the nodes are the speakers' business, and the
+// controller's own node sync would cost Services × Nodes² at start, so it sees one node that never changes. (Seeing none,
+// it would warn on every Service.) It is written by hand because an informer over a fixed list never syncs: client-go
+// waits for a bookmark.
+type oneNode struct {
+	coreinformers.NodeInformer
+}
+
+var theNode = &corev1.Node{
+	ObjectMeta: metav1.ObjectMeta{Name: "every-node"},
+	Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
+}
+
+func (oneNode) Informer() cache.SharedIndexInformer { return silentInformer{} }
+func (oneNode) Lister() corelisters.NodeLister      { return oneNodeLister{} }
+
+type silentInformer struct{ cache.SharedIndexInformer }
+
+func (silentInformer) HasSynced() bool { return true }
+func (silentInformer) AddEventHandlerWithResyncPeriod(cache.ResourceEventHandler, time.Duration) (cache.ResourceEventHandlerRegistration, error) {
+	return nil, nil
+}
+
+type oneNodeLister struct {
+	corelisters.NodeListerExpansion
+}
+
+func (oneNodeLister) List(labels.Selector) ([]*corev1.Node, error) {
+	return []*corev1.Node{theNode}, nil
+}
+
+func (oneNodeLister) Get(name string) (*corev1.Node, error) {
+	if name != theNode.Name {
+		return nil, apierrors.NewNotFound(corev1.Resource("nodes"), name)
+	}
+	return theNode, nil
+}
+
+// oneConfigMap watches a single ConfigMap, so that the permission to read that one suffices.
+func oneConfigMap(client kubernetes.Interface, namespace, name string) (informers.SharedInformerFactory, coreinformers.ConfigMapInformer) {
+	factory := informers.NewSharedInformerFactoryWithOptions(client, 0,
+		informers.WithNamespace(namespace),
+		informers.WithTransform(trim),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
+		}))
+	return factory, factory.Core().V1().ConfigMaps()
+}

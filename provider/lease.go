@@ -1,0 +1,100 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+)
+
+// lookAgain is how old the last look at the Lease may be when a new address is given away. A process that was frozen for
+// longer may have been replaced meanwhile.
+const lookAgain = 3 * time.Second
+
+// A lease is the lock of the leader election, which remembers when the API server last confirmed that it is ours.
+type lease struct {
+	resourcelock.Interface
+
+	mu        sync.Mutex
+	confirmed time.Time // with the monotonic clock's reading
+}
+
+// Update renews the Lease, or takes it.
+func (l *lease) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	asked := time.Now()
+	err := l.Interface.Update(ctx, record)
+	l.note(asked, err == nil && record.HolderIdentity == l.Identity())
+	return err
+}
+
+// Create takes the Lease for the first time.
+func (l *lease) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	asked := time.Now()
+	err := l.Interface.Create(ctx, record)
+	l.note(asked, err == nil && record.HolderIdentity == l.Identity())
+	return err
+}
+
+// errLost says that another process is the leader now.
+var errLost = errors.New("the lease belongs to another controller manager")
+
+// Confirm returns nil if the Lease is ours, as seen no longer than a few seconds ago. It asks the API server if need be.
+func (l *lease) Confirm(ctx context.Context) error {
+	l.mu.Lock()
+	confirmed := l.confirmed
+	l.mu.Unlock()
+	// The monotonic clock stands still while the machine is suspended, and the wall clock can be set: believe the worse.
+	if age, wall := time.Since(confirmed), time.Now().Round(0).Sub(confirmed.Round(0)); age < lookAgain && wall < lookAgain && wall > -lookAgain {
+		return nil
+	}
+	asked := time.Now()
+	record, _, err := l.Get(ctx)
+	if err != nil {
+		return fmt.Errorf("ask who holds the lease: %w", err)
+	}
+	if record.HolderIdentity != l.Identity() {
+		return errLost
+	}
+	l.note(asked, true)
+	return nil
+}
+
+func (l *lease) note(at time.Time, ours bool) {
+	if !ours {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.confirmed = at
+}
+
+// A fence lets requests through until it is closed. Closing it waits for those that are under way: after that, nothing
+// that this process decided can reach the API server, and another may lead.
+type fence struct {
+	next   http.RoundTripper
+	mu     sync.RWMutex
+	closed bool
+}
+
+var errFenced = errors.New("this controller manager is stopping")
+
+// RoundTrip sends the request unless the fence is closed.
+func (f *fence) RoundTrip(r *http.Request) (*http.Response, error) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.closed {
+		return nil, errFenced
+	}
+	return f.next.RoundTrip(r)
+}
+
+// Close returns once no request is under way any more, and lets none through from then on.
+func (f *fence) Close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+}

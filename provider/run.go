@@ -1,0 +1,266 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/wait"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/client-go/tools/pager"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/transport"
+	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/cloud-provider/app"
+	ccmconfig "k8s.io/cloud-provider/app/config"
+	servicecontroller "k8s.io/cloud-provider/controllers/service"
+	componentbaseconfig "k8s.io/component-base/config"
+	genericcontrollermanager "k8s.io/controller-manager/app"
+	"k8s.io/controller-manager/controller"
+	"k8s.io/klog/v2"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+)
+
+// Initialize prepares a Cloud for the framework's command. It takes the leader election out of the framework's hands, whose
+// own neither gives up the Lease nor can be asked whether it still holds it.
+func (o Options) Initialize(config *ccmconfig.CompletedConfig) *Cloud {
+	cloud := New(o)
+	election := config.ComponentConfig.Generic.LeaderElection
+	config.ComponentConfig.Generic.LeaderElection.LeaderElect = false
+	cloud.election = election
+	return cloud
+}
+
+// Controller constructs the standard service controller for the framework, with this Cloud's gate around it.
+func Controller(_ app.ControllerInitContext, config *ccmconfig.CompletedConfig, cloud cloudprovider.Interface) app.InitFunc {
+	return func(ctx context.Context, framework genericcontrollermanager.ControllerContext) (controller.Interface, bool, error) {
+		c, ok := cloud.(*Cloud)
+		if !ok {
+			return nil, false, fmt.Errorf("cloud provider %q is not %q", cloud.ProviderName(), Name)
+		}
+		g, err := c.gate(config)
+		if err != nil {
+			return nil, false, err
+		}
+		go g.run(ctx, framework)
+		return c, true, nil
+	}
+}
+
+// A gate lets the service controller run once it may.
+type gate struct {
+	cloud      *Cloud
+	config     *ccmconfig.CompletedConfig
+	client     kubernetes.Interface // reads, and writes the admitted copy
+	services   informers.SharedInformerFactory
+	controller *servicecontroller.Controller
+	admission  *admission
+	events     record.EventBroadcaster
+}
+
+func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
+	client, err := kubernetes.NewForConfig(config.Kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("make a client: %w", err)
+	}
+	// Events have a client of their own, so that they never delay a status.
+	events, err := kubernetes.NewForConfig(rest.AddUserAgent(config.Kubeconfig, "events"))
+	if err != nil {
+		return nil, fmt.Errorf("make a client for events: %w", err)
+	}
+	writing := rest.CopyConfig(config.Kubeconfig)
+	writing.Timeout = 30 * time.Second // a hung API server must not hold up the stop
+	writing.WrapTransport = transport.Wrappers(writing.WrapTransport, func(next http.RoundTripper) http.RoundTripper {
+		c.fence = &fence{next: next}
+		return c.fence
+	})
+	writer, err := kubernetes.NewForConfig(writing)
+	if err != nil {
+		return nil, fmt.Errorf("make a client that writes: %w", err)
+	}
+
+	g := &gate{
+		cloud:    c,
+		config:   config,
+		client:   client,
+		services: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
+		events:   record.NewBroadcaster(),
+	}
+	c.record = g.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "metallb-controller"})
+	g.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: events.CoreV1().Events("")})
+
+	c.watch = &requeuer{ServiceInformer: g.services.Core().V1().Services()}
+	if _, err := c.watch.ServiceInformer.Informer().AddEventHandler(c); err != nil {
+		return nil, fmt.Errorf("watch services: %w", err)
+	}
+	g.controller, err = servicecontroller.New(c, quietClient{writer, events}, c.watch, oneNode{},
+		config.ComponentConfig.KubeCloudShared.ClusterName, utilfeature.DefaultFeatureGate)
+	if err != nil {
+		return nil, fmt.Errorf("make the service controller: %w", err)
+	}
+	if g.admission, err = newAdmission(client, writer, c); err != nil {
+		return nil, err
+	}
+	// A text that was refused because a Service would lose its address may be admitted once that is free.
+	c.freed = g.admission.ring
+	return g, nil
+}
+
+// run is the start protocol. A standby waits in it with its caches filled.
+func (g *gate) run(ctx context.Context, framework genericcontrollermanager.ControllerContext) {
+	g.services.Start(ctx.Done())
+	g.admission.start(ctx)
+	lead := func(ctx context.Context) {
+		if err := g.lead(ctx, framework); err != nil && ctx.Err() == nil {
+			klog.ErrorS(err, "Stopped, to start again")
+			klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+		}
+	}
+	ctx, resign := context.WithCancel(ctx)
+	g.cloud.mu.Lock()
+	g.cloud.resign = resign
+	g.cloud.mu.Unlock()
+	defer close(g.cloud.resigned)
+	if !g.cloud.election.LeaderElect {
+		lead(ctx)
+		<-ctx.Done()
+		return
+	}
+	if err := g.elect(ctx, g.cloud.election, lead); err != nil {
+		klog.ErrorS(err, "Stopped, to start again")
+		klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+	}
+	if ctx.Err() == nil {
+		g.cloud.lost()
+	}
+}
+
+// elect calls lead once this process is the leader, and returns when it no longer is, or when ctx ends, with the Lease
+// given up.
+func (g *gate) elect(ctx context.Context, election componentbaseconfig.LeaderElectionConfiguration, lead func(context.Context)) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("name this candidate: %w", err)
+	}
+	lock, err := resourcelock.NewFromKubeconfig(election.ResourceLock, election.ResourceNamespace, election.ResourceName,
+		resourcelock.ResourceLockConfig{Identity: host + "_" + string(uuid.NewUUID())},
+		g.config.Kubeconfig, election.RenewDeadline.Duration)
+	if err != nil {
+		return fmt.Errorf("make the lock: %w", err)
+	}
+	g.cloud.lease = &lease{Interface: lock}
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock:            g.cloud.lease,
+		LeaseDuration:   election.LeaseDuration.Duration,
+		RenewDeadline:   election.RenewDeadline.Duration,
+		RetryPeriod:     election.RetryPeriod.Duration,
+		ReleaseOnCancel: true,
+		Name:            election.ResourceName,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: lead,
+			OnStoppedLeading: func() {},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("leader election: %w", err)
+	}
+	g.cloud.watchdog.SetLeaderElection(elector)
+	elector.Run(ctx)
+	return nil
+}
+
+// lead adopts the cluster as it is and then runs the service controller.
+func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.ControllerContext) error {
+	var config *loadbalancer.Config
+	var services []*corev1.Service
+	// An API server that does not answer yet is waited for: restarting would not make it answer sooner.
+	err := wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
+		var err error
+		if services, err = listAll(ctx, g.client); err != nil {
+			klog.ErrorS(err, "Cannot read the Services yet")
+			return false, nil
+		}
+		if config, err = g.admission.recall(ctx); err != nil {
+			klog.ErrorS(err, "Cannot read the configuration yet")
+			return false, nil
+		}
+		return true, nil
+	})
+	if err != nil {
+		return err
+	}
+	c := g.cloud
+	c.mu.Lock()
+	if config != nil {
+		c.ledger.configure(config)
+	}
+	conflicts := c.ledger.adopt(services)
+	holdings := c.ledger.allocator.Holdings()
+	c.ready = true
+	c.mu.Unlock()
+
+	klog.InfoS("Adopted the cluster's addresses", "addresses", len(holdings), "configured", config != nil)
+	for _, x := range conflicts {
+		klog.InfoS("Found two Services on one address", "service", nameOf(x.service), "address", x.addr, "why", x.reason)
+		c.record.Eventf(x.service, corev1.EventTypeWarning, "AddressConflict", "%s, which is older: this Service gets another", x.reason)
+	}
+	if config != nil {
+		c.warnNotInPool(services, config)
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), g.services.Core().V1().Services().Informer().HasSynced) {
+		return ctx.Err()
+	}
+	go g.admission.run(ctx)
+	g.controller.Run(ctx, int(g.config.ComponentConfig.ServiceController.ConcurrentServiceSyncs), framework.ControllerManagerMetrics)
+	return errors.New("the service controller ended")
+}
+
+func (c *Cloud) warnNotInPool(services []*corev1.Service, config *loadbalancer.Config) {
+	for _, svc := range services {
+		c.mu.Lock()
+		addr := c.ledger.allocator.Held(string(svc.UID))
+		c.mu.Unlock()
+		if addr.IsValid() && config.Pool(addr) == nil {
+			c.record.Eventf(svc, corev1.EventTypeWarning, "AddressNotInPool",
+				"address %s belongs to no pool: it is kept, and not announced; add it to a pool, or delete the Service", addr)
+		}
+	}
+}
+
+// listAll reads every Service from a quorum of the storage, page by page. An informer's cache may lag behind, and an address
+// forgotten is an address given twice.
+func listAll(ctx context.Context, client kubernetes.Interface) ([]*corev1.Service, error) {
+	page := func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return client.CoreV1().Services(metav1.NamespaceAll).List(ctx, options)
+	}
+	list, _, err := pager.New(page).List(ctx, metav1.ListOptions{ResourceVersion: ""})
+	if err != nil {
+		return nil, fmt.Errorf("list services: %w", err)
+	}
+	var all []*corev1.Service
+	err = meta.EachListItem(list, func(object runtime.Object) error {
+		trimmed, err := trim(object)
+		if svc, ok := trimmed.(*corev1.Service); ok {
+			all = append(all, svc)
+		}
+		return err
+	})
+	return all, err
+}

@@ -1,0 +1,172 @@
+package speaker
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+)
+
+// Class is the spec.loadBalancerClass of Services that name this provider.
+const Class = "metallb.universe.tf/metallb"
+
+// A Service is a Kubernetes Service and where its pods are.
+type Service struct {
+	*corev1.Service
+	Slices []*discoveryv1.EndpointSlice
+}
+
+// A Withheld is an address that this node does not announce, and why.
+type Withheld struct {
+	Service string // namespace/name
+	Addr    netip.Addr
+	Why     string
+}
+
+// Announcements decides what the node tells routers. The routes are sorted by prefix; no two of them send one prefix to
+// one peer. The order of the services does not matter.
+func Announcements(config *loadbalancer.Config, node *corev1.Node, services []Service) (routes []loadbalancer.Route, withheld []Withheld) {
+	services = slices.Clone(services)
+	slices.SortFunc(services, func(a, b Service) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	unfit := unfit(node)
+	byPrefix := make(map[netip.Prefix][]loadbalancer.Route, len(services))
+	for _, svc := range services {
+		if !ours(svc.Service) {
+			continue
+		}
+		for _, addr := range addresses(svc.Service) {
+			why := cmp.Or(dying(svc.Service), unfit)
+			if why == "" {
+				why = svc.unserved(addr, node.Name)
+			}
+			if why == "" {
+				why = add(byPrefix, config, addr, node)
+			}
+			if why != "" {
+				withheld = append(withheld, Withheld{svc.Namespace + "/" + svc.Name, addr, why})
+			}
+		}
+	}
+	for _, some := range byPrefix {
+		routes = append(routes, some...)
+	}
+	slices.SortFunc(routes, func(a, b loadbalancer.Route) int {
+		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()), slices.Compare(a.Peers, b.Peers))
+	})
+	return routes, withheld
+}
+
+// add puts the routes of an address into the set, or returns why there is none.
+func add(byPrefix map[netip.Prefix][]loadbalancer.Route, config *loadbalancer.Config, addr netip.Addr, node *corev1.Node) (why string) {
+	pool := config.Pool(addr)
+	if pool == nil {
+		return "the address belongs to no pool of the admitted configuration"
+	}
+	routes := config.Routes(addr, node.Labels)
+	if len(routes) == 0 {
+		return fmt.Sprintf("no advertisement of pool %q selects node %s", pool.Name, node.Name)
+	}
+	for _, r := range routes {
+		there := byPrefix[r.Prefix]
+		if slices.ContainsFunc(there, r.Equal) {
+			continue // an aggregate that another address has brought
+		}
+		if i := slices.IndexFunc(there, func(s loadbalancer.Route) bool { return meet(r.Peers, s.Peers) }); i >= 0 {
+			why = fmt.Sprintf("another Service's address announces %s as well, with other attributes: give the two pools the same", r.Prefix)
+			continue
+		}
+		byPrefix[r.Prefix] = append(there, r)
+	}
+	return why
+}
+
+// meet reports whether some peer is in both lists, where no names mean all.
+func meet(a, b []string) bool {
+	return len(a) == 0 || len(b) == 0 || slices.ContainsFunc(a, func(name string) bool { return slices.Contains(b, name) })
+}
+
+func ours(svc *corev1.Service) bool {
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer &&
+		(svc.Spec.LoadBalancerClass == nil || *svc.Spec.LoadBalancerClass == Class)
+}
+
+func addresses(svc *corev1.Service) (all []netip.Addr) {
+	for _, ingress := range svc.Status.LoadBalancer.Ingress {
+		if addr, err := netip.ParseAddr(ingress.IP); err == nil {
+			all = append(all, addr.Unmap())
+		}
+	}
+	return all
+}
+
+func dying(svc *corev1.Service) string {
+	if svc.DeletionTimestamp != nil {
+		return "the Service is being deleted"
+	}
+	return ""
+}
+
+// unfit returns why no traffic from outside may be sent to the node, if so. Cordon, NotReady and taints are no reasons:
+// they say that the node shall not get new pods, not that its pods do not serve.
+func unfit(node *corev1.Node) string {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue {
+			return fmt.Sprintf("node %s is NetworkUnavailable", node.Name)
+		}
+	}
+	// As in the standard service controller, "false" takes the label's meaning away.
+	if text, ok := node.Labels[corev1.LabelNodeExcludeBalancers]; ok {
+		if excluded, err := strconv.ParseBool(text); excluded || err != nil {
+			return fmt.Sprintf("node %s is labelled %s", node.Name, corev1.LabelNodeExcludeBalancers)
+		}
+	}
+	return ""
+}
+
+// unserved returns why nobody would answer what a router sends to this node, if so.
+//
+// A pod that is ready in one slice and not in another is ready. A pod that is not ready is enough to withdraw, even while
+// it still serves: kube-proxy keeps forwarding to it until it is gone, which is the time that routers need to stop sending
+// here. Only when no pod is ready anywhere does kube-proxy use those that serve while they terminate, and so do we. Keep
+// in step with kube-proxy's CategorizeEndpoints.
+func (s Service) unserved(addr netip.Addr, node string) string {
+	family := discoveryv1.AddressTypeIPv4
+	if addr.Is6() {
+		family = discoveryv1.AddressTypeIPv6
+	}
+	var readyHere, readyAnywhere, lastHere, lastAnywhere bool
+	for _, slice := range s.Slices {
+		if slice.AddressType != family {
+			continue
+		}
+		for i := range slice.Endpoints {
+			e := &slice.Endpoints[i]
+			here := e.NodeName != nil && *e.NodeName == node
+			if e.Conditions.Ready == nil || *e.Conditions.Ready {
+				readyAnywhere = true
+				readyHere = readyHere || here
+			} else if isTrue(e.Conditions.Serving) && isTrue(e.Conditions.Terminating) {
+				lastAnywhere = true
+				lastHere = lastHere || here
+			}
+		}
+	}
+	switch local := s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal; {
+	case !readyAnywhere && !lastAnywhere:
+		return "no endpoint of the Service can serve, on any node"
+	case !local, readyHere, !readyAnywhere && lastHere:
+		return ""
+	default:
+		return fmt.Sprintf("externalTrafficPolicy is Local, and no endpoint on node %s is ready", node)
+	}
+}
+
+func isTrue(b *bool) bool { return b != nil && *b }

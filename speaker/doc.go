@@ -1,0 +1,9 @@
+// Package speaker decides what one node tells its routers, and keeps them told.
+//
+// Announcements is the whole policy: a function of the admitted configuration, the node, and the Services with their
+// endpoints. It returns the routes and, for each address that this node does not announce, the reason in words. Peers says
+// to which routers the node speaks, and Successor what a SIGTERM means.
+//
+// Speaker is the loop around them. It watches the API server, and whenever something changes it hands the whole desired
+// set to an Announcer, which finds the difference.
+package speaker

@@ -1,0 +1,310 @@
+package speaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+)
+
+// An Announcer tells routers. Announce means exactly these routes to exactly these peers, and returns at once.
+type Announcer interface {
+	Announce(peers []loadbalancer.Peer, routes []loadbalancer.Route)
+}
+
+// Options say for which node a Speaker speaks.
+type Options struct {
+	NodeName   string
+	Namespace  string // of the admitted configuration
+	ConfigName string // of the user's ConfigMap; the admitted copy's is this with "-admitted" behind it
+	// IgnoreExcludeLabel makes nodes announce that are labelled node.kubernetes.io/exclude-from-external-load-balancers.
+	IgnoreExcludeLabel bool
+}
+
+// A Speaker keeps an Announcer up to date.
+type Speaker struct {
+	options   Options
+	to        Announcer
+	factories []informers.SharedInformerFactory
+	services  cache.Store
+	slices    cache.Indexer
+	nodes     cache.Store
+	configs   cache.Store
+	synced    []cache.InformerSynced
+	// dirty is a doorbell: however often it rings, the loop looks once, at everything.
+	dirty chan struct{}
+
+	// The rest belongs to Run.
+	text     string
+	config   *loadbalancer.Config
+	withheld map[announced]string // why, by what is not announced; nil before the first round
+	problems []string
+}
+
+// announced is an address of a Service.
+type announced struct {
+	service string
+	addr    netip.Addr
+}
+
+// byService is the index of EndpointSlices by the namespace/name of their Service.
+const byService = "service"
+
+// New returns a Speaker that watches as little as it needs: Services of type LoadBalancer, slices of Services that have an
+// address of their own, one Node and one ConfigMap.
+func New(client kubernetes.Interface, to Announcer, options Options) (*Speaker, error) {
+	s := &Speaker{options: options, to: to, dirty: make(chan struct{}, 1)}
+
+	services := s.watch(client, metav1.NamespaceAll, func(o *metav1.ListOptions) { o.FieldSelector = "spec.type=LoadBalancer" })
+	endpoints := s.watch(client, metav1.NamespaceAll, func(o *metav1.ListOptions) {
+		o.LabelSelector = discoveryv1.LabelServiceName + ",!" + corev1.IsHeadlessService
+	})
+	nodes := s.watch(client, metav1.NamespaceAll, named(options.NodeName))
+	configs := s.watch(client, options.Namespace, named(options.ConfigName+"-admitted"))
+
+	serviceInformer := services.Core().V1().Services().Informer()
+	sliceInformer := endpoints.Discovery().V1().EndpointSlices().Informer()
+	nodeInformer := nodes.Core().V1().Nodes().Informer()
+	configInformer := configs.Core().V1().ConfigMaps().Informer()
+	s.services, s.slices, s.nodes, s.configs = serviceInformer.GetStore(), sliceInformer.GetIndexer(), nodeInformer.GetStore(), configInformer.GetStore()
+
+	err := errors.Join(
+		sliceInformer.AddIndexers(cache.Indexers{byService: func(object any) ([]string, error) { return []string{serviceOf(object)}, nil }}),
+		s.listen(serviceInformer, func(any) bool { return true }),
+		// Most slices of a cluster belong to Services without an address.
+		s.listen(sliceInformer, func(object any) bool {
+			_, concerned, err := s.services.GetByKey(serviceOf(object))
+			return concerned || err != nil
+		}),
+		s.listen(nodeInformer, func(any) bool { return true }),
+		s.listen(configInformer, func(any) bool { return true }),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("watch the cluster: %w", err)
+	}
+	return s, nil
+}
+
+func named(name string) func(*metav1.ListOptions) {
+	return func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
+	}
+}
+
+func (s *Speaker) watch(client kubernetes.Interface, namespace string, narrow func(*metav1.ListOptions)) informers.SharedInformerFactory {
+	f := informers.NewSharedInformerFactoryWithOptions(client, 0,
+		informers.WithNamespace(namespace), informers.WithTransform(trim), informers.WithTweakListOptions(narrow))
+	s.factories = append(s.factories, f)
+	return f
+}
+
+// trim drops what a speaker never looks at: most of a slice.
+func trim(object any) (any, error) {
+	if m, ok := object.(metav1.ObjectMetaAccessor); ok {
+		m.GetObjectMeta().SetManagedFields(nil)
+	}
+	if slice, ok := object.(*discoveryv1.EndpointSlice); ok {
+		slice.Ports = nil
+		for i := range slice.Endpoints {
+			e := &slice.Endpoints[i]
+			*e = discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName}
+		}
+	}
+	return object, nil
+}
+
+func serviceOf(object any) string {
+	slice, ok := object.(*discoveryv1.EndpointSlice)
+	if !ok {
+		return ""
+	}
+	return slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]
+}
+
+// listen rings the bell for objects that concern us.
+func (s *Speaker) listen(informer cache.SharedIndexInformer, concerns func(any) bool) error {
+	ring := func(object any) {
+		if gone, ok := object.(cache.DeletedFinalStateUnknown); ok {
+			object = gone.Obj
+		}
+		if concerns(object) {
+			s.ring()
+		}
+	}
+	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    ring,
+		UpdateFunc: func(_, object any) { ring(object) },
+		DeleteFunc: ring,
+	})
+	if err != nil {
+		return err
+	}
+	s.synced = append(s.synced, registration.HasSynced)
+	return nil
+}
+
+func (s *Speaker) ring() {
+	select {
+	case s.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// Run announces until ctx ends. It first announces when everything is known: routers that kept our routes over a restart
+// drop at the end of the initial table what is not in it.
+func (s *Speaker) Run(ctx context.Context) {
+	for _, f := range s.factories {
+		f.Start(ctx.Done())
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
+		return
+	}
+	s.ring()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.dirty:
+			s.round()
+		}
+	}
+}
+
+// round looks at everything once.
+func (s *Speaker) round() {
+	s.readConfig()
+	node := s.node()
+	if s.config == nil || node == nil {
+		s.report([]string{waitingFor(s.config, node, s.options)})
+		return
+	}
+	routes, withheld := Announcements(s.config, node, s.known())
+	peers, problems := Peers(s.config, node)
+	s.report(problems)
+	s.to.Announce(peers, routes)
+	s.logChanges(len(peers), len(routes), withheld)
+}
+
+func waitingFor(config *loadbalancer.Config, node *corev1.Node, o Options) string {
+	if config == nil {
+		return fmt.Sprintf("no configuration is admitted yet: ConfigMap %s/%s-admitted", o.Namespace, o.ConfigName)
+	}
+	return fmt.Sprintf("node %s does not exist", o.NodeName)
+}
+
+// report logs what keeps us from speaking to some or all peers, when it changes.
+func (s *Speaker) report(problems []string) {
+	if slices.Equal(problems, s.problems) {
+		return
+	}
+	s.problems = problems
+	for _, p := range problems {
+		klog.InfoS("Cannot speak yet", "why", p)
+	}
+}
+
+// readConfig parses the admitted configuration if it changed. Whatever happens to it, what was once in force stays.
+func (s *Speaker) readConfig() {
+	for _, object := range s.configs.List() {
+		stored, ok := object.(*corev1.ConfigMap)
+		if !ok {
+			continue
+		}
+		text, ok := stored.Data["config"]
+		if !ok || text == s.text {
+			continue
+		}
+		s.text = text
+		config, ignored, err := loadbalancer.ParseAdmitted([]byte(text))
+		if err != nil {
+			klog.ErrorS(err, "Kept the previous configuration", "configmap", klog.KObj(stored))
+			continue
+		}
+		s.config = config
+		klog.InfoS("Loaded configuration", "configmap", klog.KObj(stored), "hash", stored.Data["hash"], "ignored", ignored)
+	}
+}
+
+// node returns our Node, or nil.
+func (s *Speaker) node() *corev1.Node {
+	object, ok, err := s.nodes.GetByKey(s.options.NodeName)
+	node, isNode := object.(*corev1.Node)
+	if err != nil || !ok || !isNode {
+		return nil
+	}
+	if s.options.IgnoreExcludeLabel {
+		node = node.DeepCopy()
+		delete(node.Labels, corev1.LabelNodeExcludeBalancers)
+	}
+	return node
+}
+
+// known returns every Service with its slices.
+func (s *Speaker) known() []Service {
+	objects := s.services.List()
+	all := make([]Service, 0, len(objects))
+	for _, object := range objects {
+		svc, ok := object.(*corev1.Service)
+		if !ok {
+			continue
+		}
+		found, err := s.slices.ByIndex(byService, svc.Namespace+"/"+svc.Name)
+		if err != nil {
+			continue // only a missing index is an error, and New has added it
+		}
+		with := Service{Service: svc}
+		for _, object := range found {
+			if slice, ok := object.(*discoveryv1.EndpointSlice); ok {
+				with.Slices = append(with.Slices, slice)
+			}
+		}
+		all = append(all, with)
+	}
+	return all
+}
+
+// logChanges says what is announced no longer, or not for the same reason, and what is announced again.
+func (s *Speaker) logChanges(peers, routes int, withheld []Withheld) {
+	now := make(map[announced]string, len(withheld))
+	for _, w := range withheld {
+		now[announced{w.Service, w.Addr}] = w.Why
+	}
+	before := s.withheld
+	s.withheld = now
+	if before == nil {
+		klog.InfoS("Began to announce", "peers", peers, "routes", routes, "withheld", len(withheld))
+	}
+	const most = 20 // of many changes at once, the number says more
+	changed := 0
+	for a, why := range now {
+		if before[a] == why {
+			continue
+		}
+		if changed++; changed <= most {
+			klog.InfoS("Not announcing", "service", a.service, "address", a.addr, "why", why)
+		}
+	}
+	for a := range before {
+		if _, still := now[a]; still {
+			continue
+		}
+		if changed++; changed <= most {
+			klog.InfoS("No longer withheld", "service", a.service, "address", a.addr)
+		}
+	}
+	if changed > most {
+		klog.InfoS("More changes", "changes", changed-most, "routes", routes, "withheld", len(withheld))
+	}
+}
