@@ -1,0 +1,179 @@
+package bgp
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+)
+
+// families are what we announce. IPv6 needs a next hop of its own, attributes that carry the prefixes (RFC 4760), and its
+// line here.
+var families = []bgp.RouteFamily{bgp.RF_IPv4_UC}
+
+// openMessage returns our OPEN. restarting says that the router has not been up since our process started, forwarding that
+// the host kept forwarding meanwhile (RFC 4724's R and F bits). A modest OPEN offers only what no router refuses.
+//
+// Not offered: our host name (routers show it to everybody), messages of more than 4096 bytes (the codec refuses them), and
+// the N bit (RFC 8538: with it a dead node's routes would outlive the hold time).
+func openMessage(peer loadbalancer.Peer, restarting, forwarding, modest bool) ([]byte, error) {
+	var capabilities []bgp.ParameterCapabilityInterface
+	for _, family := range families {
+		capabilities = append(capabilities, bgp.NewCapMultiProtocol(family))
+	}
+	capabilities = append(capabilities, bgp.NewCapFourOctetASNumber(peer.MyASN))
+	if !modest {
+		capabilities = append(capabilities, bgp.NewCapRouteRefresh())
+	}
+	if !modest && peer.RestartTime > 0 {
+		var kept []*bgp.CapGracefulRestartTuple
+		for _, family := range families {
+			kept = append(kept, bgp.NewCapGracefulRestartTuple(family, forwarding))
+		}
+		seconds := min(peer.RestartTime/time.Second, 4095) // it has 12 bits
+		capabilities = append(capabilities, bgp.NewCapGracefulRestart(restarting, false, uint16(seconds), kept))
+	}
+	return bgp.NewBGPOpenMessage(asn16(peer.MyASN), uint16(peer.HoldTime/time.Second), peer.RouterID.String(),
+		[]bgp.OptionParameterInterface{bgp.NewOptionParameterCapability(capabilities)}).Serialize()
+}
+
+// asn16 is asn where only 2 bytes are left for it (RFC 6793).
+func asn16(asn uint32) uint16 {
+	if asn > 65535 {
+		return bgp.AS_TRANS
+	}
+	return uint16(asn)
+}
+
+// Terms are what we and a router agree on.
+type terms struct {
+	as4      bool // AS_PATH has 4 bytes a number
+	families []bgp.RouteFamily
+	hold     time.Duration // 0: no timers
+	// keepalive is the pause between two KEEPALIVEs, before jitter.
+	keepalive time.Duration
+}
+
+// badOpen refuses the router's OPEN.
+func badOpen(subcode uint8, data []byte, format string, args ...any) *notification {
+	return &notification{code: bgp.BGP_ERROR_OPEN_MESSAGE_ERROR, subcode: subcode, data: data, why: fmt.Sprintf(format, args...)}
+}
+
+func malformedOpen(format string, args ...any) *notification {
+	return badOpen(0, nil, "the router's OPEN is malformed: "+format, args...)
+}
+
+// negotiate reads the body of the router's OPEN, of which readMessage has made sure that it has at least 10 bytes. It
+// returns a *notification if there can be no session.
+func negotiate(peer loadbalancer.Peer, body []byte) (terms, error) {
+	if body[0] != 4 {
+		return terms{}, badOpen(bgp.BGP_ERROR_SUB_UNSUPPORTED_VERSION_NUMBER, []byte{0, 4},
+			"the router speaks version %d of BGP", body[0])
+	}
+	offered, err := readCapabilities(body[9:])
+	if err != nil {
+		return terms{}, err
+	}
+	var msg bgp.BGPOpen
+	if err := msg.DecodeFromBytes(body); err != nil {
+		return terms{}, malformedOpen("%v", err)
+	}
+
+	asn := uint32(msg.MyAS)
+	if offered.asn != nil {
+		asn = *offered.asn
+	}
+	if asn != peer.ASN {
+		return terms{}, badOpen(bgp.BGP_ERROR_SUB_BAD_PEER_AS, nil,
+			"the router says that its AS number is %d, but peer-asn is %d", asn, peer.ASN)
+	}
+	id, _ := netip.AddrFromSlice(msg.ID)
+	if id.IsUnspecified() {
+		return terms{}, badOpen(bgp.BGP_ERROR_SUB_BAD_BGP_IDENTIFIER, nil, "the router has no router ID")
+	}
+	if peer.IBGP() && id == peer.RouterID {
+		return terms{}, badOpen(bgp.BGP_ERROR_SUB_BAD_BGP_IDENTIFIER, nil, "the router has the same router ID as we, %s", id)
+	}
+	if msg.HoldTime == 1 || msg.HoldTime == 2 {
+		return terms{}, badOpen(bgp.BGP_ERROR_SUB_UNACCEPTABLE_HOLD_TIME, nil,
+			"the router offers a hold time of %d s: BGP allows 0, or at least 3 s", msg.HoldTime)
+	}
+
+	t := terms{as4: offered.asn != nil, hold: min(peer.HoldTime, time.Duration(msg.HoldTime)*time.Second)}
+	t.keepalive = min(peer.KeepaliveTime, t.hold/3)
+	for _, family := range families {
+		// A router that says nothing about families speaks IPv4 (RFC 4760 §8).
+		if slices.Contains(offered.families, family) || len(offered.families) == 0 && family == bgp.RF_IPv4_UC {
+			t.families = append(t.families, family)
+		}
+	}
+	if len(t.families) == 0 {
+		// The data say which capability is missing (RFC 5492 §5): multiprotocol, IPv4 unicast.
+		return terms{}, badOpen(bgp.BGP_ERROR_SUB_UNSUPPORTED_CAPABILITY, []byte{1, 4, 0, 1, 0, 1},
+			"the router does not offer IPv4 unicast: activate that family for this neighbor")
+	}
+	return t, nil
+}
+
+// Capabilities are those of a router that matter to us.
+type capabilities struct {
+	asn      *uint32 // nil if the router knows only 2-byte AS numbers
+	families []bgp.RouteFamily
+}
+
+// readCapabilities reads the optional parameters of an OPEN, from the byte with their length on.
+//
+// GoBGP's codec stops without an error at the first capability it cannot read, and misses the AS number if that comes later.
+// So all bounds are checked here, and what matters is read here.
+func readCapabilities(b []byte) (capabilities, error) {
+	var c capabilities
+	params := b[1:]
+	if int(b[0]) != len(params) {
+		return c, malformedOpen("it announces %d bytes of optional parameters and has %d", b[0], len(params))
+	}
+	for len(params) > 0 {
+		kind, list, rest, ok := cut(params)
+		if !ok {
+			return c, malformedOpen("an optional parameter is cut off")
+		}
+		params = rest
+		if kind != bgp.BGP_OPT_CAPABILITY {
+			return c, badOpen(bgp.BGP_ERROR_SUB_UNSUPPORTED_OPTIONAL_PARAMETER, nil,
+				"the router's OPEN has an optional parameter of unknown type %d", kind)
+		}
+		for len(list) > 0 {
+			code, value, rest, ok := cut(list)
+			if !ok {
+				return c, malformedOpen("capability %d is cut off", list[0])
+			}
+			list = rest
+			switch bgp.BGPCapabilityCode(code) {
+			case bgp.BGP_CAP_MULTIPROTOCOL:
+				if len(value) != 4 {
+					return c, malformedOpen("its multiprotocol capability has %d bytes", len(value))
+				}
+				c.families = append(c.families, bgp.AfiSafiToRouteFamily(binary.BigEndian.Uint16(value), value[3]))
+			case bgp.BGP_CAP_FOUR_OCTET_AS_NUMBER:
+				if len(value) != 4 {
+					return c, malformedOpen("its capability for 4-byte AS numbers has %d bytes", len(value))
+				}
+				asn := binary.BigEndian.Uint32(value)
+				c.asn = &asn
+			}
+		}
+	}
+	return c, nil
+}
+
+// cut takes the first element off a list of elements that are type, length, value each.
+func cut(b []byte) (kind uint8, value, rest []byte, ok bool) {
+	if len(b) < 2 || len(b) < 2+int(b[1]) {
+		return 0, nil, nil, false
+	}
+	end := 2 + int(b[1])
+	return b[0], b[2:end], b[end:], true
+}

@@ -1,0 +1,443 @@
+package bgp
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/textlogger"
+)
+
+// The routers of these tests read and write the wire with their own code, so that they do not share our mistakes.
+
+// A router accepts sessions and remembers what it is told.
+type router struct {
+	t     *testing.T
+	start time.Time
+	lines chan *line
+	// deafAfter is after how many messages the router stops reading; 0: never.
+	deafAfter int
+	over      chan struct{} // closed with the test
+	// patience is how long the test waits for something to happen.
+	patience time.Duration
+
+	mu      sync.Mutex
+	dialled []time.Duration // when somebody connected, since the test began
+	refusal error           // what connecting fails with, if anything
+}
+
+// A line is one connection, seen from the router.
+type line struct {
+	t        *testing.T
+	conn     net.Conn
+	patience time.Duration
+	// heard is closed when the speaker closes the connection.
+	heard chan frame
+	// ears: a router that went deaf hears again when it is closed.
+	ears chan struct{}
+}
+
+// A frame is one message of the speaker: all its bytes, and when it came.
+type frame struct {
+	bytes []byte
+	at    time.Time
+}
+
+func (f frame) kind() byte   { return f.bytes[18] }
+func (f frame) body() []byte { return f.bytes[19:] }
+
+// speakerAddr is our address in sessions that run over pipes.
+var speakerAddr = netip.MustParseAddr("10.0.0.2")
+
+// A pipeEnd is the speaker's end of a pipe, which claims to be a TCP connection.
+type pipeEnd struct{ net.Conn }
+
+func (pipeEnd) LocalAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(speakerAddr, 34567))
+}
+
+func newRouter(t *testing.T) *router {
+	r := &router{t: t, start: time.Now(), lines: make(chan *line, 1000), over: make(chan struct{}), patience: time.Hour}
+	t.Cleanup(func() { close(r.over) })
+	return r
+}
+
+// refuse makes connecting fail; nil makes it work again.
+func (r *router) refuse(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refusal = err
+}
+
+// attempts returns when somebody connected, since the test began.
+func (r *router) attempts() []time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.dialled)
+}
+
+// connect is what dialling the router does.
+func (r *router) connect() (net.Conn, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dialled = append(r.dialled, time.Since(r.start))
+	if r.refusal != nil {
+		return nil, r.refusal
+	}
+	ours, theirs := net.Pipe()
+	r.pick(theirs)
+	return pipeEnd{ours}, nil
+}
+
+// pick takes a new connection.
+func (r *router) pick(conn net.Conn) {
+	l := &line{t: r.t, conn: conn, patience: r.patience, heard: make(chan frame, 100_000), ears: make(chan struct{})}
+	go l.listen(r.deafAfter, r.over)
+	r.lines <- l
+}
+
+func (l *line) listen(deafAfter int, over <-chan struct{}) {
+	defer close(l.heard)
+	for n := 1; ; n++ {
+		header := make([]byte, 19)
+		if _, err := io.ReadFull(l.conn, header); err != nil {
+			return
+		}
+		rest := make([]byte, int(header[16])<<8+int(header[17])-19)
+		if _, err := io.ReadFull(l.conn, rest); err != nil {
+			return
+		}
+		l.heard <- frame{append(header, rest...), time.Now()}
+		if header[18] == 3 {
+			l.conn.Close() // as routers do after a NOTIFICATION
+			return
+		}
+		if n == deafAfter {
+			select {
+			case <-l.ears:
+			case <-over:
+			}
+		}
+	}
+}
+
+// listenTCP makes the router a real one, with an address of its own, and returns the peer that is found there.
+func (r *router) listenTCP(t *testing.T) loadbalancer.Peer {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	r.patience = 10 * time.Second
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			r.pick(conn)
+		}
+	}()
+	peer := leaf
+	at := listener.Addr().(*net.TCPAddr).AddrPort()
+	peer.Addr, peer.Port = at.Addr(), at.Port()
+	return peer
+}
+
+// accept waits for the next connection.
+func (r *router) accept() *line {
+	r.t.Helper()
+	select {
+	case l := <-r.lines:
+		return l
+	case <-time.After(r.patience):
+		r.t.Fatal("nobody connects")
+		return nil
+	}
+}
+
+// up accepts the next connection, opens the session, and returns when the speaker has confirmed it.
+func (r *router) up(hello []byte) *line {
+	r.t.Helper()
+	l := r.accept()
+	l.want("OPEN")
+	l.say(hello)
+	l.want("KEEPALIVE")
+	l.say(keepalive)
+	return l
+}
+
+// say sends bytes to the speaker.
+func (l *line) say(b []byte) {
+	l.t.Helper()
+	if _, err := l.conn.Write(b); err != nil {
+		l.t.Fatalf("the speaker does not listen: %v", err)
+	}
+}
+
+// next waits for the next message; its bytes are nil when the connection is closed.
+func (l *line) next() frame {
+	l.t.Helper()
+	select {
+	case f := <-l.heard:
+		return f
+	case <-time.After(l.patience):
+		l.t.Fatal("the speaker says nothing")
+		return frame{}
+	}
+}
+
+// want checks that the next messages are these, in the notation of tell.
+func (l *line) want(messages ...string) {
+	l.t.Helper()
+	for _, want := range messages {
+		if got := tell(l.next()); got != want {
+			l.t.Fatalf("the speaker says\n\t%s\nwant\n\t%s", got, want)
+		}
+	}
+}
+
+// untilEndOfRIB returns the UPDATEs up to and without End-of-RIB.
+func (l *line) untilEndOfRIB() []frame {
+	l.t.Helper()
+	var updates []frame
+	for {
+		switch f := l.next(); tell(f) {
+		case "END-OF-RIB":
+			return updates
+		case "KEEPALIVE":
+		case "closed":
+			l.t.Fatal("the speaker hangs up before End-of-RIB")
+		default:
+			updates = append(updates, f)
+		}
+	}
+}
+
+// tell says a message as an operator would.
+func tell(f frame) string {
+	if f.bytes == nil {
+		return "closed"
+	}
+	b := f.body()
+	switch f.kind() {
+	case 1:
+		return "OPEN"
+	case 2:
+		u := readUpdate(f)
+		if len(u.withdrawn)+len(u.attributes)+len(u.announced) == 0 {
+			return "END-OF-RIB"
+		}
+		var parts []string
+		if len(u.withdrawn) > 0 {
+			parts = append(parts, "withdraw "+strings.Join(u.withdrawn, ","))
+		}
+		if len(u.announced) > 0 {
+			parts = append(parts, "announce "+strings.Join(u.announced, ",")+" "+u.String())
+		}
+		return strings.Join(parts, "; ")
+	case 3:
+		text := fmt.Sprintf("NOTIFICATION %d/%d", b[0], b[1])
+		if len(b) > 2 {
+			text += " " + hex.EncodeToString(b[2:])
+		}
+		return text
+	case 4:
+		return "KEEPALIVE"
+	case 5:
+		return "ROUTE-REFRESH"
+	}
+	return fmt.Sprintf("message of type %d", f.kind())
+}
+
+// An update is an UPDATE, taken apart.
+type update struct {
+	withdrawn, announced []string
+	attributes           []byte
+}
+
+func readUpdate(f frame) update {
+	b := f.body()
+	withdrawn := b[2 : 2+int(b[0])<<8+int(b[1])]
+	b = b[2+len(withdrawn):]
+	attributes := b[2 : 2+int(b[0])<<8+int(b[1])]
+	return update{prefixes(withdrawn), prefixes(b[2+len(attributes):]), attributes}
+}
+
+func prefixes(b []byte) []string {
+	var list []string
+	for len(b) > 0 {
+		var addr [4]byte
+		n := copy(addr[:], b[1:1+(int(b[0])+7)/8])
+		list = append(list, netip.PrefixFrom(netip.AddrFrom4(addr), int(b[0])).String())
+		b = b[1+n:]
+	}
+	return list
+}
+
+// String writes the attributes as "path 64512 via 10.0.0.2 pref 100 [64512:1]".
+func (u update) String() string {
+	var words []string
+	for b := u.attributes; len(b) > 0; {
+		flags, kind, length, value := b[0], b[1], int(b[2]), b[3:]
+		if flags&0x10 != 0 {
+			length, value = length<<8+int(b[3]), b[4:]
+		}
+		value, b = value[:length], value[length:]
+		switch kind {
+		case 1:
+			if value[0] != 0 {
+				words = append(words, "origin not IGP")
+			}
+		case 2, 17:
+			words = append(words, map[byte]string{2: "path", 17: "path4"}[kind])
+			if len(value) == 0 {
+				break
+			}
+			size := (length - 2) / int(value[1])
+			for i := range int(value[1]) {
+				asn := slices.Concat(make([]byte, 4-size), value[2+i*size:2+(i+1)*size])
+				words = append(words, fmt.Sprint(binary.BigEndian.Uint32(asn)))
+			}
+		case 3:
+			words = append(words, "via", netip.AddrFrom4([4]byte(value)).String())
+		case 5:
+			words = append(words, "pref", fmt.Sprint(binary.BigEndian.Uint32(value)))
+		case 8:
+			for i := 0; i < length; i += 4 {
+				words = append(words, fmt.Sprintf("[%d:%d]", binary.BigEndian.Uint16(value[i:]), binary.BigEndian.Uint16(value[i+2:])))
+			}
+		case 32:
+			for i := 0; i < length; i += 12 {
+				words = append(words, fmt.Sprintf("[%d:%d:%d]", binary.BigEndian.Uint32(value[i:]),
+					binary.BigEndian.Uint32(value[i+4:]), binary.BigEndian.Uint32(value[i+8:])))
+			}
+		default:
+			words = append(words, fmt.Sprintf("attribute %d", kind))
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// msg is a message of a router: its body is hex, where spaces do not matter.
+func msg(kind byte, body string) []byte {
+	b := unhex(body)
+	header := append(bytes.Repeat([]byte{0xff}, 16), byte((19+len(b))>>8), byte(19+len(b)), kind)
+	return append(header, b...)
+}
+
+func unhex(s string) []byte {
+	b, err := hex.DecodeString(strings.Join(strings.Fields(s), ""))
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+var (
+	keepalive = msg(4, "")
+	// hello is the OPEN of a router of AS 64500, hold time 90 s, 10.0.0.1, that knows IPv4 unicast and 4-byte AS numbers.
+	hello = msg(1, "04 fbf4 005a 0a000001 0e 020c 0104 00010001 4104 0000fbf4")
+	// helloInside is that of a router of our own AS 64512.
+	helloInside = msg(1, "04 fc00 005a 0a000001 0e 020c 0104 00010001 4104 0000fc00")
+)
+
+// leaf is a router in another AS, spine one in ours.
+var (
+	leaf = loadbalancer.Peer{
+		Name: "leaf", Addr: netip.MustParseAddr("10.0.0.1"), Port: 179, ASN: 64500, MyASN: 64512,
+		HoldTime: 90 * time.Second, KeepaliveTime: 30 * time.Second, ConnectTime: 5 * time.Second,
+		RouterID: speakerAddr, RestartTime: 120 * time.Second,
+	}
+	spine = func() loadbalancer.Peer {
+		p := leaf
+		p.Name, p.Addr, p.ASN = "spine", netip.MustParseAddr("10.0.0.11"), 64512
+		return p
+	}()
+)
+
+// speak returns sessions that find these routers, and ends them with the test.
+func speak(t *testing.T, routers map[string]*router) *Sessions {
+	s := New(func() time.Duration { return time.Hour })
+	s.dial = func(_ context.Context, peer loadbalancer.Peer) (net.Conn, error) {
+		return routers[peer.Name].connect()
+	}
+	t.Cleanup(s.Keep)
+	logged.clear()
+	return s
+}
+
+// routes makes routes of prefixes, all with local preference 100.
+func routes(prefixes ...string) []loadbalancer.Route {
+	var list []loadbalancer.Route
+	for _, p := range prefixes {
+		list = append(list, loadbalancer.Route{Prefix: netip.MustParsePrefix(p), LocalPref: 100})
+	}
+	return list
+}
+
+// manyRoutes makes n routes of single addresses, from 10.1.0.0 on.
+func manyRoutes(n int) []loadbalancer.Route {
+	list := make([]loadbalancer.Route, n)
+	for i := range list {
+		addr := netip.AddrFrom4([4]byte{10, byte(1 + i>>16), byte(i >> 8), byte(i)})
+		list[i] = loadbalancer.Route{Prefix: netip.PrefixFrom(addr, 32), LocalPref: 100}
+	}
+	return list
+}
+
+// errRefused is what the kernel answers for a port nobody listens on.
+var errRefused = &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+
+// logged is everything the package logs.
+var logged logbook
+
+type logbook struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (b *logbook) Write(line []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, text, _ := strings.Cut(string(line), "] ")
+	b.lines = append(b.lines, strings.TrimSpace(text))
+	return len(line), nil
+}
+
+func (b *logbook) clear() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lines = nil
+}
+
+// want checks what has been logged once nothing moves any more.
+func (b *logbook) want(t *testing.T, want ...string) {
+	t.Helper()
+	synctest.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !slices.Equal(b.lines, want) {
+		t.Errorf("logged\n\t%s\nwant\n\t%s", strings.Join(b.lines, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+func TestMain(m *testing.M) {
+	klog.SetLogger(textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&logged))))
+	os.Exit(m.Run())
+}

@@ -1,0 +1,488 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+	"k8s.io/klog/v2"
+)
+
+const (
+	// openTime is how long a router may take to answer our OPEN. RFC 4271 suggests four minutes; but a router that accepts
+	// a connection and then says nothing is broken or a firewall, and its operator should read that soon.
+	openTime = 30 * time.Second
+	// stableTime is how long a session must have been up before the pauses between attempts are short again, so that a
+	// router that drops every session soon after it came up is not sent the whole table every few seconds.
+	stableTime = 30 * time.Second
+	// longestPause between two attempts, unless connect-time is longer: a router that comes back waits for us this long.
+	longestPause = time.Minute
+	// graceTime is how long the router's last message may lie in the socket when the hold time is over, because this process
+	// did not run: a throttled pod is no dead router.
+	graceTime = 100 * time.Millisecond
+	// partingTime is how long a router may take to read our last words.
+	partingTime = 2 * time.Second
+)
+
+// A session keeps one router informed. Its goroutine is run, and owns everything but what says otherwise.
+type session struct {
+	peer     loadbalancer.Peer
+	sessions *Sessions // for what all sessions share: table, uptime, dial
+	// met is shared with the session's successors: the router has been up since this process started.
+	met *atomic.Bool
+	// after are closed when the sessions that are to end before this one begins have ended.
+	after []<-chan struct{}
+
+	// bell is a doorbell: however often the table changes, the session looks once, at all of it.
+	bell chan struct{} // capacity 1
+	// ctx ends when the session is to end; the cause is a farewell.
+	ctx   context.Context
+	leave func(error)
+	done  chan struct{}
+
+	// modest is set after a router refused what our OPEN offered, for the next OPEN only: a router that learns better
+	// is offered everything again after its next restart.
+	modest bool
+	// complaint is what was last logged about a session that does not come up.
+	complaint string
+	failures  int // since the session was last up
+
+	mu    sync.Mutex
+	shown Session // guarded by mu
+}
+
+// A farewell says how a session is to end.
+type farewell struct {
+	silent   bool // without NOTIFICATION
+	withdraw bool // withdraw all routes first
+	subcode  uint8
+	text     string
+	hurry    context.Context // if set, how long the router may take to read it all; else partingTime
+	why      string
+}
+
+func (f farewell) Error() string { return f.why }
+
+var (
+	deconfigured = farewell{subcode: ceaseDeconfigured, why: "the configuration no longer has this peer for this node"}
+	reconfigured = farewell{subcode: ceaseReconfigured, why: "the configuration of this peer changed"}
+)
+
+func newSession(peer loadbalancer.Peer, s *Sessions) *session {
+	ctx, leave := context.WithCancelCause(context.Background())
+	return &session{
+		peer: peer, sessions: s, bell: make(chan struct{}, 1), ctx: ctx, leave: leave, done: make(chan struct{}),
+		shown: Session{Peer: peer.Name, Addr: peer.Addr, ASN: peer.ASN, Since: time.Now()},
+	}
+}
+
+// ring tells the session that the table changed. Anybody may call it.
+func (s *session) ring() {
+	select {
+	case s.bell <- struct{}{}:
+	default: // it rings already
+	}
+}
+
+// ended reports whether the session has ended. Anybody may call it.
+func (s *session) ended() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// status describes the session. Anybody may call it.
+func (s *session) status() Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shown
+}
+
+func (s *session) show(change func(*Session)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.shown)
+}
+
+// run connects, again and again, until the session is told to leave.
+func (s *session) run() {
+	defer close(s.done)
+	for _, ended := range s.after {
+		<-ended
+	}
+	pause := s.peer.ConnectTime
+	for s.ctx.Err() == nil {
+		up, err := s.connect()
+		if up >= stableTime {
+			pause = s.peer.ConnectTime
+		}
+		s.down(up > 0, err)
+		select {
+		case <-s.ctx.Done():
+		case <-time.After(jitter(pause)):
+		}
+		pause = min(2*pause, max(longestPause, s.peer.ConnectTime))
+	}
+}
+
+// jitter shortens d by up to a quarter, so that what began at the same time does not go on in step (RFC 4271 §10).
+func jitter(d time.Duration) time.Duration { return d - rand.N(d/4+1) }
+
+// down notes why the session is down, and logs it unless it is what was logged before.
+func (s *session) down(wasUp bool, err error) {
+	why := err.Error()
+	switch {
+	case wasUp:
+		s.show(func(shown *Session) {
+			shown.Up, shown.Since, shown.Prefixes, shown.LastError = false, time.Now(), 0, why
+		})
+		klog.InfoS("Session is down", "peer", s.peer.Addr, "asn", s.peer.ASN, "why", why)
+	case s.ctx.Err() == nil: // else it is we who gave up
+		s.show(func(shown *Session) { shown.Failures, shown.LastError = shown.Failures+1, why })
+		s.failures++
+		if why != s.complaint {
+			klog.ErrorS(err, "Session does not come up", "peer", s.peer.Addr, "asn", s.peer.ASN)
+			s.complaint = why
+		}
+	}
+}
+
+// connect has one conversation with the router. It returns for how long the session was up, and why it no longer is.
+func (s *session) connect() (up time.Duration, err error) {
+	conn, err := s.sessions.dial(s.ctx, s.peer)
+	if err != nil {
+		return 0, s.dialError(err)
+	}
+	nextHop, err := localAddr(conn)
+	if err != nil {
+		_ = conn.Close() // err says enough
+		return 0, err
+	}
+	c := &conversation{session: s, link: newLink(conn), nextHop: nextHop}
+	defer c.link.close()
+	err = c.run()
+	c.end(err)
+	if c.state == established {
+		up = time.Since(c.since) + 1 // a session that ended at once was up, too
+	}
+	return up, c.inWords(err)
+}
+
+// A state is one of RFC 4271 §8.2.2. Before there is a connection, there is no conversation.
+type state int
+
+const (
+	openSent state = iota
+	openConfirm
+	established
+)
+
+// A conversation is one connection of a session.
+type conversation struct {
+	*session
+	link    *link
+	nextHop netip.Addr
+	state   state
+	terms   terms // from openConfirm on
+
+	// hold fires when the router has been silent for too long; keepalive when we have.
+	hold, keepalive *time.Timer
+
+	// since, ledger and refresh are of the state established.
+	since  time.Time
+	ledger *ledger
+	// refresh: the router wants to hear the whole table again.
+	refresh bool
+}
+
+// run opens the session and keeps the router informed, until something ends it.
+func (c *conversation) run() error {
+	opening, err := openMessage(c.peer, !c.met.Load(), c.sessions.uptime() > c.peer.RestartTime, c.modest)
+	if err != nil {
+		return err
+	}
+	c.modest = false
+	c.link.send(opening)
+	c.hold = time.NewTimer(openTime)
+	defer c.hold.Stop()
+	c.keepalive = time.NewTimer(openTime)
+	c.keepalive.Stop()
+	defer c.keepalive.Stop()
+
+	for {
+		// The table is compared only when all is written that was to be said before: however fast the table changes and
+		// however slowly the router reads, no more than one table waits.
+		var bell <-chan struct{}
+		if c.state == established && !c.link.busy {
+			if c.refresh {
+				c.refresh = false
+				c.tell(true)
+				continue
+			}
+			bell = c.bell
+		}
+		var err error
+		select {
+		case <-c.ctx.Done():
+			return context.Cause(c.ctx)
+		case h := <-c.link.heard:
+			if err = h.err; err == nil {
+				err = c.hear(h.message)
+			}
+		case err = <-c.link.wrote:
+			if err != nil {
+				return c.lastWords(err)
+			}
+			c.link.written()
+		case <-c.hold.C:
+			err = c.silence()
+		case <-c.keepalive.C:
+			c.link.send(keepaliveMessage)
+			c.beat()
+		case <-bell:
+			c.tell(false)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// localAddr returns our address in the session, to which routers shall send traffic.
+func localAddr(conn net.Conn) (netip.Addr, error) {
+	tcp, ok := conn.LocalAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}, fmt.Errorf("our address %s is not one of TCP", conn.LocalAddr())
+	}
+	addr := tcp.AddrPort().Addr().Unmap()
+	if !addr.Is4() {
+		return netip.Addr{}, fmt.Errorf("our address %s is no IPv4 address, and cannot be the next hop of IPv4 prefixes", addr)
+	}
+	return addr, nil
+}
+
+// hear handles a message of the router. An error ends the conversation.
+func (c *conversation) hear(m message) error {
+	switch {
+	case m.kind == bgp.BGP_MSG_NOTIFICATION:
+		r := newRefusal(m.body)
+		// Not only in openSent: the router's own OPEN may come before its answer to ours.
+		c.modest = c.state != established && r.unsupported()
+		return r
+
+	case c.state == openSent && m.kind == bgp.BGP_MSG_OPEN:
+		var err error
+		if c.terms, err = negotiate(c.peer, m.body); err != nil {
+			return err
+		}
+		c.state = openConfirm
+		c.link.send(keepaliveMessage)
+		c.beat()
+		c.alive()
+
+	case c.state == openConfirm && m.kind == bgp.BGP_MSG_KEEPALIVE:
+		c.establish()
+
+	case c.state == established && m.kind == bgp.BGP_MSG_KEEPALIVE:
+		c.alive()
+
+	case c.state == established && m.kind == bgp.BGP_MSG_UPDATE:
+		c.alive()
+		c.show(func(shown *Session) { shown.Dropped++ })
+
+	case c.state == established && m.kind == bgp.BGP_MSG_ROUTE_REFRESH:
+		family := bgp.AfiSafiToRouteFamily(uint16(m.body[0])<<8|uint16(m.body[1]), m.body[3])
+		c.refresh = c.refresh || family == bgp.RF_IPv4_UC // a family that was not negotiated is ignored (RFC 2918 §4)
+
+	default:
+		return &notification{code: bgp.BGP_ERROR_FSM_ERROR, why: fmt.Sprintf(
+			"the router sent %s when it had to send %s", kindNames[m.kind], expected[c.state])}
+	}
+	return nil
+}
+
+var kindNames = map[uint8]string{
+	bgp.BGP_MSG_OPEN: "OPEN", bgp.BGP_MSG_UPDATE: "UPDATE", bgp.BGP_MSG_NOTIFICATION: "NOTIFICATION",
+	bgp.BGP_MSG_KEEPALIVE: "KEEPALIVE", bgp.BGP_MSG_ROUTE_REFRESH: "ROUTE-REFRESH",
+}
+
+var expected = map[state]string{openSent: "OPEN", openConfirm: "KEEPALIVE", established: "UPDATE or KEEPALIVE"}
+
+// establish sends the complete table and End-of-RIB, without a pause: while a router waits for that after a restart, it
+// keeps what we announced before.
+func (c *conversation) establish() {
+	c.state = established
+	c.since = time.Now()
+	c.met.Store(true)
+	c.alive()
+	c.show(func(shown *Session) { shown.Up, shown.Since, shown.LastError = true, c.since, "" })
+	c.ledger = newLedger(c.peer, c.terms, c.nextHop)
+	c.tell(false)
+	c.link.send(endOfRIB)
+	c.show(func(shown *Session) { shown.Updates++ })
+
+	args := []any{"peer", c.peer.Addr, "asn", c.peer.ASN, "routes", len(c.ledger.told)}
+	if c.failures > 0 {
+		args = append(args, "failures", c.failures)
+	}
+	klog.InfoS("Session is up", args...)
+	c.failures, c.complaint = 0, ""
+}
+
+// tell sends what the router does not know yet of the table; with again, all of it.
+func (c *conversation) tell(again bool) {
+	messages, n, err := c.ledger.update(*c.sessions.table.Load(), again)
+	c.link.send(messages)
+	c.show(func(shown *Session) {
+		shown.Updates += n
+		shown.Prefixes = len(c.ledger.told)
+		shown.LastError = ""
+		if err != nil {
+			shown.LastError = err.Error()
+		}
+	})
+}
+
+// beat starts the time until our next KEEPALIVE.
+func (c *conversation) beat() {
+	if c.terms.keepalive > 0 {
+		c.keepalive.Reset(max(time.Second, jitter(c.terms.keepalive))) // at most one a second (RFC 4271 §4.4)
+	}
+}
+
+// alive starts the time that the router may be silent.
+func (c *conversation) alive() {
+	switch {
+	case c.state != established && (c.terms.hold == 0 || c.terms.hold > openTime):
+		c.hold.Reset(openTime)
+	case c.terms.hold == 0:
+		c.hold.Stop()
+	default:
+		c.hold.Reset(c.terms.hold)
+	}
+}
+
+// silence handles that nothing was heard in time.
+func (c *conversation) silence() error {
+	select {
+	case h := <-c.link.heard:
+		if h.err != nil {
+			return h.err
+		}
+		c.alive()
+		return c.hear(h.message)
+	case <-time.After(graceTime):
+	}
+	why := fmt.Sprintf("the router was silent for %v, the hold time", c.terms.hold)
+	if c.state != established {
+		why = fmt.Sprintf("the router accepts connections, but sent no %s in time: does it know this node as a neighbor?",
+			expected[c.state])
+	}
+	return &notification{code: bgp.BGP_ERROR_HOLD_TIMER_EXPIRED, why: why}
+}
+
+// lastWords returns why the connection broke when writing failed with err. A router that closes it with a NOTIFICATION
+// makes writing fail first, and the NOTIFICATION is what its operator needs to know.
+func (c *conversation) lastWords(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	late := time.After(lingerTime)
+	for {
+		select {
+		case h := <-c.link.heard:
+			if h.err != nil {
+				return err
+			}
+			if h.kind == bgp.BGP_MSG_NOTIFICATION {
+				return c.hear(h.message)
+			}
+		case <-late:
+			return err
+		}
+	}
+}
+
+// end tells the router why the conversation ends, if it is we who end it.
+func (c *conversation) end(why error) {
+	ctx, cancel := context.WithTimeout(context.Background(), partingTime)
+	defer cancel()
+	var n *notification
+	var f farewell
+	switch {
+	case errors.As(why, &n):
+	case errors.As(why, &f) && !f.silent:
+		n = &notification{code: bgp.BGP_ERROR_CEASE, subcode: f.subcode}
+		if f.text != "" {
+			n.data = shutdownData(f.text)
+		}
+		if f.hurry != nil {
+			ctx = f.hurry
+		}
+		if f.withdraw && c.state == established {
+			messages, count, _ := c.ledger.update(nil, false) // no route, no error
+			c.link.send(messages)
+			c.show(func(shown *Session) { shown.Updates += count })
+		}
+	default:
+		return
+	}
+	c.link.send(n.message())
+	c.link.finish(ctx)
+}
+
+// inWords says why a conversation ended, so that the same cause always reads the same: the errors of package net name the
+// port on our side, which is another one every time.
+func (c *conversation) inWords(err error) error {
+	hint := ""
+	if c.state == openSent {
+		hint = " in answer to our OPEN: does it know this node as a neighbor, with AS number " + fmt.Sprint(c.peer.MyASN) + "?"
+	}
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.ErrClosedPipe):
+		return errors.New("the router closed the connection" + hint)
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return errors.New("the router reset the connection" + hint)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("the router has read nothing for %v", writeTimeout)
+	}
+	return plain(err)
+}
+
+// dialError says why there is no connection.
+func (s *session) dialError(err error) error {
+	router := netip.AddrPortFrom(s.peer.Addr, s.peer.Port)
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%s refuses connections: does BGP run there, and does it know this node as a neighbor?", router)
+	case errors.Is(err, syscall.EADDRNOTAVAIL) && s.peer.SourceAddress.IsValid():
+		return fmt.Errorf("source-address %s is not an address of this node", s.peer.SourceAddress)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Errorf("%s does not answer: is there a route to it, and does no firewall drop packets to its port?", router)
+	}
+	return fmt.Errorf("%s cannot be reached: %w", router, plain(err))
+}
+
+// plain returns what the kernel said, without the addresses around it.
+func plain(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}

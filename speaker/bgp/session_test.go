@@ -1,0 +1,653 @@
+package bgp
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+)
+
+// pass lets time pass. The clock of these tests is synctest's: it runs when everybody waits, so hours pass in no time, and a
+// pause is exactly as long as it says.
+func pass(d time.Duration) { <-time.After(d) }
+
+func TestRouterHearsTheTableThenEndOfRIBThenDifferences(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inside, outside := newRouter(t), newRouter(t)
+		s := speak(t, map[string]*router{"spine": inside, "leaf": outside})
+		table := routes("192.0.2.2/32", "192.0.2.1/32", "198.51.100.0/24")
+		table[2].Peers = []string{"leaf"}
+		s.Announce([]loadbalancer.Peer{spine, leaf}, table)
+		in := inside.up(helloInside)
+		in.want("announce 192.0.2.1/32,192.0.2.2/32 path via 10.0.0.2 pref 100", "END-OF-RIB")
+		synctest.Wait()
+		out := outside.up(hello)
+		out.want("announce 192.0.2.1/32,192.0.2.2/32,198.51.100.0/24 path 64512 via 10.0.0.2", "END-OF-RIB")
+		logged.want(t,
+			`"Session is up" peer="10.0.0.11" asn=64512 routes=2`,
+			`"Session is up" peer="10.0.0.1" asn=64500 routes=3`)
+
+		s.Announce([]loadbalancer.Peer{spine, leaf}, slices.Clone(table))
+		s.Announce([]loadbalancer.Peer{spine, leaf}, routes("192.0.2.2/32", "192.0.2.3/32"))
+		in.want("announce 192.0.2.3/32 path via 10.0.0.2 pref 100", "withdraw 192.0.2.1/32")
+		out.want("announce 192.0.2.3/32 path 64512 via 10.0.0.2", "withdraw 192.0.2.1/32,198.51.100.0/24")
+		synctest.Wait()
+		want := []Session{
+			{Peer: "spine", Addr: spine.Addr, ASN: 64512, Up: true, Since: time.Now(), Updates: 4, Prefixes: 2},
+			{Peer: "leaf", Addr: leaf.Addr, ASN: 64500, Up: true, Since: time.Now(), Updates: 4, Prefixes: 2},
+		}
+		if got := s.List(); !slices.Equal(got, want) {
+			t.Errorf("List says\n\t%+v\nwant\n\t%+v", got, want)
+		}
+	})
+}
+
+func TestNobodyIsDialledBeforeThereIsATable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		pass(time.Hour)
+		if len(r.attempts()) != 0 {
+			t.Errorf("dialled at %v", r.attempts())
+		}
+		s.Announce([]loadbalancer.Peer{leaf}, nil)
+		r.up(hello).want("END-OF-RIB")
+		if !slices.Equal(r.attempts(), []time.Duration{time.Hour}) {
+			t.Errorf("dialled at %v", r.attempts())
+		}
+	})
+}
+
+func TestTableOf10000RoutesComesAndGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		s.Announce([]loadbalancer.Peer{leaf}, manyRoutes(10_000))
+		l := r.up(hello)
+		known := make(map[string]bool)
+		for _, f := range l.untilEndOfRIB() {
+			for _, p := range readUpdate(f).announced {
+				known[p] = true
+			}
+		}
+		if len(known) != 10_000 {
+			t.Errorf("the router knows %d prefixes", len(known))
+		}
+		s.Announce([]loadbalancer.Peer{leaf}, nil)
+		synctest.Wait()
+		for len(known) > 0 {
+			for _, p := range readUpdate(l.next()).withdrawn {
+				delete(known, p)
+			}
+		}
+	})
+}
+
+// restarting and forwarding read the R bit and the F bit out of an OPEN that has all capabilities.
+func restarting(open frame) bool { return open.bytes[47]&0x80 != 0 }
+func forwarding(open frame) bool { return open.bytes[52]&0x80 != 0 }
+
+func TestOnlyTheFirstSessionToComeUpSaysThatItRestarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, other := newRouter(t), newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r, "spine": other})
+		s.Announce([]loadbalancer.Peer{leaf, spine}, nil)
+		for i := range 4 {
+			l := r.accept()
+			if open := l.next(); !restarting(open) {
+				t.Errorf("attempt %d, none of which came up: no R bit", i)
+			}
+			if i < 3 {
+				l.conn.Close()
+				continue
+			}
+			l.say(hello)
+			l.say(keepalive)
+			l.want("KEEPALIVE", "END-OF-RIB")
+			l.conn.Close()
+		}
+		if open := r.accept().next(); restarting(open) {
+			t.Error("the session was up, but still has the R bit")
+		}
+		changed := leaf
+		changed.KeepaliveTime = time.Second
+		s.Announce([]loadbalancer.Peer{changed, spine}, nil)
+		if open := r.accept().next(); restarting(open) {
+			t.Error("the session was up, but after a change of configuration has the R bit again")
+		}
+		if open := other.accept().next(); !restarting(open) {
+			t.Error("another router's session was up, and this one lost its R bit")
+		}
+	})
+}
+
+func TestOnlyAHostThatWasUpAllTheTimeSaysThatItForwarded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		uptime := 119 * time.Second
+		s.uptime = func() time.Duration { return uptime }
+		s.Announce([]loadbalancer.Peer{leaf}, nil)
+		l := r.accept()
+		if forwarding(l.next()) {
+			t.Error("the host booted within the restart time, and claims to have forwarded")
+		}
+		uptime = 121 * time.Second
+		l.conn.Close()
+		if !forwarding(r.accept().next()) {
+			t.Error("the host has been up for longer than the restart time, and does not say so")
+		}
+	})
+}
+
+func TestTimersAreTheShorterOfBothSides(t *testing.T) {
+	withHold := func(hold int) []byte { return msg(1, fmt.Sprintf("04 fbf4 %04x 0a000001 00", hold)) }
+	for _, c := range []struct {
+		what                    string
+		ours, keepalive         time.Duration
+		theirs                  int
+		hold, shortest, longest time.Duration // hold 0: never
+	}{
+		{"ours", 90 * time.Second, 30 * time.Second, 180, 90 * time.Second, 22500 * time.Millisecond, 30 * time.Second},
+		{"theirs", 90 * time.Second, 30 * time.Second, 9, 9 * time.Second, 2250 * time.Millisecond, 3 * time.Second},
+		{"our own keepalive-time", 90 * time.Second, 10 * time.Second, 90, 90 * time.Second, 7500 * time.Millisecond, 10 * time.Second},
+		{"never more than one a second", 3 * time.Second, time.Second, 90, 3 * time.Second, time.Second, time.Second},
+		{"they want none", 90 * time.Second, 30 * time.Second, 0, 0, 0, 0},
+		{"we want none", 0, 0, 90, 0, 0, 0},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRouter(t)
+				peer := leaf
+				peer.HoldTime, peer.KeepaliveTime = c.ours, c.keepalive
+				s := speak(t, map[string]*router{"leaf": r})
+				s.Announce([]loadbalancer.Peer{peer}, nil)
+				l := r.up(withHold(c.theirs))
+				l.want("END-OF-RIB")
+				synctest.Wait()
+				began := time.Now()
+				if c.hold == 0 {
+					pass(24 * time.Hour)
+					if n := len(l.heard); n != 0 || !s.List()[0].Up {
+						t.Errorf("without a hold time: %d messages, up: %v", n, s.List()[0].Up)
+					}
+					return
+				}
+
+				// While the router speaks, so does the speaker, and the session lives.
+				last, seen := began, 0
+				for range 50 {
+					pass(c.hold * 2 / 3)
+					l.say(keepalive)
+					for len(l.heard) > 0 {
+						f := l.next()
+						if tell(f) != "KEEPALIVE" {
+							t.Fatalf("the speaker says %s", tell(f))
+						}
+						// The first pause began with the session, which the router saw only in part.
+						if pause := f.at.Sub(last); seen > 0 && (pause < c.shortest || pause > c.longest) {
+							t.Errorf("a pause of %v between KEEPALIVEs, want %v to %v", pause, c.shortest, c.longest)
+						}
+						last, seen = f.at, seen+1
+					}
+				}
+				if seen < 50 {
+					t.Errorf("%d KEEPALIVEs in 50 times two thirds of the hold time", seen)
+				}
+
+				// A message that was there in time but is read late still counts.
+				synctest.Wait()
+				pass(c.hold + graceTime/2)
+				l.say(keepalive)
+
+				// When the router falls silent, it is told so after the hold time.
+				synctest.Wait()
+				for len(l.heard) > 0 {
+					l.want("KEEPALIVE")
+				}
+				silent := time.Now()
+				for {
+					f := l.next()
+					if tell(f) == "KEEPALIVE" {
+						continue
+					}
+					if tell(f) != "NOTIFICATION 4/0" || f.at.Sub(silent) != c.hold+graceTime {
+						t.Errorf("after %v of silence the speaker says %s, want NOTIFICATION 4/0 after %v", f.at.Sub(silent), tell(f), c.hold)
+					}
+					break
+				}
+				synctest.Wait()
+				if got, want := s.List()[0].LastError, fmt.Sprintf("the router was silent for %v, the hold time", c.hold); got != want {
+					t.Errorf("the operator reads %q, want %q", got, want)
+				}
+			})
+		})
+	}
+}
+
+func TestUpdatesOfARouterKeepTheSessionAliveAndAreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		s.Announce([]loadbalancer.Peer{leaf}, routes("192.0.2.1/32"))
+		l := r.up(hello)
+		l.untilEndOfRIB()
+		// An attribute that crashes GoBGP's decoder (a malformed Prefix-SID), and then whatever may look like a message.
+		garbage := msg(2, "0000 0007 c028 04 01000700"+strings.Repeat("ff", 4000))
+		for range 1000 {
+			l.say(garbage)
+			pass(time.Second) // ten times the hold time in all, without a KEEPALIVE
+		}
+		synctest.Wait()
+		if got := s.List()[0]; !got.Up || got.Dropped != 1000 || got.Prefixes != 1 {
+			t.Errorf("after a flood of UPDATEs: %+v", got)
+		}
+	})
+}
+
+func TestARouterThatSaysNothingIsLeftAfterHalfAMinute(t *testing.T) {
+	for _, before := range []string{"OPEN", "KEEPALIVE"} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRouter(t)
+			s := speak(t, map[string]*router{"leaf": r})
+			s.Announce([]loadbalancer.Peer{leaf}, nil)
+			for range 3 {
+				l := r.accept()
+				l.want("OPEN")
+				began := time.Now()
+				if before == "KEEPALIVE" {
+					l.say(hello)
+					l.want("KEEPALIVE")
+				}
+				f := l.next()
+				for tell(f) == "KEEPALIVE" {
+					f = l.next()
+				}
+				if tell(f) != "NOTIFICATION 4/0" || f.at.Sub(began) != openTime+graceTime {
+					t.Errorf("after %v without %s the speaker says %s", f.at.Sub(began), before, tell(f))
+				}
+			}
+			logged.want(t, `"Session does not come up" err="the router accepts connections, but sent no `+before+
+				` in time: does it know this node as a neighbor?" peer="10.0.0.1" asn=64500`)
+		})
+	}
+}
+
+func TestARouterThatStopsReadingIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		r.deafAfter = 2 // OPEN and KEEPALIVE
+		s := speak(t, map[string]*router{"leaf": r})
+		s.Announce([]loadbalancer.Peer{leaf}, manyRoutes(10_000))
+		l := r.up(hello)
+		began := time.Now()
+		for range 2 {
+			pass(14 * time.Second)
+			l.say(keepalive) // it is alive otherwise
+		}
+		r.accept()
+		if took := time.Since(began); took < writeTimeout || took > writeTimeout+leaf.ConnectTime {
+			t.Errorf("the next attempt comes after %v", took)
+		}
+		logged.want(t,
+			`"Session is up" peer="10.0.0.1" asn=64500 routes=10000`,
+			`"Session is down" peer="10.0.0.1" asn=64500 why="the router has read nothing for 30s"`)
+	})
+}
+
+func TestHoldTimeRunsOutWhileARouterDoesNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		r.deafAfter = 2
+		peer := leaf
+		peer.HoldTime, peer.KeepaliveTime = 9*time.Second, 3*time.Second
+		s := speak(t, map[string]*router{"leaf": r})
+		s.Announce([]loadbalancer.Peer{peer}, manyRoutes(10_000))
+		r.up(hello)
+		pass(9*time.Second + graceTime + partingTime)
+		logged.want(t,
+			`"Session is up" peer="10.0.0.1" asn=64500 routes=10000`,
+			`"Session is down" peer="10.0.0.1" asn=64500 why="the router was silent for 9s, the hold time"`)
+	})
+}
+
+func TestASlowRouterHearsOnlyTheLatestTable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		r.deafAfter = 2
+		s := speak(t, map[string]*router{"leaf": r})
+		s.Announce([]loadbalancer.Peer{leaf}, routes("192.0.2.1/32"))
+		l := r.up(hello)
+		for i := range 200 {
+			pass(100 * time.Millisecond)
+			s.Announce([]loadbalancer.Peer{leaf}, routes(fmt.Sprintf("198.51.100.%d/32", i)))
+			l.say(msg(5, "0001 00 01"))
+		}
+		close(l.ears)
+		l.want("announce 192.0.2.1/32 path 64512 via 10.0.0.2", "END-OF-RIB",
+			"announce 198.51.100.199/32 path 64512 via 10.0.0.2", "withdraw 192.0.2.1/32")
+	})
+}
+
+func TestRouteRefreshBringsTheWholeTable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		s.Announce([]loadbalancer.Peer{leaf}, routes("192.0.2.1/32", "192.0.2.2/32"))
+		l := r.up(hello)
+		l.untilEndOfRIB()
+		l.say(msg(5, "0002 00 01")) // IPv6, of which we never spoke
+		l.say(msg(5, "0001 00 01"))
+		l.want("announce 192.0.2.1/32,192.0.2.2/32 path 64512 via 10.0.0.2", "KEEPALIVE")
+	})
+}
+
+func TestAFailureIsLoggedOnceUntilItChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		r.refuse(errRefused)
+		s.Announce([]loadbalancer.Peer{leaf}, routes("192.0.2.1/32"))
+		pass(time.Hour)
+		synctest.Wait()
+		refused := `"Session does not come up" err="10.0.0.1:179 refuses connections: does BGP run there, and does it know this node as a neighbor?" peer="10.0.0.1" asn=64500`
+		logged.want(t, refused)
+
+		errSilent := fmt.Errorf("dial: %w", os.ErrDeadlineExceeded)
+		r.refuse(errSilent)
+		pass(time.Hour)
+		synctest.Wait()
+		silent := `"Session does not come up" err="10.0.0.1:179 does not answer: is there a route to it, and does no firewall drop packets to its port?" peer="10.0.0.1" asn=64500`
+		logged.want(t, refused, silent)
+
+		failures := len(r.attempts())
+		if got := s.List()[0]; got.Failures != failures || failures < 100 || !strings.Contains(got.LastError, "does not answer") || got.Up {
+			t.Errorf("after %d attempts: %+v", failures, got)
+		}
+		r.refuse(nil)
+		l := r.up(hello)
+		l.untilEndOfRIB()
+		up := fmt.Sprintf(`"Session is up" peer="10.0.0.1" asn=64500 routes=1 failures=%d`, failures)
+		logged.want(t, refused, silent, up)
+
+		// The same failure is news again after the session was up.
+		r.refuse(errSilent)
+		l.say(msg(3, "0604 05 68656c6c6f"))
+		synctest.Wait()
+		pass(time.Hour)
+		logged.want(t, refused, silent, up,
+			`"Session is down" peer="10.0.0.1" asn=64500 why="the router sent NOTIFICATION 6/4 (Cease: Administrative Reset): \"hello\""`,
+			silent)
+	})
+}
+
+func TestPausesBetweenAttemptsGrowUntilASessionWasStable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		r.refuse(errRefused)
+		s.Announce([]loadbalancer.Peer{leaf}, nil)
+		// pauses checks the last ones, which are shorter than those given by at most a quarter.
+		pauses := func(what string, want ...time.Duration) {
+			t.Helper()
+			synctest.Wait()
+			attempts := r.attempts()
+			for i, most := range want {
+				at := len(attempts) - len(want) + i
+				if got := attempts[at] - attempts[at-1]; got > most || got < most*3/4 {
+					t.Errorf("%s: a pause of %v, want three quarters to all of %v", what, got, most)
+				}
+			}
+		}
+		for len(r.attempts()) < 7 {
+			pass(time.Second)
+			// A changing table is no reason to hurry.
+			s.Announce([]loadbalancer.Peer{leaf}, routes(fmt.Sprintf("192.0.2.%d/32", time.Now().Second())))
+		}
+		pauses("nobody is there", 5*time.Second, 10*time.Second, 20*time.Second, 40*time.Second, time.Minute, time.Minute)
+
+		// A session that falls at once does not make the next one come soon.
+		r.refuse(nil)
+		l := r.up(hello)
+		l.untilEndOfRIB()
+		l.conn.Close()
+		l = r.up(hello)
+		pauses("the session fell at once", time.Minute)
+
+		l.untilEndOfRIB()
+		pass(stableTime)
+		l.conn.Close()
+		last := time.Now()
+		r.accept()
+		if got := time.Since(last); got > 5*time.Second || got < 3750*time.Millisecond {
+			t.Errorf("a stable session is followed by a pause of %v, want 3.75 to 5s", got)
+		}
+		jittered := make(map[time.Duration]bool)
+		for range 100 {
+			jittered[jitter(time.Minute)] = true
+		}
+		if len(jittered) < 90 {
+			t.Errorf("100 pauses have only %d lengths", len(jittered))
+		}
+	})
+}
+
+func TestAChangedPeerTouchesOnlyItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inside, outside := newRouter(t), newRouter(t)
+		s := speak(t, map[string]*router{"spine": inside, "leaf": outside})
+		s.Announce([]loadbalancer.Peer{spine, leaf}, routes("192.0.2.1/32"))
+		in := inside.up(helloInside)
+		in.untilEndOfRIB()
+		synctest.Wait()
+		out := outside.up(hello)
+		out.untilEndOfRIB()
+
+		// Which nodes the peer is for does not concern a session that exists.
+		elsewhere := leaf
+		elsewhere.NodeSelectors = []loadbalancer.Selector{{}}
+		elsewhere.SourceNodeIP = true
+		s.Announce([]loadbalancer.Peer{spine, elsewhere}, routes("192.0.2.1/32"))
+		synctest.Wait()
+		if len(in.heard)+len(out.heard) != 0 || len(outside.attempts()) != 1 {
+			t.Fatal("a session is disturbed by node-selectors")
+		}
+
+		changed := leaf
+		changed.HoldTime = 30 * time.Second
+		s.Announce([]loadbalancer.Peer{spine, changed}, routes("192.0.2.1/32"))
+		out.want("NOTIFICATION 6/6", "closed")
+		out = outside.up(hello)
+		out.want("announce 192.0.2.1/32 path 64512 via 10.0.0.2", "END-OF-RIB")
+		s.Announce([]loadbalancer.Peer{spine}, routes("192.0.2.1/32"))
+		out.want("NOTIFICATION 6/3", "closed")
+		synctest.Wait()
+		if len(in.heard) != 0 || len(inside.attempts()) != 1 || len(s.List()) != 1 {
+			t.Errorf("the other session heard %d messages and was dialled at %v", len(in.heard), inside.attempts())
+		}
+		logged.want(t,
+			`"Session is up" peer="10.0.0.11" asn=64512 routes=1`,
+			`"Session is up" peer="10.0.0.1" asn=64500 routes=1`,
+			`"Session is down" peer="10.0.0.1" asn=64500 why="the configuration of this peer changed"`,
+			`"Session is up" peer="10.0.0.1" asn=64500 routes=1`,
+			`"Session is down" peer="10.0.0.1" asn=64500 why="the configuration no longer has this peer for this node"`)
+	})
+}
+
+func TestARouterNeverSeesTwoSessionsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r, "tor": r})
+		tor := leaf
+		tor.Name = "tor" // the same router
+		r.deafAfter = 3  // so that it takes its time to read the NOTIFICATION
+		s.Announce([]loadbalancer.Peer{leaf}, nil)
+		l := r.up(hello)
+		l.want("END-OF-RIB")
+		s.Announce([]loadbalancer.Peer{tor}, nil)
+		s.Announce(nil, nil)
+		s.Announce([]loadbalancer.Peer{leaf}, nil)
+		synctest.Wait()
+		if len(r.attempts()) != 1 {
+			t.Error("the next session begins before the last one ended")
+		}
+		pass(time.Second)
+		close(l.ears)
+		l.want("NOTIFICATION 6/3", "closed")
+		r.up(hello).want("END-OF-RIB")
+		if !slices.Equal(r.attempts(), []time.Duration{0, time.Second}) {
+			t.Errorf("dialled at %v", r.attempts())
+		}
+	})
+}
+
+func TestKeepSaysNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up, opening, refusing := newRouter(t), newRouter(t), newRouter(t)
+		s := speak(t, map[string]*router{"leaf": up, "spine": opening, "third": refusing})
+		third := leaf
+		third.Name = "third"
+		refusing.refuse(errRefused)
+		s.Announce([]loadbalancer.Peer{leaf, spine, third}, routes("192.0.2.1/32"))
+		l := up.up(hello)
+		l.untilEndOfRIB()
+		m := opening.accept()
+		m.want("OPEN")
+		s.Keep()
+		l.want("closed")
+		m.want("closed")
+		s.Announce([]loadbalancer.Peer{leaf}, routes("192.0.2.2/32"))
+		pass(time.Hour)
+		synctest.Wait()
+		if len(up.attempts()) != 1 || len(opening.attempts()) != 1 {
+			t.Error("sessions come back after Keep")
+		}
+		if got := s.List()[0]; got.Up || got.Prefixes != 0 {
+			t.Errorf("after Keep: %+v", got)
+		}
+	})
+}
+
+func TestWithdrawWithdrawsThenSaysWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up, opening := newRouter(t), newRouter(t)
+		s := speak(t, map[string]*router{"leaf": up, "spine": opening})
+		s.Announce([]loadbalancer.Peer{leaf, spine}, routes("192.0.2.1/32", "192.0.2.2/32"))
+		l := up.up(hello)
+		l.untilEndOfRIB()
+		m := opening.accept()
+		m.want("OPEN")
+		s.Withdraw(t.Context(), "node 7 is going down")
+		l.want("withdraw 192.0.2.1/32,192.0.2.2/32", "NOTIFICATION 6/2 14"+fmt.Sprintf("%x", "node 7 is going down"), "closed")
+		m.want("NOTIFICATION 6/2 14"+fmt.Sprintf("%x", "node 7 is going down"), "closed")
+		s.Announce([]loadbalancer.Peer{leaf}, routes("192.0.2.1/32"))
+		pass(time.Hour)
+		if len(up.attempts()) != 1 {
+			t.Error("sessions come back after Withdraw")
+		}
+	})
+}
+
+func TestWithdrawDoesNotWaitForARouterThatDoesNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		r.deafAfter = 3
+		s := speak(t, map[string]*router{"leaf": r})
+		s.Announce([]loadbalancer.Peer{leaf}, routes("192.0.2.1/32"))
+		l := r.up(hello)
+		l.want("announce 192.0.2.1/32 path 64512 via 10.0.0.2")
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		began := time.Now()
+		s.Withdraw(ctx, "")
+		if took := time.Since(began); took != 3*time.Second {
+			t.Errorf("Withdraw took %v", took)
+		}
+	})
+}
+
+func TestARouterThatRefusesOurCapabilitiesIsOfferedFewer(t *testing.T) {
+	for _, refusal := range []string{"0204", "0207"} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRouter(t)
+			s := speak(t, map[string]*router{"leaf": r})
+			s.Announce([]loadbalancer.Peer{leaf}, nil)
+			all, _ := openMessage(leaf, true, true, false)
+			few, _ := openMessage(leaf, true, true, true)
+			offered := func(l *line, want []byte) {
+				t.Helper()
+				if got := l.next(); string(got.bytes) != string(want) {
+					t.Errorf("offered\n\t%x, want\n\t%x", got.bytes, want)
+				}
+			}
+			l := r.accept()
+			offered(l, all)
+			if refusal == "0207" { // a router that says who it is before it listens
+				l.say(hello)
+				l.want("KEEPALIVE")
+			}
+			l.say(msg(3, refusal))
+			l.conn.Close()
+			r.refuse(errRefused)
+			pass(time.Minute)
+			r.refuse(nil)
+			l = r.accept()
+			offered(l, few)
+			l.say(hello)
+			l.say(keepalive)
+			l.want("KEEPALIVE", "END-OF-RIB")
+			l.conn.Close()
+			all, _ = openMessage(leaf, false, true, false)
+			offered(r.accept(), all) // it may have learnt better
+		})
+	}
+}
+
+func TestTheReasonForClosingOutlivesTheBrokenConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		s.dial = func(ctx context.Context, peer loadbalancer.Peer) (net.Conn, error) {
+			conn, err := r.connect()
+			return brokenPipe{conn}, err
+		}
+		s.Announce([]loadbalancer.Peer{leaf}, nil)
+		r.accept().say(msg(3, "0202"))
+		synctest.Wait()
+		if got := s.List()[0].LastError; got != "the router sent NOTIFICATION 2/2 (Bad Peer AS)" {
+			t.Errorf("the operator reads %q", got)
+		}
+	})
+}
+
+// A brokenPipe can be read, but not written.
+type brokenPipe struct{ net.Conn }
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, errRefused }
+
+func TestSessionsOverIPv6HaveNoNextHopForIPv4(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := speak(t, nil)
+		s.dial = func(context.Context, loadbalancer.Peer) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			t.Cleanup(func() { theirs.Close() })
+			return fromV6{ours}, nil
+		}
+		s.Announce([]loadbalancer.Peer{leaf}, nil)
+		synctest.Wait()
+		if got := s.List()[0].LastError; !strings.Contains(got, "our address 2001:db8::2 is no IPv4 address") {
+			t.Errorf("the operator reads %q", got)
+		}
+	})
+}
+
+type fromV6 struct{ net.Conn }
+
+func (fromV6) LocalAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP("2001:db8::2")} }

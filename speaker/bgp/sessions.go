@@ -1,0 +1,230 @@
+// Package bgp tells routers which prefixes this node wants traffic for, and nothing else: its BGP sessions only send.
+//
+// Announce takes the whole truth, which peers and which routes, and the sessions work out what each router has not heard
+// yet. A session dials its router, opens, sends the complete table and End-of-RIB, and from then on only the differences,
+// packed into few messages. It never listens, and what a router sends as routes is framed, counted and dropped without
+// being looked at, so that neither memory nor safety depends on what routers say. When the process restarts, routers keep
+// the routes (graceful restart, RFC 4724): Keep ends the sessions without a word, Withdraw ends them in so many words.
+//
+// A session is a goroutine that owns all its state. It shares only the desired table, which it reads by reference, a
+// doorbell that says "look again", and the few figures that List shows.
+//
+// OPEN messages and path attributes are built and read with GoBGP's packet codec. Its server is not used here: it crashes
+// on malformed messages of a configured router, keeps what routers send, and loses routes over a restart, because its end
+// is always a Cease and it tells only the first router that it has restarted.
+package bgp
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+)
+
+// dialTimeout leaves room for three lost SYNs (after 1, 3 and 7 s).
+const dialTimeout = 10 * time.Second
+
+// Sessions are the BGP sessions of this node. All methods may be called by any goroutine.
+type Sessions struct {
+	// uptime is how long the host has been up: how long its kernel has been forwarding.
+	uptime func() time.Duration
+	dial   func(context.Context, loadbalancer.Peer) (net.Conn, error)
+
+	// table is what every session should announce, as far as a route is for its peer.
+	table atomic.Pointer[[]loadbalancer.Route]
+
+	mu       sync.Mutex
+	sessions []*session // in the order Announce was given the peers
+	// leaving are sessions that were told to end and may not have ended yet.
+	leaving []*session
+	// met remembers the routers that have been up since this process started: their sessions no longer say "restarting".
+	met  map[netip.AddrPort]*atomic.Bool
+	over bool // Keep or Withdraw was called
+}
+
+// A Session describes one session, as it was when List was called.
+type Session struct {
+	Peer string // the peer's name
+	Addr netip.Addr
+	ASN  uint32
+
+	Up    bool
+	Since time.Time // when the session last came up or went down, or was first asked for
+	// LastError says why the session is down, or why a route cannot be sent while it is up; empty if all is well.
+	LastError string
+
+	Failures int // attempts that did not bring the session up
+	Updates  int // UPDATE messages sent
+	Prefixes int // prefixes announced now
+	Dropped  int // UPDATE messages of the router that were dropped
+}
+
+// New returns Sessions without any peer. uptime says how long the host has been up; see HostUptime.
+func New(uptime func() time.Duration) *Sessions {
+	s := &Sessions{uptime: uptime, dial: dial, met: make(map[netip.AddrPort]*atomic.Bool)}
+	s.table.Store(new([]loadbalancer.Route))
+	return s
+}
+
+// Announce makes the sessions announce exactly these routes to exactly these peers. It returns at once. Sessions of peers
+// that did not change stay up, and hear only what is new to them. A peer that is gone is told so, and forgets our routes.
+//
+// Peers have a RouterID, and a SourceAddress where the operator asked for one. The caller must not change routes
+// afterwards. If two routes of one prefix are for the same peer, the first counts. IPv6 prefixes are not announced yet.
+func (s *Sessions) Announce(peers []loadbalancer.Peer, routes []loadbalancer.Route) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return
+	}
+
+	// Most calls change nothing, and one comparison here is far cheaper than one in every session.
+	changed := !sameRoutes(*s.table.Load(), routes)
+	if changed {
+		s.table.Store(&routes)
+	}
+
+	s.leaving = slices.DeleteFunc(s.leaving, (*session).ended)
+	var staying []*session
+	for _, o := range s.sessions {
+		switch i := slices.IndexFunc(peers, func(p loadbalancer.Peer) bool { return p.Name == o.peer.Name }); {
+		case i < 0:
+			o.leave(deconfigured)
+			s.leaving = append(s.leaving, o)
+		case !sameSession(peers[i], o.peer):
+			o.leave(reconfigured)
+			s.leaving = append(s.leaving, o)
+		default:
+			staying = append(staying, o)
+			if changed {
+				o.ring()
+			}
+		}
+	}
+
+	// New sessions start last, because each waits for those that are leaving the same router.
+	s.sessions = nil
+	for _, peer := range peers {
+		i := slices.IndexFunc(staying, func(o *session) bool { return o.peer.Name == peer.Name })
+		if i < 0 {
+			s.sessions = append(s.sessions, s.start(peer))
+		} else {
+			s.sessions = append(s.sessions, staying[i])
+		}
+	}
+}
+
+// start starts the session of a new or changed peer.
+func (s *Sessions) start(peer loadbalancer.Peer) *session {
+	router := netip.AddrPortFrom(peer.Addr, peer.Port)
+	if s.met[router] == nil {
+		s.met[router] = new(atomic.Bool)
+	}
+	o := newSession(peer, s)
+	o.met = s.met[router]
+	for _, l := range s.leaving {
+		if netip.AddrPortFrom(l.peer.Addr, l.peer.Port) == router {
+			// Two connections to one router would collide, and it would close one (RFC 4271 §6.8).
+			o.after = append(o.after, l.done)
+		}
+	}
+	go o.run()
+	return o
+}
+
+// List describes the session of every peer, in the order Announce was given them.
+func (s *Sessions) List() []Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []Session
+	for _, o := range s.sessions {
+		list = append(list, o.status())
+	}
+	return list
+}
+
+// Keep ends every session without a NOTIFICATION, so that routers keep our routes until we are back (RFC 4724). Nothing is
+// announced after that.
+func (s *Sessions) Keep() {
+	s.end(context.Background(), farewell{silent: true, why: "this speaker stops; the router keeps its routes until it is back"})
+}
+
+// Withdraw withdraws every route, then closes every session with an Administrative Shutdown that carries text to the
+// router's operator (RFC 9003). It waits until routers have been told, or ctx ends. Nothing is announced after that.
+func (s *Sessions) Withdraw(ctx context.Context, text string) {
+	why := strings.TrimSuffix("this speaker withdrew its routes and stops: "+text, ": ")
+	s.end(ctx, farewell{subcode: ceaseShutdown, text: text, withdraw: true, hurry: ctx, why: why})
+}
+
+// end says goodbye to all, and waits until they have ended, or ctx has.
+func (s *Sessions) end(ctx context.Context, f farewell) {
+	s.mu.Lock()
+	s.over = true
+	all := slices.Concat(s.sessions, s.leaving)
+	s.mu.Unlock()
+	for _, o := range all {
+		o.leave(f)
+	}
+	for _, o := range all {
+		select {
+		case <-o.done:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// sameSession reports whether one session can serve both. What only decides whether there is a session does not matter.
+func sameSession(a, b loadbalancer.Peer) bool {
+	a.NodeSelectors, b.NodeSelectors = nil, nil
+	a.SourceNodeIP, b.SourceNodeIP = false, false
+	return reflect.DeepEqual(a, b)
+}
+
+func sameRoutes(a, b []loadbalancer.Route) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	return len(a) == 0 || &a[0] == &b[0] || slices.EqualFunc(a, b, loadbalancer.Route.Equal)
+}
+
+// dial connects to the peer.
+func dial(ctx context.Context, peer loadbalancer.Peer) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: dialTimeout}
+	if peer.SourceAddress.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(peer.SourceAddress, 0))
+	}
+	if peer.TTL != 0 {
+		// Before the connection exists, because already the SYN must carry it.
+		dialer.Control = func(network, _ string, socket syscall.RawConn) error {
+			level, option := syscall.IPPROTO_IP, syscall.IP_TTL
+			if network == "tcp6" {
+				level, option = syscall.IPPROTO_IPV6, syscall.IPV6_UNICAST_HOPS
+			}
+			var failed error
+			err := socket.Control(func(fd uintptr) {
+				failed = syscall.SetsockoptInt(int(fd), level, option, int(peer.TTL))
+			})
+			return cmp.Or(err, failed)
+		}
+	}
+	return dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(peer.Addr, peer.Port).String())
+}
+
+// HostUptime returns how long the host has been up, suspended time included; 0 if the kernel does not say. Unlike
+// /proc/uptime it is the host's also in containers that have a /proc of their own.
+func HostUptime() time.Duration {
+	var info syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&info); err != nil {
+		return 0 // the safe answer: routers do not count on us having kept forwarding
+	}
+	return time.Duration(info.Uptime) * time.Second
+}
