@@ -3,7 +3,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 GO ?= go
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# Kubernetes' metrics library wants vX.Y.Z in front.
+VERSION ?= v0.1.0-$(shell git describe --always --dirty 2>/dev/null || echo dev)
 # A link without symbols and paths: the same input gives the same program.
 LINK := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)
 FUZZTIME ?= 60s

@@ -1,0 +1,316 @@
+package kubernetes
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// Binaries are the programs of a control plane, by path.
+type Binaries struct {
+	Version string // of Kubernetes, such as v1.37.2
+
+	Etcd, APIServer, ControllerManager, Kubectl string
+}
+
+// The main packages of the control plane; go.mod names the same ones as tools and says which version of them.
+var mains = []struct{ name, pkg string }{
+	{"etcd", "go.etcd.io/etcd/server/v3"},
+	{"kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"},
+	{"kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"},
+	{"kubectl", "k8s.io/kubernetes/cmd/kubectl"},
+}
+
+// Build compiles a control plane from the Go modules that the lab's go.mod names, or finds it where an earlier Build left it: in
+// the user's cache folder, outside every work tree. The first time takes minutes, and progress (which may be nil) shows how far it is.
+//
+// Start it from anywhere inside the repository. Two labs that build at once wait for each other.
+func Build(ctx context.Context, progress io.Writer) (Binaries, error) {
+	if progress == nil {
+		progress = io.Discard
+	}
+	lab, err := moduleDir(ctx)
+	if err != nil {
+		return Binaries{}, err
+	}
+	recipe, err := readRecipe(ctx, lab)
+	if err != nil {
+		return Binaries{}, err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return Binaries{}, fmt.Errorf("no folder to keep the built Kubernetes in: %w", err)
+	}
+	cache = filepath.Join(cache, "cloud-provider-metallb")
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return Binaries{}, err
+	}
+	dir := filepath.Join(cache, "kubernetes-"+recipe.version+"-"+recipe.key())
+	built := Binaries{
+		Version:           recipe.version,
+		Etcd:              filepath.Join(dir, "etcd"),
+		APIServer:         filepath.Join(dir, "kube-apiserver"),
+		ControllerManager: filepath.Join(dir, "kube-controller-manager"),
+		Kubectl:           filepath.Join(dir, "kubectl"),
+	}
+
+	// The folder gets its name when everything in it is finished, so that it is there is enough.
+	if exists(dir) {
+		return built, nil
+	}
+	unlock, err := lock(ctx, dir+".lock", progress)
+	if err != nil {
+		return Binaries{}, err
+	}
+	defer unlock()
+	if exists(dir) {
+		return built, nil
+	}
+
+	fmt.Fprintf(progress, "building Kubernetes %s into %s: about ten minutes on two cores, and only once\n", recipe.version, dir)
+	partial := dir + ".partial"
+	if err := os.RemoveAll(partial); err != nil { // of a build that was interrupted
+		return Binaries{}, err
+	}
+	for _, main := range mains {
+		if err := compile(ctx, lab, main.pkg, filepath.Join(partial, main.name), recipe.ldflags, progress); err != nil {
+			return Binaries{}, fmt.Errorf("build %s: %w", main.name, err)
+		}
+	}
+	return built, os.Rename(partial, dir)
+}
+
+// moduleDir finds the lab's module, whose go.mod pins Kubernetes, from a working directory inside it or inside the module around it.
+func moduleDir(ctx context.Context) (string, error) {
+	const lab = "github.com/metallb/cloud-provider-metallb/cmd/lab"
+	out, err := output(goCommand(ctx, ".", "list", "-m", "-f", "{{.Path}} {{.Dir}}"))
+	if err != nil {
+		return "", fmt.Errorf("find the lab's go.mod: %w", err)
+	}
+	path, dir, _ := strings.Cut(strings.TrimSpace(out), " ")
+	switch path {
+	case lab:
+		return dir, nil
+	case strings.TrimSuffix(lab, "/cmd/lab"):
+		return filepath.Join(dir, "cmd", "lab"), nil
+	}
+	return "", fmt.Errorf("the working directory is in module %s: call the lab from inside %s", path, lab)
+}
+
+// A recipe is all that decides what the binaries are, as far as we ever change it.
+type recipe struct {
+	version string // of Kubernetes
+	modules string // those that hold a main package, with their versions
+	goEnv   string
+	ldflags string
+}
+
+func readRecipe(ctx context.Context, lab string) (recipe, error) {
+	modules, err := output(goCommand(ctx, lab, "list", "-m", "-f", "{{.Path}} {{.Version}}", "k8s.io/kubernetes", "go.etcd.io/etcd/server/v3"))
+	if err != nil {
+		return recipe{}, fmt.Errorf("read the versions in the lab's go.mod: %w", err)
+	}
+	goEnv, err := output(goCommand(ctx, lab, "env", "GOVERSION", "GOOS", "GOARCH"))
+	if err != nil {
+		return recipe{}, err
+	}
+	r := recipe{modules: modules, goEnv: goEnv}
+	for line := range strings.Lines(modules) {
+		if version, ok := strings.CutPrefix(line, "k8s.io/kubernetes "); ok {
+			r.version = strings.TrimSpace(version)
+		}
+	}
+	number := strings.SplitN(strings.TrimPrefix(r.version, "v"), ".", 3)
+	if len(number) != 3 {
+		return recipe{}, fmt.Errorf("k8s.io/kubernetes has version %q in the lab's go.mod: expected v1.x.y", r.version)
+	}
+	// Kubernetes learns its version from the linker alone, and without one says v0.0.0-master, which clients that compare
+	// versions take for an ancient one.
+	r.ldflags = "-s -w"
+	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		r.ldflags += fmt.Sprintf(" -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s", pkg, r.version, number[0], number[1])
+	}
+	return r, nil
+}
+
+// key leaves out go.sum and all other modules on purpose: a test dependency more in the lab shall not cost ten minutes.
+func (r recipe) key() string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(r.modules+r.goEnv+r.ldflags)))[:12]
+}
+
+// compile builds one main package and counts the packages on the way.
+func compile(ctx context.Context, lab, pkg, binary, ldflags string, progress io.Writer) error {
+	name, start := filepath.Base(binary), time.Now()
+	var mu sync.Mutex
+	status := "looking for its packages"
+	say := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		status = fmt.Sprintf(format, args...)
+	}
+	stop := showProgress(progress, func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return fmt.Sprintf("%s: %s, %s", name, status, time.Since(start).Round(time.Second))
+	})
+	defer stop()
+
+	downloads := 0
+	list := goCommand(ctx, lab, "list", "-deps", "-trimpath", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}", pkg)
+	stale, err := eachLine(list, func(line string) bool {
+		if strings.HasPrefix(line, "go: downloading ") {
+			downloads++
+			say("%d modules downloaded", downloads)
+			return true
+		}
+		return false
+	})
+	if err != nil {
+		return err
+	}
+	// Go says nothing about a package that an earlier build left in its cache, so only the others can be counted.
+	missing := map[string]bool{}
+	for _, path := range strings.Fields(stale) {
+		missing[path] = true
+	}
+	total, done := len(missing), 0
+	build := goCommand(ctx, lab, "build", "-v", "-trimpath", "-ldflags", ldflags, "-o", binary, pkg)
+	_, err = eachLine(build, func(line string) bool {
+		if !missing[line] {
+			return false
+		}
+		if done++; done < total {
+			say("%d of %d packages", done, total)
+		} else {
+			say("all %d packages, now linking", total)
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	say("built")
+	return nil
+}
+
+// goCommand is a go command in a directory. It ignores a go.work around the repository, which would decide versions behind go.mod's back.
+func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // lets it remove its temporary files
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
+}
+
+// output runs a command for what it prints.
+func output(cmd *exec.Cmd) (string, error) {
+	return eachLine(cmd, func(string) bool { return false })
+}
+
+// eachLine runs a command, shows each line of its standard error to seen, and returns its standard output. Lines that seen does not
+// know are the error, should there be one.
+func eachLine(cmd *exec.Cmd, seen func(line string) bool) (string, error) {
+	var out bytes.Buffer
+	var unknown []string
+	cmd.Stdout = &out
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return "", err
+	}
+	// A go command that outlives the lab would still write where the next lab builds.
+	if err := startAsOurs(cmd); err != nil {
+		return "", err
+	}
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		if !seen(lines.Text()) {
+			unknown = append(unknown, lines.Text())
+		}
+	}
+	_, _ = io.Copy(io.Discard, stderr) // after a line too long to scan: or the command would wait for a reader
+	if err := cmd.Wait(); err != nil {
+		return "", fmt.Errorf("%s: %w\n\t%s", strings.Join(cmd.Args[:2], " "), err, strings.Join(unknown, "\n\t"))
+	}
+	return out.String(), nil
+}
+
+// showProgress prints status until stop is called, and once more then: in place on a terminal, a line now and then elsewhere, so that
+// neither a person nor the reader of a log wonders whether anything is happening.
+func showProgress(to io.Writer, status func() string) (stop func()) {
+	every, before, after := 15*time.Second, "", "\n"
+	if file, ok := to.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		every, before, after = time.Second, "\r\x1b[K", ""
+	}
+	quit, finished := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(finished)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				fmt.Fprint(to, before, status(), after)
+			case <-quit:
+				fmt.Fprint(to, before, status(), "\n")
+				return
+			}
+		}
+	}()
+	return func() {
+		close(quit)
+		<-finished
+	}
+}
+
+// lock waits for the lock of a file that other labs lock too. The kernel releases it when the lab dies.
+func lock(ctx context.Context, path string, progress io.Writer) (unlock func(), err error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	start, waiting := time.Now(), false
+	again := time.NewTicker(200 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { file.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			file.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if !waiting {
+			waiting = true
+			defer showProgress(progress, func() string {
+				return fmt.Sprintf("another lab is building Kubernetes: waited for it %s", time.Since(start).Round(time.Second))
+			})()
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			file.Close()
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}

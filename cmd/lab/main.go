@@ -1,0 +1,104 @@
+// Command lab runs this project on one machine against a real Kubernetes control plane and a router.
+//
+//	lab demo   tells the usage page's story, and leaves nothing behind
+//	lab up     brings the same cluster up and keeps it, for looking around
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/loopback"
+)
+
+func main() {
+	ctx, forget := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer forget()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	switch {
+	case len(args) == 1 && args[0] == "demo":
+		return within(ctx, out, demo)
+	case len(args) == 1 && args[0] == "up":
+		return within(ctx, out, up)
+	}
+	return fmt.Errorf("say what to do: lab demo, or lab up")
+}
+
+// within brings up a lab in which everything runs, and ends it.
+func within(ctx context.Context, out io.Writer, what func(context.Context, *loopback.Lab, io.Writer) error) (err error) {
+	fmt.Fprintln(out, "Starting a Kubernetes control plane, three nodes and a router. The first time, Kubernetes is compiled: that takes minutes.")
+	lab, err := loopback.Start(ctx, loopback.Options{Progress: out})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lab.Stop()) }()
+	if err := lab.StartAll(ctx); err != nil {
+		return err
+	}
+	return what(ctx, lab, out)
+}
+
+func demo(ctx context.Context, lab *loopback.Lab, out io.Writer) error {
+	teller := loopback.NewTeller(ctx, lab, out)
+	for _, step := range loopback.Story {
+		if err := teller.Tell(step); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(out, "\nThat is all. \"make lab\" keeps such a cluster up for you to try things.")
+	return nil
+}
+
+func up(ctx context.Context, lab *loopback.Lab, out io.Writer) error {
+	if err := loopback.NewTeller(ctx, lab, out).Tell(loopback.Story[0]); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, `
+The cluster is up until you press Ctrl-C. In another terminal:
+
+  export KUBECONFIG=%s
+  alias kubectl=%s
+  kubectl get nodes
+  ls %s            # the logs of every process
+
+No pods run here: create Pod objects with a nodeName, and patch their status.
+Press Enter to see the router's table.
+`, lab.Kubeconfig, lab.Binaries.Kubectl, lab.Dir)
+	enter := make(chan struct{})
+	go listen(os.Stdin, enter)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-enter:
+			if err := lab.Router.Print(out); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// listen tells of every line, until there are no more.
+func listen(in io.Reader, enter chan<- struct{}) {
+	buffer := make([]byte, 1)
+	for {
+		n, err := in.Read(buffer)
+		if err != nil {
+			return
+		}
+		if n == 1 && buffer[0] == '\n' {
+			enter <- struct{}{}
+		}
+	}
+}

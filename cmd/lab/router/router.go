@@ -1,0 +1,232 @@
+// Package router is the other end of our BGP sessions in the demo and in tests: a router on a loopback address, which speakers dial
+// and whose table anybody may read. It is GoBGP's server, and speaks eBGP and iBGP.
+//
+// GoBGP decides three things that a test may stumble over. After a session ended it takes no new one for five seconds (one after
+// ResetPeer). It keeps its rules of best path selection in variables of its package, and writes them whenever a router starts: under
+// the race detector, start all routers before routes flow. And a stopped router leaves one idle goroutine behind.
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	api "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v3/pkg/log"
+	"github.com/osrg/gobgp/v3/pkg/server"
+)
+
+// Options describe a router.
+type Options struct {
+	Addr            netip.AddrPort // where it listens; port 0: any free one
+	ASN             uint32
+	RouterID        netip.Addr // IPv4; invalid: its address
+	Peers           []Peer
+	GracefulRestart bool      // keep the routes of a peer that is gone without a NOTIFICATION (RFC 4724), for as long as the peer asked
+	Log             io.Writer // what GoBGP has to say; nil: nothing
+}
+
+// A Peer is a speaker the router lets in. The router never dials.
+type Peer struct {
+	Addr netip.Addr
+	ASN  uint32 // the router's own: iBGP
+}
+
+// A Router is running until Stop.
+type Router struct {
+	Addr netip.AddrPort // with the port that was chosen
+	ASN  uint32
+
+	gracefulRestart bool
+	server          *server.BgpServer
+	stop            func()
+
+	mu      sync.Mutex
+	changed chan struct{} // closed, and replaced, whenever GoBGP reports something
+}
+
+// Start returns when the router listens.
+func Start(options Options) (*Router, error) {
+	if !options.RouterID.IsValid() {
+		options.RouterID = options.Addr.Addr()
+	}
+	if !options.RouterID.Is4() {
+		return nil, fmt.Errorf("router %s needs a router ID: its address is none", options.Addr)
+	}
+	bgp, addr, err := listen(options)
+	if err != nil {
+		return nil, fmt.Errorf("router %s: %w", options.Addr, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &Router{
+		Addr:            addr,
+		ASN:             options.ASN,
+		gracefulRestart: options.GracefulRestart,
+		server:          bgp,
+		changed:         make(chan struct{}),
+	}
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		end(bgp, "")
+		bgp.Stop()
+	})
+	if err := bgp.WatchEvent(ctx, events, r.ring); err != nil {
+		r.Stop()
+		return nil, err
+	}
+	for _, peer := range options.Peers {
+		if err := r.AddPeer(peer); err != nil {
+			r.Stop()
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// events are all that change what Table or Sessions say.
+var events = &api.WatchEventRequest{
+	Peer: &api.WatchEventRequest_Peer{},
+	Table: &api.WatchEventRequest_Table{Filters: []*api.WatchEventRequest_Table_Filter{
+		{Type: api.WatchEventRequest_Table_Filter_BEST},
+		{Type: api.WatchEventRequest_Table_Filter_POST_POLICY},
+	}},
+}
+
+// listen starts a server at the address. GoBGP takes port 0 for 179, so we choose one; should somebody be faster, another.
+func listen(options Options) (*server.BgpServer, netip.AddrPort, error) {
+	for {
+		addr := options.Addr
+		if addr.Port() == 0 {
+			listener, err := net.Listen("tcp", addr.String())
+			if err != nil {
+				return nil, addr, err
+			}
+			addr = listener.Addr().(*net.TCPAddr).AddrPort()
+			if err := listener.Close(); err != nil {
+				return nil, addr, err
+			}
+		}
+		bgp := server.NewBgpServer(server.LoggerOption(&logger{to: options.Log, level: log.InfoLevel}))
+		go bgp.Serve() // never returns
+		err := bgp.StartBgp(context.Background(), &api.StartBgpRequest{Global: &api.Global{
+			Asn:             options.ASN,
+			RouterId:        options.RouterID.String(),
+			ListenAddresses: []string{addr.Addr().String()},
+			ListenPort:      int32(addr.Port()),
+		}})
+		if err == nil {
+			return bgp, addr, nil
+		}
+		if options.Addr.Port() != 0 || !errors.Is(err, syscall.EADDRINUSE) {
+			return nil, addr, err
+		}
+	}
+}
+
+// Stop ends all sessions (NOTIFICATION 6/2, administrative shutdown) and the router. It may be called again.
+func (r *Router) Stop() { r.stop() }
+
+// end ends the session with a peer, or with all where addr is empty, and returns when that has happened. GoBGP's own ways to remove
+// peers clear what sessions still read from: the race detector notices.
+func end(bgp *server.BgpServer, addr string) {
+	ctx := context.Background()
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for asked := map[string]bool{}; ; <-again.C {
+		busy := false
+		_ = bgp.ListPeer(ctx, &api.ListPeerRequest{Address: addr}, func(peer *api.Peer) { // never fails
+			name := peer.State.NeighborAddress
+			if !asked[name] { // an error: what it was last asked still waits to be done
+				asked[name] = bgp.DisablePeer(ctx, &api.DisablePeerRequest{Address: name}) == nil
+			}
+			busy = busy || peer.State.AdminState == api.PeerState_UP || peer.State.SessionState != api.PeerState_IDLE
+		})
+		if !busy {
+			return
+		}
+	}
+}
+
+// AddPeer lets another speaker in.
+func (r *Router) AddPeer(peer Peer) error {
+	families := []*api.AfiSafi{}
+	for _, family := range []*api.Family{ipv4, ipv6} {
+		families = append(families, &api.AfiSafi{
+			Config:            &api.AfiSafiConfig{Family: family, Enabled: true},
+			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: r.gracefulRestart}},
+		})
+	}
+	err := r.server.AddPeer(context.Background(), &api.AddPeerRequest{Peer: &api.Peer{
+		Conf:            &api.PeerConf{NeighborAddress: peer.Addr.String(), PeerAsn: peer.ASN},
+		Transport:       &api.Transport{LocalAddress: r.Addr.Addr().String(), PassiveMode: true},
+		Timers:          &api.Timers{Config: &api.TimersConfig{IdleHoldTimeAfterReset: 1}},
+		GracefulRestart: &api.GracefulRestart{Enabled: r.gracefulRestart, RestartTime: 120},
+		AfiSafis:        families,
+	}})
+	if err != nil {
+		return fmt.Errorf("router %s: peer %s: %w", r.Addr, peer.Addr, err)
+	}
+	return nil
+}
+
+// RemovePeer ends the session with a speaker, forgets its routes, and does not let it in again.
+func (r *Router) RemovePeer(addr netip.Addr) error {
+	end(r.server, addr.String())
+	return r.server.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: addr.String()})
+}
+
+// ResetPeer ends the session with a speaker (NOTIFICATION 6/4, administrative reset); the speaker may return after a second.
+func (r *Router) ResetPeer(addr netip.Addr) error {
+	return r.server.ResetPeer(context.Background(), &api.ResetPeerRequest{Address: addr.String()})
+}
+
+// Sessions tells for each peer whether its session is established.
+func (r *Router) Sessions() map[netip.Addr]bool {
+	up := map[netip.Addr]bool{}
+	_ = r.server.ListPeer(context.Background(), &api.ListPeerRequest{}, func(peer *api.Peer) { // fails only after Stop
+		addr, err := netip.ParseAddr(peer.State.NeighborAddress)
+		if err == nil {
+			up[addr] = peer.State.SessionState == api.PeerState_ESTABLISHED
+		}
+	})
+	return up
+}
+
+// Wait returns when cond is true of the table. It looks again whenever a route or a session changes, so cond may ask for Sessions too.
+// When ctx ends first, the error has what was waited for and the table as it is.
+func (r *Router) Wait(ctx context.Context, what string, cond func([]Path) bool) error {
+	// Not every change is reported: not, for one, that the second best path lost its session.
+	backstop := time.NewTicker(100 * time.Millisecond)
+	defer backstop.Stop()
+	for {
+		changed := r.bell() // before we look, or a change right after would go unheard
+		if cond(r.Table()) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-backstop.C:
+		case <-ctx.Done():
+			return fmt.Errorf("router %s: waited for %s: %w; it has\n%s", r.Addr, what, context.Cause(ctx), r)
+		}
+	}
+}
+
+func (r *Router) bell() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.changed
+}
+
+func (r *Router) ring(*api.WatchEventResponse) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
