@@ -207,6 +207,9 @@ func (a *Allocator) choose(r Request) (netip.Addr, error) {
 	if r.Addr.IsValid() {
 		return r.Addr, a.mayHold(r)
 	}
+	if held.addr.IsValid() && !held.asked {
+		return netip.Addr{}, fmt.Errorf("the Service asks for pool %q and came with address %s, which is kept: to move it there, remove annotation metallb.universe.tf/address-pool and write it again", r.Pool, held.addr)
+	}
 	if r.Pool != "" {
 		i, ok := a.byName[r.Pool]
 		if !ok {
@@ -249,7 +252,7 @@ func (a *Allocator) mayHold(r Request) error {
 		return fmt.Errorf("no pool owns address %s: ask for an address of %s, or add it to a pool", r.Addr, a.poolNames(func(*Pool) bool { return true }))
 	case r.Pool != "" && pool.Name != r.Pool:
 		return fmt.Errorf("address %s belongs to pool %q, and the Service asks for pool %q: change one of the two", r.Addr, pool.Name, r.Pool)
-	case !taken && !pool.handsOut(r.Addr):
+	case !pool.handsOut(r.Addr):
 		return fmt.Errorf("pool %q does not hand out addresses that end in .0 or .255, such as %s: ask for another, or set avoid-buggy-ips to false", pool.Name, r.Addr)
 	}
 	return nil
@@ -258,7 +261,7 @@ func (a *Allocator) mayHold(r Request) error {
 // meets reports whether an address that the Service holds is from where it asks for. What it was given on the same request
 // before is, whatever has become of the pools since.
 func (a *Allocator) meets(held tenure, r Request) bool {
-	if r.Pool == "" || !held.asked || r.Pool == held.pool {
+	if r.Pool == "" || held.asked && r.Pool == held.pool {
 		return true
 	}
 	pool := a.config.Pool(held.addr)

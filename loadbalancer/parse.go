@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -203,15 +204,19 @@ func unreadable(text []byte) (Problem, bool) {
 
 var (
 	yamlLine      = regexp.MustCompile(`^line (\d+): `)
+	parserError   = regexp.MustCompile(`^(did not find expected (node content|key|',' or |'-' indicator|<)|found (undefined|duplicate|incompatible|a tab))`)
 	unknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
 )
 
 // syntax turns an error of the YAML library into one of ours.
 func syntax(text []byte, err error) Problem {
-	what, line := strings.TrimPrefix(err.Error(), "yaml: "), 0
+	what, line := strings.TrimPrefix(err.Error(), "yaml: "), 1 // the library does not mention the first line
 	if m := yamlLine.FindStringSubmatch(what); m != nil {
 		line, _ = strconv.Atoi(m[1]) // digits only
 		what = what[len(m[0]):]
+	}
+	if parserError.MatchString(what) {
+		line = lineOf(text, line)
 	}
 	if m := unknownAnchor.FindStringSubmatch(what); m != nil {
 		// The library quotes the anchor, which may be a password that begins with an asterisk, and not its line.
@@ -224,12 +229,41 @@ func syntax(text []byte, err error) Problem {
 			}
 		}
 	}
-	if strings.HasPrefix(what, "found character that cannot start any token") {
+	switch {
+	case strings.HasPrefix(what, "found character that cannot start any token"):
 		what += ": indent with spaces instead of tabs, and put a value that begins with @, ` or % into quotes"
+	case strings.HasPrefix(what, "found a tab"):
+		what += ": indent with spaces"
+	case strings.HasPrefix(what, "did not find expected key"), strings.HasPrefix(what, "did not find expected '-'"):
+		what += ": align the line with those before it"
 	}
 	// Where the text ends too early, the library counts one line too many.
-	line = min(line, 1+bytes.Count(text, []byte("\n")))
+	line = min(line, 1+bytes.Count(bytes.TrimRight(text, "\n"), []byte("\n")))
 	return Problem{Line: line, Text: "this is not YAML: " + what}
+}
+
+// lineOf finds the line of a mistake of which the library only knows, counted from 0, where the list or mapping around it
+// begins: up to that line, and not including it, the text is YAML.
+func lineOf(text []byte, begin int) int {
+	const most = 64 << 10 // past that, the answer would cost more than it is worth
+	if len(text) > most {
+		return begin + 1
+	}
+	ends := []int{}
+	for i, c := range text {
+		if c == '\n' || i == len(text)-1 {
+			ends = append(ends, i+1)
+		}
+	}
+	return 1 + sort.Search(len(ends)-1, func(i int) bool {
+		decoder := yaml.NewDecoder(bytes.NewReader(text[:ends[i]]))
+		for {
+			var document yaml.Node
+			if err := decoder.Decode(&document); err != nil {
+				return !errors.Is(err, io.EOF)
+			}
+		}
+	})
 }
 
 // A nameList finds names that stand twice.
@@ -713,7 +747,7 @@ func parseRange(text string) (netipx.IPRange, bool) {
 	if !ok || err != nil || !plain(prefix.Addr()) {
 		return netipx.IPRange{}, false
 	}
-	return netipx.RangeOfPrefix(prefix.Masked()), true
+	return netipx.RangeOfPrefix(prefix), true // without the host bits
 }
 
 func plain(addr netip.Addr) bool { return !addr.Is4In6() && addr.Zone() == "" }
@@ -724,11 +758,11 @@ func (r *reader) apart(entries []entry) {
 	var reach entry // of those before, the one that ends last
 	for i, e := range entries {
 		if i > 0 && e.From().Compare(reach.To()) <= 0 {
-			earlier, later := reach.at, e.at
-			if cmp.Or(earlier.node.Line-later.node.Line, earlier.node.Column-later.node.Column) > 0 {
-				earlier, later = later, earlier
+			above, below := reach.at, e.at
+			if cmp.Or(above.node.Line-below.node.Line, above.node.Column-below.node.Column) > 0 {
+				above, below = below, above
 			}
-			r.problem(later, "%s overlaps %s of %s: let each address be in one place", r.quote(later), r.quote(earlier), place(earlier))
+			r.problem(below, "%s overlaps %s of %s: let each address be in one place", r.quote(below), r.quote(above), place(above))
 		}
 		if i == 0 || e.To().Compare(reach.To()) > 0 {
 			reach = e
@@ -820,6 +854,9 @@ const maxEffort = 10_000_000
 func (r *reader) consistent(all []Advertisement, places []value, families []entry) {
 	if r.effort > maxEffort {
 		return // reported in a pool before
+	}
+	if r.ignored > 0 {
+		return // a key that we skipped may be what keeps them apart, and to refuse the text would lose every route
 	}
 	for j := range all {
 		for i := range j {

@@ -86,6 +86,7 @@ func TestSelectorsExcludeEachOtherExactlyIfNoNodeMatchesBoth(t *testing.T) {
 			nodes = append(nodes, node)
 		}
 	}
+	try(t, "rapid.checks", "5000")
 	rapid.Check(t, func(t *rapid.T) {
 		s, u := selectors.Draw(t, "one"), selectors.Draw(t, "other")
 		together := false

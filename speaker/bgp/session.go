@@ -54,9 +54,10 @@ type session struct {
 	// modest is set after a router refused what our OPEN offered, for the next OPEN only: a router that learns better
 	// is offered everything again after its next restart.
 	modest bool
-	// complaint is what was last logged about a session that does not come up.
-	complaint string
-	failures  int // since the session was last up
+	// complaints are what was logged since the session was last up about its not coming up. Some routers fail in two ways
+	// by turns; each is said once.
+	complaints map[string]bool
+	failures   int // since the session was last up
 
 	mu    sync.Mutex
 	shown Session // guarded by mu
@@ -83,7 +84,8 @@ func newSession(peer loadbalancer.Peer, s *Sessions) *session {
 	ctx, leave := context.WithCancelCause(context.Background())
 	return &session{
 		peer: peer, sessions: s, bell: make(chan struct{}, 1), ctx: ctx, leave: leave, done: make(chan struct{}),
-		shown: Session{Peer: peer.Name, Addr: peer.Addr, ASN: peer.ASN, Since: time.Now()},
+		complaints: map[string]bool{},
+		shown:      Session{Peer: peer.Name, Addr: peer.Addr, ASN: peer.ASN, Since: time.Now()},
 	}
 }
 
@@ -139,10 +141,13 @@ func (s *session) run() {
 	}
 }
 
+// mostComplaints bounds what is logged, and kept, about a router that fails in a new way every time.
+const mostComplaints = 10
+
 // jitter shortens d by up to a quarter, so that what began at the same time does not go on in step (RFC 4271 §10).
 func jitter(d time.Duration) time.Duration { return d - rand.N(d/4+1) }
 
-// down notes why the session is down, and logs it unless it is what was logged before.
+// down notes why the session is down, and logs it unless it was logged before.
 func (s *session) down(wasUp bool, err error) {
 	why := err.Error()
 	switch {
@@ -150,13 +155,13 @@ func (s *session) down(wasUp bool, err error) {
 		s.show(func(shown *Session) {
 			shown.Up, shown.Since, shown.Prefixes, shown.LastError = false, time.Now(), 0, why
 		})
-		klog.InfoS("Session is down", "peer", s.peer.Addr, "asn", s.peer.ASN, "why", why)
+		klog.InfoS("Session is down", "peer", s.peer.Name, "asn", s.peer.ASN, "why", why)
 	case s.ctx.Err() == nil: // else it is we who gave up
 		s.show(func(shown *Session) { shown.Failures, shown.LastError = shown.Failures+1, why })
 		s.failures++
-		if why != s.complaint {
-			klog.ErrorS(err, "Session does not come up", "peer", s.peer.Addr, "asn", s.peer.ASN)
-			s.complaint = why
+		if !s.complaints[why] && len(s.complaints) < mostComplaints {
+			klog.ErrorS(err, "Session does not come up", "peer", s.peer.Name, "asn", s.peer.ASN)
+			s.complaints[why] = true
 		}
 	}
 }
@@ -335,12 +340,13 @@ func (c *conversation) establish() {
 	c.link.send(endOfRIB)
 	c.show(func(shown *Session) { shown.Updates++ })
 
-	args := []any{"peer", c.peer.Addr, "asn", c.peer.ASN, "routes", len(c.ledger.told)}
+	args := []any{"peer", c.peer.Name, "asn", c.peer.ASN, "routes", len(c.ledger.told)}
 	if c.failures > 0 {
 		args = append(args, "failures", c.failures)
 	}
 	klog.InfoS("Session is up", args...)
-	c.failures, c.complaint = 0, ""
+	c.failures = 0
+	clear(c.complaints)
 }
 
 // tell sends what the router does not know yet of the table; with again, all of it.

@@ -31,8 +31,8 @@ func TestRouterHearsTheTableThenEndOfRIBThenDifferences(t *testing.T) {
 		out := outside.up(hello)
 		out.want("announce 192.0.2.1/32,192.0.2.2/32,198.51.100.0/24 path 64512 via 10.0.0.2", "END-OF-RIB")
 		logged.want(t,
-			`"Session is up" peer="10.0.0.11" asn=64512 routes=2`,
-			`"Session is up" peer="10.0.0.1" asn=64500 routes=3`)
+			`"Session is up" peer="spine" asn=64512 routes=2`,
+			`"Session is up" peer="leaf" asn=64500 routes=3`)
 
 		s.Announce([]loadbalancer.Peer{spine, leaf}, slices.Clone(table))
 		s.Announce([]loadbalancer.Peer{spine, leaf}, routes("192.0.2.2/32", "192.0.2.3/32"))
@@ -275,7 +275,7 @@ func TestARouterThatSaysNothingIsLeftAfterHalfAMinute(t *testing.T) {
 				}
 			}
 			logged.want(t, `"Session does not come up" err="the router accepts connections, but sent no `+before+
-				` in time: does it know this node as a neighbor?" peer="10.0.0.1" asn=64500`)
+				` in time: does it know this node as a neighbor?" peer="leaf" asn=64500`)
 		})
 	}
 }
@@ -297,8 +297,8 @@ func TestARouterThatStopsReadingIsLeft(t *testing.T) {
 			t.Errorf("the next attempt comes after %v", took)
 		}
 		logged.want(t,
-			`"Session is up" peer="10.0.0.1" asn=64500 routes=10000`,
-			`"Session is down" peer="10.0.0.1" asn=64500 why="the router has read nothing for 30s"`)
+			`"Session is up" peer="leaf" asn=64500 routes=10000`,
+			`"Session is down" peer="leaf" asn=64500 why="the router has read nothing for 30s"`)
 	})
 }
 
@@ -313,8 +313,8 @@ func TestHoldTimeRunsOutWhileARouterDoesNotRead(t *testing.T) {
 		r.up(hello)
 		pass(9*time.Second + graceTime + partingTime)
 		logged.want(t,
-			`"Session is up" peer="10.0.0.1" asn=64500 routes=10000`,
-			`"Session is down" peer="10.0.0.1" asn=64500 why="the router was silent for 9s, the hold time"`)
+			`"Session is up" peer="leaf" asn=64500 routes=10000`,
+			`"Session is down" peer="leaf" asn=64500 why="the router was silent for 9s, the hold time"`)
 	})
 }
 
@@ -357,24 +357,30 @@ func TestAFailureIsLoggedOnceUntilItChanges(t *testing.T) {
 		s.Announce([]loadbalancer.Peer{leaf}, routes("192.0.2.1/32"))
 		pass(time.Hour)
 		synctest.Wait()
-		refused := `"Session does not come up" err="10.0.0.1:179 refuses connections: does BGP run there, and does it know this node as a neighbor?" peer="10.0.0.1" asn=64500`
+		refused := `"Session does not come up" err="10.0.0.1:179 refuses connections: does BGP run there, and does it know this node as a neighbor?" peer="leaf" asn=64500`
 		logged.want(t, refused)
 
 		errSilent := fmt.Errorf("dial: %w", os.ErrDeadlineExceeded)
 		r.refuse(errSilent)
 		pass(time.Hour)
 		synctest.Wait()
-		silent := `"Session does not come up" err="10.0.0.1:179 does not answer: is there a route to it, and does no firewall drop packets to its port?" peer="10.0.0.1" asn=64500`
+		silent := `"Session does not come up" err="10.0.0.1:179 does not answer: is there a route to it, and does no firewall drop packets to its port?" peer="leaf" asn=64500`
+		logged.want(t, refused, silent)
+
+		// A router that fails in two ways by turns is no news either.
+		r.refuse(errRefused)
+		pass(time.Hour)
+		synctest.Wait()
 		logged.want(t, refused, silent)
 
 		failures := len(r.attempts())
-		if got := s.List()[0]; got.Failures != failures || failures < 100 || !strings.Contains(got.LastError, "does not answer") || got.Up {
+		if got := s.List()[0]; got.Failures != failures || failures < 100 || !strings.Contains(got.LastError, "refuses connections") || got.Up {
 			t.Errorf("after %d attempts: %+v", failures, got)
 		}
 		r.refuse(nil)
 		l := r.up(hello)
 		l.untilEndOfRIB()
-		up := fmt.Sprintf(`"Session is up" peer="10.0.0.1" asn=64500 routes=1 failures=%d`, failures)
+		up := fmt.Sprintf(`"Session is up" peer="leaf" asn=64500 routes=1 failures=%d`, failures)
 		logged.want(t, refused, silent, up)
 
 		// The same failure is news again after the session was up.
@@ -383,7 +389,7 @@ func TestAFailureIsLoggedOnceUntilItChanges(t *testing.T) {
 		synctest.Wait()
 		pass(time.Hour)
 		logged.want(t, refused, silent, up,
-			`"Session is down" peer="10.0.0.1" asn=64500 why="the router sent NOTIFICATION 6/4 (Cease: Administrative Reset): \"hello\""`,
+			`"Session is down" peer="leaf" asn=64500 why="the router sent NOTIFICATION 6/4 (Cease: Administrative Reset): \"hello\""`,
 			silent)
 	})
 }
@@ -473,11 +479,11 @@ func TestAChangedPeerTouchesOnlyItself(t *testing.T) {
 			t.Errorf("the other session heard %d messages and was dialled at %v", len(in.heard), inside.attempts())
 		}
 		logged.want(t,
-			`"Session is up" peer="10.0.0.11" asn=64512 routes=1`,
-			`"Session is up" peer="10.0.0.1" asn=64500 routes=1`,
-			`"Session is down" peer="10.0.0.1" asn=64500 why="the configuration of this peer changed"`,
-			`"Session is up" peer="10.0.0.1" asn=64500 routes=1`,
-			`"Session is down" peer="10.0.0.1" asn=64500 why="the configuration no longer has this peer for this node"`)
+			`"Session is up" peer="spine" asn=64512 routes=1`,
+			`"Session is up" peer="leaf" asn=64500 routes=1`,
+			`"Session is down" peer="leaf" asn=64500 why="the configuration of this peer changed"`,
+			`"Session is up" peer="leaf" asn=64500 routes=1`,
+			`"Session is down" peer="leaf" asn=64500 why="the configuration no longer has this peer for this node"`)
 	})
 }
 

@@ -1,0 +1,172 @@
+package imports_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"maps"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	module = "github.com/metallb/cloud-provider-metallb"
+	gobgp  = "github.com/osrg/gobgp/"
+)
+
+// A rule says what the files of a package, tests aside, may import from outside the standard library. A path that ends in
+// a slash stands for all packages below it.
+type rule struct {
+	pkg string
+	may []string
+	// deep holds the same of everything that the package's imports import in turn.
+	deep bool
+}
+
+var rules = []rule{
+	{pkg: "loadbalancer", may: []string{"gopkg.in/yaml.v3", "go4.org/netipx"}, deep: true},
+	{pkg: "speaker/bgp", may: []string{module + "/loadbalancer", gobgp + "v3/pkg/packet/bgp", "k8s.io/klog/v2", "golang.org/x/sys/"}},
+}
+
+func TestEachPackageImportsOnlyWhatItMay(t *testing.T) {
+	for _, rule := range rules {
+		all := needs(t, rule.pkg)
+		p := all[module+"/"+rule.pkg]
+		imports := p.Imports
+		if rule.deep {
+			imports = slices.Collect(maps.Keys(all))
+		}
+		for _, path := range slices.Sorted(slices.Values(imports)) {
+			if path == p.ImportPath || all[path].Standard || rule.allows(path) {
+				continue
+			}
+			if rule.deep && slices.ContainsFunc(rule.may, func(may string) bool { return all[may].needs(path) }) {
+				continue
+			}
+			t.Errorf("package %s imports %s", rule.pkg, path)
+		}
+	}
+}
+
+// The two halves agree because both ask the domain, and fail apart because they do not know each other.
+func TestSpeakerAndProviderNeverMeet(t *testing.T) {
+	for pkg, other := range map[string]string{"speaker": "provider", "speaker/bgp": "provider", "provider": "speaker"} {
+		for path := range needs(t, pkg) {
+			if path == module+"/"+other || strings.HasPrefix(path, module+"/"+other+"/") {
+				t.Errorf("package %s needs %s", pkg, path)
+			}
+		}
+	}
+}
+
+func TestOnlySpeakerBGPImportsGoBGP(t *testing.T) {
+	found := false
+	for path, p := range list(t, "./...") {
+		uses := slices.ContainsFunc(p.Imports, func(path string) bool { return strings.HasPrefix(path, gobgp) })
+		switch {
+		case path == module+"/speaker/bgp":
+			found = uses
+		case uses:
+			t.Errorf("package %s imports GoBGP", path)
+		}
+	}
+	if !found {
+		t.Error("package speaker/bgp does not import GoBGP: this test looks at nothing")
+	}
+}
+
+// The domain only computes: equal questions have equal answers, whenever they are asked.
+func TestTheDomainHasNeitherClockNorGoroutines(t *testing.T) {
+	files, err := filepath.Glob("loadbalancer/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatal("package loadbalancer has no files", err)
+	}
+	// What of package time computes only; the rest asks a clock or waits for one.
+	pure := []string{"Duration", "ParseDuration", "Nanosecond", "Microsecond", "Millisecond", "Second", "Minute", "Hour"}
+	looked := 0
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		looked++
+		fset := token.NewFileSet()
+		syntax, err := parser.ParseFile(fset, file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, spec := range syntax.Imports {
+			if path := strings.Trim(spec.Path.Value, `"`); slices.Contains([]string{"time", "sync", "context", "os", "net", "log", "log/slog", "math/rand", "math/rand/v2"}, path) && (path != "time" || spec.Name != nil) {
+				t.Errorf("%s: imports %s", fset.Position(spec.Pos()), spec.Path.Value)
+			}
+		}
+		ast.Inspect(syntax, func(node ast.Node) bool {
+			switch node := node.(type) {
+			case *ast.GoStmt:
+				t.Errorf("%s: starts a goroutine", fset.Position(node.Pos()))
+			case *ast.SelectorExpr:
+				if pkg, ok := node.X.(*ast.Ident); ok && pkg.Name == "time" && !slices.Contains(pure, node.Sel.Name) {
+					t.Errorf("%s: uses time.%s", fset.Position(node.Pos()), node.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+	if looked == 0 {
+		t.Error("package loadbalancer has test files only")
+	}
+}
+
+func (r rule) allows(path string) bool {
+	return slices.ContainsFunc(r.may, func(may string) bool {
+		return path == may || strings.HasSuffix(may, "/") && strings.HasPrefix(path, may)
+	})
+}
+
+// A pkg is what the go command knows about a package.
+type pkg struct {
+	ImportPath string
+	Standard   bool
+	GoFiles    []string
+	Imports    []string
+	Deps       []string
+}
+
+// needs returns a package of this module, which must exist, and everything that it imports, also by way of others.
+func needs(t *testing.T, name string) map[string]pkg {
+	t.Helper()
+	all := list(t, "-deps", "./"+name)
+	if len(all[module+"/"+name].GoFiles) == 0 {
+		t.Fatalf("package %s is missing", name)
+	}
+	return all
+}
+
+func (p pkg) needs(path string) bool { return slices.Contains(p.Deps, path) }
+
+func list(t *testing.T, args ...string) map[string]pkg {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-e", "-json=ImportPath,Standard,GoFiles,Imports,Deps"}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, stderr.Bytes())
+	}
+	packages := map[string]pkg{}
+	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			return packages
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		packages[p.ImportPath] = p
+	}
+}

@@ -1,0 +1,191 @@
+package loadbalancer
+
+import (
+	"net/netip"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go4.org/netipx"
+)
+
+// FuzzParse checks what everybody behind Parse relies on.
+func FuzzParse(f *testing.F) {
+	files, err := filepath.Glob("testdata/*.yaml")
+	if err != nil || len(files) == 0 {
+		f.Fatal("no samples", err)
+	}
+	for _, file := range files {
+		f.Add(sample(f, filepath.Base(file)))
+	}
+	for _, text := range []string{
+		"",
+		"peers:\n- peer-address: 10.0.0.1\n  peer-asn: 100\n  my-asn: 42\naddress-pools:\n- name: default\n  cidr:\n  - 192.168.10.0/24\n",
+		peer("name: tor", "hold-time: 9", "keepalive-time: 3s", "connect-time: 1m", "router-id: 1.2.3.4", "source-address: node-ip"),
+		peer("ebgp-multihop: 3", "graceful-restart: {restart-time: 5m}", "bfd-profile: x", "node-selectors: [{match-labels: {a: b}}]"),
+		peer("node-selectors: [{match-expressions: [{key: a, operator: In, values: [b, c]}, {key: d, operator: Exists}]}, ~]"),
+		peer("password: hunter2", "ttl-security: true", "hold-time: 1s"),
+		pool("advertisements: [{aggregation-length: 24, localpref: 200, communities: [no-export, '1:2', 'large:1:2:3'], as-path-prepend: 2}, ~]"),
+		pool("auto-assign: no", "avoid-buggy-ips: on", "priority: -7", "protocol: bgp"),
+		"address-pools:\n- {name: a, cidr: [10.0.0.0/8]}\n- {name: b, addresses: [10.1.0.0-10.2.0.0]}\n",
+		"address-pools:\n- {name: a, cidr: [10.0.0.7-10.0.0.9, 10.0.0.0/30], advertisements: [{aggregation-length: 31}]}\n",
+		"peers: &p [*p]\n",
+		"peers:\n- &a {<<: *a}\n",
+		"- - - -\n",
+		"{[a]: b}",
+		"a: \"\\xff\"\n---\n",
+		"\xff",
+		"peers:\r\n- name: a\r\n",
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		config, warnings, err := Parse(text)
+		located(t, text, warnings)
+		if err != nil {
+			problems, ok := err.(Problems)
+			if !ok || len(problems) == 0 || config != nil {
+				t.Fatalf("%T with %d problems, config %v", err, len(problems), config)
+			}
+			located(t, text, problems)
+			if _, _, err := ParseAdmitted(text); err != nil {
+				located(t, text, err.(Problems))
+			}
+			return
+		}
+		admitted, ignored, err := ParseAdmitted(text)
+		if err != nil || ignored != 0 || !reflect.DeepEqual(admitted, config) {
+			t.Fatalf("ParseAdmitted: %d ignored, %v\n%+v\nwant\n%+v", ignored, err, admitted, config)
+		}
+		sound(t, config)
+	})
+}
+
+// located checks that problems stand where there is text, in its order, and each on one line of its own.
+func located(t *testing.T, text []byte, problems Problems) {
+	// What YAML takes for the end of a line.
+	lines := strings.Count(strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n").Replace(string(text)), "\n") + 1
+	before := Problem{}
+	for i, p := range problems {
+		if p.Line < 0 || p.Line > lines || p.Column < 0 || p.Text == "" {
+			t.Fatalf("a problem on line %d of %d: %v", p.Line, lines, p)
+		}
+		if last := i == maxProblems; !last && (p.Line < before.Line || p.Line == before.Line && p.Column < before.Column) {
+			t.Fatalf("%v\ncomes before\n%v", before, p)
+		}
+		if len(p.Error()) > 2000 {
+			t.Fatalf("a problem of %d bytes", len(p.Error()))
+		}
+		before = p
+	}
+}
+
+// sound checks the promises of Config's types.
+func sound(t *testing.T, config *Config) {
+	names := map[string]bool{}
+	for _, p := range config.Peers {
+		if p.Name == "" || names[p.Name] {
+			t.Fatalf("the name of a peer: %q", p.Name)
+		}
+		names[p.Name] = true
+		whole := func(d time.Duration) bool { return d%time.Second == 0 && d <= 65535*time.Second }
+		switch {
+		case !p.Addr.Is4() || p.Port == 0 || p.ASN == 0 || p.MyASN == 0:
+			t.Fatalf("%+v", p)
+		case p.HoldTime != 0 && p.HoldTime < 3*time.Second || !whole(p.HoldTime):
+			t.Fatalf("hold time %s", p.HoldTime)
+		case p.KeepaliveTime > p.HoldTime || (p.KeepaliveTime <= 0) != (p.HoldTime == 0):
+			t.Fatalf("keepalive time %s of hold time %s", p.KeepaliveTime, p.HoldTime)
+		case p.ConnectTime < time.Second || !whole(p.ConnectTime):
+			t.Fatalf("connect time %s", p.ConnectTime)
+		case p.RestartTime < 0 || p.RestartTime > 4095*time.Second || !whole(p.RestartTime):
+			t.Fatalf("restart time %s", p.RestartTime)
+		case p.RouterID.IsValid() && !p.RouterID.Is4():
+			t.Fatalf("router ID %s", p.RouterID)
+		case p.SourceAddress.IsValid() && (p.SourceNodeIP || p.SourceAddress.Is4() != p.Addr.Is4()):
+			t.Fatalf("source address %s", p.SourceAddress)
+		case p.IBGP() && p.TTL != 0:
+			t.Fatalf("TTL %d for iBGP", p.TTL)
+		}
+	}
+	pools := map[string]bool{}
+	var all []netipx.IPRange
+	for i := range config.Pools {
+		p := &config.Pools[i]
+		if p.Name == "" || pools[p.Name] || len(p.Ranges) == 0 || len(p.Advertisements) == 0 {
+			t.Fatalf("pool %+v", p)
+		}
+		pools[p.Name] = true
+		if !slices.IsSortedFunc(p.Ranges, func(a, b netipx.IPRange) int { return a.From().Compare(b.From()) }) {
+			t.Fatalf("ranges %v", p.Ranges)
+		}
+		all = append(all, p.Ranges...)
+		for _, r := range p.Ranges {
+			if !r.IsValid() || config.Pool(r.From()) != p || config.Pool(r.To()) != p {
+				t.Fatalf("range %v of pool %q", r, p.Name)
+			}
+			if before := r.From().Prev(); before.IsValid() && config.Pool(before) == p && !ranged(p, before) {
+				t.Fatalf("pool %q owns %s", p.Name, before)
+			}
+			announced(t, config, p, r)
+		}
+		for _, a := range p.Advertisements {
+			if a.AggregationLength < 0 || a.AggregationLength > 32 || a.AggregationLengthV6 < 0 || a.AggregationLengthV6 > 128 || a.Prepend > 10 {
+				t.Fatalf("advertisement %+v", a)
+			}
+			for _, peer := range a.Peers {
+				if !names[peer] {
+					t.Fatalf("an advertisement for %q", peer)
+				}
+			}
+			once := slices.IsSorted(a.Communities) && slices.IsSortedFunc(a.LargeCommunities, compareLarge) && slices.IsSorted(a.Peers) &&
+				len(slices.Compact(slices.Clone(a.Communities))) == len(a.Communities) &&
+				len(slices.Compact(slices.Clone(a.LargeCommunities))) == len(a.LargeCommunities) &&
+				len(slices.Compact(slices.Clone(a.Peers))) == len(a.Peers)
+			if !once {
+				t.Fatalf("advertisement %+v", a)
+			}
+		}
+	}
+	for i, r := range all {
+		for _, other := range all[:min(i, 100)] {
+			if r.Overlaps(other) {
+				t.Fatalf("%v overlaps %v", r, other)
+			}
+		}
+	}
+}
+
+func ranged(p *Pool, addr netip.Addr) bool {
+	return slices.ContainsFunc(p.Ranges, func(r netipx.IPRange) bool { return r.Contains(addr) })
+}
+
+// announced checks that no peer hears one prefix in two ways on a node without labels, and that no prefix is wider than
+// the widest network of some range allows.
+func announced(t *testing.T, config *Config, p *Pool, r netipx.IPRange) {
+	shortest := 32
+	for _, prefix := range r.Prefixes() {
+		shortest = min(shortest, prefix.Bits())
+	}
+	routes := config.Routes(r.From(), nil)
+	for i, route := range routes {
+		if route.Prefix.Bits() < shortest || !route.Prefix.Contains(r.From()) || route.Prefix != route.Prefix.Masked() {
+			t.Fatalf("%s for %v", route, r)
+		}
+		for _, other := range routes[:i] {
+			for _, peer := range config.Peers {
+				if route.Prefix == other.Prefix && route.For(peer.Name) && other.For(peer.Name) && !sameAttributes(route, other) {
+					t.Fatalf("%s hears both\n%s and\n%s", peer.Name, route, other)
+				}
+			}
+		}
+	}
+}
+
+func sameAttributes(a, b Route) bool {
+	a.Peers, b.Peers = nil, nil
+	return a.Equal(b)
+}
