@@ -27,8 +27,11 @@ check: ## vet, lint and unit tests with the race detector: the inner loop
 	$(GO) mod tidy -diff
 	$(GO) test -race ./...
 
-e2e: build ## the lab's tests: real kube-apiserver, etcd, controllers, routers
-	cd cmd/lab && $(GO) vet ./... && $(GO) tool staticcheck ./... && $(GO) test -race -count=1 -timeout 45m -v ./... | grep -vE '^(=== (RUN|PAUSE|CONT|NAME))'
+# Our programs run with the race detector. The tests do not: GoBGP's server, which is the router in them, has data races.
+e2e: ## the lab's tests: real kube-apiserver, etcd, controllers, routers
+	$(GO) build -race -o bin/race/ ./cmd/...
+	cd cmd/lab && $(GO) vet ./... && $(GO) mod tidy -diff
+	cd cmd/lab && LAB_BIN=$(CURDIR)/bin/race $(GO) test -count=1 -timeout 45m ./...
 
 test: ## everything: check, then e2e, with the time that each took
 	@for stage in check e2e; do \

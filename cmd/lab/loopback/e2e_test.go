@@ -46,6 +46,11 @@ func start(t *testing.T, o Options) *Lab {
 		for _, r := range forbidden {
 			t.Errorf("forbidden: %v", r)
 		}
+		for _, p := range lab.processes {
+			if strings.Contains(p.Output(), "DATA RACE") {
+				t.Errorf("%s has a data race", p.Name)
+			}
+		}
 		if t.Failed() {
 			for _, p := range lab.processes {
 				t.Logf("log of %s:\n%s", p.Name, p.Output())

@@ -213,7 +213,7 @@ func (l *Lab) StartSpeaker(node Node, more ...string) (*kubernetes.Process, erro
 
 func (l *Lab) start(program string, env []string, args ...string) (*kubernetes.Process, error) {
 	name := fmt.Sprintf("%s-%d", program, l.count.Add(1))
-	binary := filepath.Join(l.root, "bin", program)
+	binary := filepath.Join(cmp.Or(os.Getenv("LAB_BIN"), filepath.Join(l.root, "bin")), program)
 	if _, err := os.Stat(binary); err != nil {
 		return nil, fmt.Errorf("%s is not built: run make build", program)
 	}

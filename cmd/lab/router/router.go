@@ -1,9 +1,11 @@
 // Package router is the other end of our BGP sessions in the demo and in tests: a router on a loopback address, which speakers dial
 // and whose table anybody may read. It is GoBGP's server, and speaks eBGP and iBGP.
 //
-// GoBGP decides three things that a test may stumble over. After a session ended it takes no new one for five seconds (one after
-// ResetPeer). It keeps its rules of best path selection in variables of its package, and writes them whenever a router starts: under
-// the race detector, start all routers before routes flow. And a stopped router leaves one idle goroutine behind.
+// GoBGP does some things that a test may stumble over. After a peer ended a session it takes no new one from it for five seconds. A
+// stopped router leaves one idle goroutine behind. And the race detector does not like it: graceful restart marks paths, and the session
+// that follows writes who its peer is, without a lock against readers such as Table; a router that starts writes rules of best path
+// selection that all routers of the process read. None of that does harm here, and the programs under test are processes of their own, so
+// tests of graceful restart lose nothing without the race detector.
 package router
 
 import (
@@ -45,10 +47,11 @@ type Router struct {
 
 	gracefulRestart bool
 	server          *server.BgpServer
+	bell            *bell
 	stop            func()
 
-	mu      sync.Mutex
-	changed chan struct{} // closed, and replaced, whenever GoBGP reports something
+	mu    sync.Mutex
+	peers map[netip.Addr]Peer
 }
 
 // Start returns when the router listens.
@@ -59,27 +62,24 @@ func Start(options Options) (*Router, error) {
 	if !options.RouterID.Is4() {
 		return nil, fmt.Errorf("router %s needs a router ID: its address is none", options.Addr)
 	}
-	bgp, addr, err := listen(options)
+	bell := &bell{rung: make(chan struct{})}
+	bgp, addr, err := listen(options, bell)
 	if err != nil {
 		return nil, fmt.Errorf("router %s: %w", options.Addr, err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	r := &Router{
 		Addr:            addr,
 		ASN:             options.ASN,
 		gracefulRestart: options.GracefulRestart,
 		server:          bgp,
-		changed:         make(chan struct{}),
+		bell:            bell,
+		peers:           map[netip.Addr]Peer{},
 	}
 	r.stop = sync.OnceFunc(func() {
-		cancel()
 		end(bgp, "")
 		bgp.Stop()
+		bell.ring()
 	})
-	if err := bgp.WatchEvent(ctx, events, r.ring); err != nil {
-		r.Stop()
-		return nil, err
-	}
 	for _, peer := range options.Peers {
 		if err := r.AddPeer(peer); err != nil {
 			r.Stop()
@@ -89,17 +89,8 @@ func Start(options Options) (*Router, error) {
 	return r, nil
 }
 
-// events are all that change what Table or Sessions say.
-var events = &api.WatchEventRequest{
-	Peer: &api.WatchEventRequest_Peer{},
-	Table: &api.WatchEventRequest_Table{Filters: []*api.WatchEventRequest_Table_Filter{
-		{Type: api.WatchEventRequest_Table_Filter_BEST},
-		{Type: api.WatchEventRequest_Table_Filter_POST_POLICY},
-	}},
-}
-
 // listen starts a server at the address. GoBGP takes port 0 for 179, so we choose one; should somebody be faster, another.
-func listen(options Options) (*server.BgpServer, netip.AddrPort, error) {
+func listen(options Options, bell *bell) (*server.BgpServer, netip.AddrPort, error) {
 	for {
 		addr := options.Addr
 		if addr.Port() == 0 {
@@ -112,7 +103,7 @@ func listen(options Options) (*server.BgpServer, netip.AddrPort, error) {
 				return nil, addr, err
 			}
 		}
-		bgp := server.NewBgpServer(server.LoggerOption(&logger{to: options.Log, level: log.InfoLevel}))
+		bgp := server.NewBgpServer(server.LoggerOption(&logger{to: options.Log, level: log.InfoLevel}), server.TimingHookOption(bell))
 		go bgp.Serve() // never returns
 		err := bgp.StartBgp(context.Background(), &api.StartBgpRequest{Global: &api.Global{
 			Asn:             options.ASN,
@@ -165,25 +156,45 @@ func (r *Router) AddPeer(peer Peer) error {
 	err := r.server.AddPeer(context.Background(), &api.AddPeerRequest{Peer: &api.Peer{
 		Conf:            &api.PeerConf{NeighborAddress: peer.Addr.String(), PeerAsn: peer.ASN},
 		Transport:       &api.Transport{LocalAddress: r.Addr.Addr().String(), PassiveMode: true},
-		Timers:          &api.Timers{Config: &api.TimersConfig{IdleHoldTimeAfterReset: 1}},
 		GracefulRestart: &api.GracefulRestart{Enabled: r.gracefulRestart, RestartTime: 120},
 		AfiSafis:        families,
 	}})
 	if err != nil {
 		return fmt.Errorf("router %s: peer %s: %w", r.Addr, peer.Addr, err)
 	}
+	r.mu.Lock()
+	r.peers[peer.Addr] = peer
+	r.mu.Unlock()
+	r.bell.ring()
 	return nil
 }
 
-// RemovePeer ends the session with a speaker, forgets its routes, and does not let it in again.
+// RemovePeer ends the session with a speaker, forgets its routes, and does not let it in again until AddPeer. When it returns, all of
+// that has happened.
 func (r *Router) RemovePeer(addr netip.Addr) error {
+	defer r.bell.ring()
 	end(r.server, addr.String())
 	return r.server.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: addr.String()})
 }
 
-// ResetPeer ends the session with a speaker (NOTIFICATION 6/4, administrative reset); the speaker may return after a second.
+// ResetPeer ends the session with a speaker (NOTIFICATION 6/4, administrative reset) and forgets its routes. When it returns, that has
+// happened, and the speaker may return.
 func (r *Router) ResetPeer(addr netip.Addr) error {
-	return r.server.ResetPeer(context.Background(), &api.ResetPeerRequest{Address: addr.String()})
+	r.mu.Lock()
+	peer, known := r.peers[addr]
+	r.mu.Unlock()
+	if !known {
+		return fmt.Errorf("router %s: no peer %s", r.Addr, addr)
+	}
+	if err := r.server.ResetPeer(context.Background(), &api.ResetPeerRequest{Address: addr.String()}); err != nil {
+		return err
+	}
+	// GoBGP alone sometimes keeps the routes: when the speaker closes the connection before GoBGP has noted that it sent a
+	// NOTIFICATION, it takes that for the beginning of a graceful restart. A peer that is removed loses them for sure.
+	if err := r.RemovePeer(addr); err != nil {
+		return err
+	}
+	return r.AddPeer(peer)
 }
 
 // Sessions tells for each peer whether its session is established.
@@ -198,14 +209,14 @@ func (r *Router) Sessions() map[netip.Addr]bool {
 	return up
 }
 
-// Wait returns when cond is true of the table. It looks again whenever a route or a session changes, so cond may ask for Sessions too.
-// When ctx ends first, the error has what was waited for and the table as it is.
+// Wait returns when cond is true of the table. It looks again whenever a route or a session has changed, so cond may ask for Sessions
+// too. When ctx ends first, the error has what was waited for and the table as it is.
 func (r *Router) Wait(ctx context.Context, what string, cond func([]Path) bool) error {
-	// Not every change is reported: not, for one, that the second best path lost its session.
+	// cond may depend on more than this router.
 	backstop := time.NewTicker(100 * time.Millisecond)
 	defer backstop.Stop()
 	for {
-		changed := r.bell() // before we look, or a change right after would go unheard
+		changed := r.bell.next() // before we look, or a change right after would go unheard
 		if cond(r.Table()) {
 			return nil
 		}
@@ -218,15 +229,29 @@ func (r *Router) Wait(ctx context.Context, what string, cond func([]Path) bool) 
 	}
 }
 
-func (r *Router) bell() <-chan struct{} {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.changed
+// A bell rings whenever GoBGP has dealt with something a peer did. GoBGP takes it for a stopwatch: that hook is called after every
+// message, where its watch events leave some changes out.
+type bell struct {
+	mu   sync.Mutex
+	rung chan struct{} // closed, and replaced
 }
 
-func (r *Router) ring(*api.WatchEventResponse) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	close(r.changed)
-	r.changed = make(chan struct{})
+// Observe is called by GoBGP.
+func (b *bell) Observe(what server.FSMOperation, _, _ time.Duration) {
+	if what != server.FSMMgmtOp { // those are our own calls, to look at the table above all
+		b.ring()
+	}
+}
+
+func (b *bell) ring() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.rung)
+	b.rung = make(chan struct{})
+}
+
+func (b *bell) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rung
 }

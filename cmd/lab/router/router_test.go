@@ -227,16 +227,26 @@ func TestPeersComeAndGo(t *testing.T) {
 	if err := r.AddPeer(Peer{nodeA, 64500}); err == nil {
 		t.Error("a peer is added twice")
 	}
+	for name, do := range map[string]func(netip.Addr) error{"reset": r.ResetPeer, "removed": r.RemovePeer} {
+		if err := do(netip.MustParseAddr("127.0.0.13")); err == nil {
+			t.Errorf("somebody who is no peer is %s", name)
+		}
+	}
 }
 
+// raceDetector is set by race_test.go. GoBGP v3.37.0 marks paths for graceful restart while others read them.
+var raceDetector bool
+
 func TestAResetPeerLosesItsRoutesAndReturns(t *testing.T) {
-	r := start(t, Options{Addr: anyPort, ASN: 64501, GracefulRestart: true, Peers: []Peer{{nodeA, 64500}}})
+	r := start(t, Options{Addr: anyPort, ASN: 64501, GracefulRestart: !raceDetector, Peers: []Peer{{nodeA, 64500}}})
 	speak(t, nodeA, 64500, r.Addr, r.ASN).announce("192.168.10.0/32", "127.0.0.11")
 	wait(t, r, "a route", func(paths []Path) bool { return len(paths) == 1 })
 	if err := r.ResetPeer(nodeA); err != nil {
 		t.Fatal(err)
 	}
-	wait(t, r, "the end of the session", func(paths []Path) bool { return len(paths) == 0 && !r.Sessions()[nodeA] })
+	if paths := r.Table(); len(paths) != 0 || r.Sessions()[nodeA] {
+		t.Errorf("a peer that was reset has a session, or still routes:\n%s", r)
+	}
 	wait(t, r, "the next session", func(paths []Path) bool { return len(paths) == 1 && r.Sessions()[nodeA] })
 }
 
@@ -262,6 +272,9 @@ PREFIX   NEXT HOPS   AS PATH   LOCAL PREF   COMMUNITIES
 		},
 	} {
 		t.Run(test.then, func(t *testing.T) {
+			if test.options.GracefulRestart && raceDetector {
+				t.Skip("the race detector would report GoBGP: run it without -race")
+			}
 			test.options.Addr, test.options.ASN, test.options.Peers = anyPort, 64501, []Peer{{nodeA, 64500}}
 			r := start(t, test.options)
 			wire := lay(t, nodeA, r.Addr)

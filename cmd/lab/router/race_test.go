@@ -1,0 +1,5 @@
+//go:build race
+
+package router
+
+func init() { raceDetector = true }
