@@ -63,6 +63,7 @@ func newCommand() (*cobra.Command, error) {
 	}
 	command := app.NewCloudControllerManagerCommand(options, initialize, controllers, names.CCMControllerAliases(), flags, stopped)
 	command.Use = "metallb-cloud-controller-manager"
+	command.Flags().Lookup("help").Usage = "help for " + command.Use
 	command.Long = "Gives addresses to Services of type LoadBalancer in clusters that have no cloud."
 	return command, nil
 }
@@ -70,7 +71,6 @@ func newCommand() (*cobra.Command, error) {
 // setDefaults changes the framework's defaults where they do not suit a cluster without a cloud. Every one is a flag still.
 func setDefaults(o *ccmoptions.CloudControllerManagerOptions) {
 	o.KubeCloudShared.CloudProvider.Name = provider.Name
-	o.KubeCloudShared.ConfigureCloudRoutes = false
 	// The framework's Lease has the name that every other cloud controller manager uses.
 	o.Generic.LeaderElection.ResourceNamespace = "metallb-system"
 	o.Generic.LeaderElection.ResourceName = "metallb-controller"

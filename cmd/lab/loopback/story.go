@@ -20,10 +20,14 @@ type Teller struct {
 	ctx context.Context
 	lab *Lab
 	out io.Writer
+	// written is the ConfigMap as it was last written.
+	written string
 }
 
 // NewTeller tells on out what happens in the lab.
-func NewTeller(ctx context.Context, lab *Lab, out io.Writer) *Teller { return &Teller{ctx, lab, out} }
+func NewTeller(ctx context.Context, lab *Lab, out io.Writer) *Teller {
+	return &Teller{ctx: ctx, lab: lab, out: out}
+}
 
 // Tell does one step.
 func (t *Teller) Tell(s Step) error {
@@ -105,10 +109,45 @@ func (t *Teller) event(namespace, kind, object, reason, containing string) error
 
 // configure puts a configuration in force: the text behind the lab's peers.
 func (t *Teller) configure(text string) error {
-	if err := t.apply(t.lab.ConfigMap(t.lab.Peers() + text)); err != nil {
+	if err := t.edit(text); err != nil {
 		return err
 	}
 	return t.lab.Admitted(t.ctx, t.lab.Peers()+text)
+}
+
+// edit writes the configuration. The first time it shows the whole ConfigMap, and then what changes in it.
+func (t *Teller) edit(text string) error {
+	document := t.lab.ConfigMap(t.lab.Peers() + text)
+	if t.written == "" {
+		t.written = document
+		return t.apply(document)
+	}
+	fmt.Fprintln(t.out, "\n$ kubectl edit configmap config --namespace=metallb-system")
+	t.indent(difference(t.written, document))
+	t.written = document
+	if out, err := t.lab.Kubectl(t.ctx, document, "apply", "-f", "-"); err != nil {
+		return fmt.Errorf("kubectl apply: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// difference shows the lines between the first and the last that changed, as diff does.
+func difference(before, after string) string {
+	old, now := strings.Split(before, "\n"), strings.Split(after, "\n")
+	for len(old) > 0 && len(now) > 0 && old[0] == now[0] {
+		old, now = old[1:], now[1:]
+	}
+	for len(old) > 0 && len(now) > 0 && old[len(old)-1] == now[len(now)-1] {
+		old, now = old[:len(old)-1], now[:len(now)-1]
+	}
+	var b strings.Builder
+	for _, line := range old {
+		b.WriteString("- " + line + "\n")
+	}
+	for _, line := range now {
+		b.WriteString("+ " + line + "\n")
+	}
+	return b.String()
 }
 
 // ConfigMap is the user's ConfigMap with a configuration.
@@ -300,9 +339,8 @@ var Story = []Step{
 	}},
 	{"A mistake in the configuration is reported, and changes nothing", func(t *Teller) error {
 		before := t.lab.Router.String()
-		broken := strings.Replace(ecommerce, "    - vpn-only\n", "    - vpn-onyl\n", 1)
-		broken = strings.Replace(broken, "auto-assign:", "auto-asign:", 1)
-		if err := t.apply(t.lab.ConfigMap(t.lab.Peers() + broken)); err != nil {
+		broken := strings.Replace(ecommerce, "  advertisements:\n  - communities:\n    - vpn-only\n", "  auto-asign: true\n  advertisements:\n  - communities:\n    - vpn-onyl\n", 1)
+		if err := t.edit(broken); err != nil {
 			return err
 		}
 		if err := t.event("metallb-system", "configmap", "config", "InvalidConfig", `did you mean "vpn-only"?`); err != nil {
@@ -319,7 +357,7 @@ var Story = []Step{
 			return err
 		}
 		t.say("Nor does a text count that would take an address from a Service:")
-		if err := t.apply(t.lab.ConfigMap(t.lab.Peers() + strings.Replace(basicPools, "192.168.10.0/24", "192.168.10.64/26", 1))); err != nil {
+		if err := t.edit(strings.Replace(ecommerce, "192.168.10.0/24", "192.168.10.64/26", 1)); err != nil {
 			return err
 		}
 		if err := t.event("metallb-system", "configmap", "config", "InvalidConfig", "Services would lose their address"); err != nil {
