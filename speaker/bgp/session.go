@@ -353,13 +353,15 @@ func (c *conversation) establish() {
 func (c *conversation) tell(again bool) {
 	messages, n, err := c.ledger.update(*c.sessions.table.Load(), again)
 	c.link.send(messages)
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	if before := c.status().LastError; err != nil && why != before {
+		klog.ErrorS(err, "Cannot send a route", "peer", c.peer.Name, "asn", c.peer.ASN)
+	}
 	c.show(func(shown *Session) {
-		shown.Updates += n
-		shown.Prefixes = len(c.ledger.told)
-		shown.LastError = ""
-		if err != nil {
-			shown.LastError = err.Error()
-		}
+		shown.Updates, shown.Prefixes, shown.LastError = shown.Updates+n, len(c.ledger.told), why
 	})
 }
 

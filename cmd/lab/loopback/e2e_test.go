@@ -489,6 +489,73 @@ func TestLocalPreferenceIsForIBGPOnly(t *testing.T) {
 	}
 }
 
+func TestNextHopsAreTheNodesThatThePolicyAndTheEndpointsCallFor(t *testing.T) {
+	lab := start(t, Options{})
+	must(t, lab.StartAll(t.Context()))
+	configure(t, lab, lab.Peers()+basicPools)
+	one, two, three := lab.Nodes[0], lab.Nodes[1], lab.Nodes[2]
+	expose(t, lab, "web", nil)
+	hasAddress(t, lab, "web", "192.168.10.0")
+
+	ctx := t.Context()
+	run := func(pod string, node Node) func() error {
+		return func() error { return lab.RunPod(ctx, "default", pod, map[string]string{"app": "web"}, node) }
+	}
+	ready := func(pod string, ready bool) func() error {
+		return func() error { return lab.SetReady(ctx, "default", pod, ready) }
+	}
+	terminate := func(pod string) func() error {
+		return func() error { return lab.API.CoreV1().Pods("default").Delete(ctx, pod, metav1.DeleteOptions{}) }
+	}
+	policy := func(name string) func() error {
+		return func() error {
+			_, err := lab.API.CoreV1().Services("default").Patch(ctx, "web", types.StrategicMergePatchType,
+				[]byte(`{"spec":{"externalTrafficPolicy":"`+name+`"}}`), metav1.PatchOptions{})
+			return err
+		}
+	}
+	node := func(name, patch string, subresource ...string) func() error {
+		return func() error {
+			_, err := lab.API.CoreV1().Nodes().Patch(ctx, name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, subresource...)
+			return err
+		}
+	}
+	for _, step := range []struct {
+		then string
+		do   func() error
+		hops []Node
+	}{
+		{then: "without a pod nobody announces", do: func() error { return nil }},
+		{then: "one pod makes every node announce", do: run("a", one), hops: []Node{one, two, three}},
+		{then: "a second changes nothing", do: run("b", two), hops: []Node{one, two, three}},
+		{then: "Local leaves the nodes with pods", do: policy("Local"), hops: []Node{one, two}},
+		{then: "a pod that is not ready is none", do: ready("a", false), hops: []Node{two}},
+		{then: "until it is ready again", do: ready("a", true), hops: []Node{one, two}},
+		{then: "a pod that terminates is none while another is ready", do: terminate("b"), hops: []Node{one}},
+		{then: "when all terminate, those that serve are used", do: terminate("a"), hops: []Node{one, two}},
+		{then: "as long as they serve", do: ready("b", false), hops: []Node{one}},
+		{then: "Cluster uses the last one from everywhere", do: policy("Cluster"), hops: []Node{one, two, three}},
+		{then: "and nobody announces when nobody serves", do: ready("a", false)},
+		{then: "a new pod brings everybody back", do: run("c", three), hops: []Node{one, two, three}},
+		{then: "a node that is excluded leaves", do: node("node-1", `{"metadata":{"labels":{"node.kubernetes.io/exclude-from-external-load-balancers":""}}}`), hops: []Node{two, three}},
+		{then: "and returns", do: node("node-1", `{"metadata":{"labels":{"node.kubernetes.io/exclude-from-external-load-balancers":null}}}`), hops: []Node{one, two, three}},
+		{then: "so does one without a network", do: node("node-2", `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True"}]}}`, "status"), hops: []Node{one, three}},
+		{then: "and returns too", do: node("node-2", `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"False"}]}}`, "status"), hops: []Node{one, two, three}},
+		{then: "cordon is no reason", do: node("node-3", `{"spec":{"unschedulable":true}}`), hops: []Node{one, two, three}},
+		{then: "a Service that no longer wants an address has none", do: func() error {
+			_, err := lab.API.CoreV1().Services("default").Patch(ctx, "web", types.StrategicMergePatchType,
+				[]byte(`{"spec":{"type":"ClusterIP"}}`), metav1.PatchOptions{})
+			return err
+		}},
+	} {
+		t.Log(step.then)
+		must(t, step.do())
+		if err := lab.Hops(ctx, "192.168.10.0/32", step.hops...); err != nil {
+			t.Fatalf("%s: %v", step.then, err)
+		}
+	}
+}
+
 // A badRouter accepts connections and mistreats them.
 type badRouter struct {
 	net.Listener

@@ -260,11 +260,13 @@ func (l *Lab) addNode(ctx context.Context, node Node) error {
 
 // RunPod pretends a pod that runs on the node and is ready.
 func (l *Lab) RunPod(ctx context.Context, namespace, name string, labels map[string]string, node Node) error {
+	// Without a kubelet, a pod that is deleted terminates for as long as this: it goes on serving meanwhile.
+	grace := int64(3600)
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels},
 		Spec: corev1.PodSpec{
 			NodeName:                      node.Name,
-			TerminationGracePeriodSeconds: new(int64), // no kubelet would end it
+			TerminationGracePeriodSeconds: &grace,
 			Containers:                    []corev1.Container{{Name: "server", Image: "none"}},
 		},
 	}

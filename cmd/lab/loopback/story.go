@@ -131,21 +131,34 @@ func (t *Teller) edit(text string) error {
 	return nil
 }
 
-// difference shows the lines between the first and the last that changed, as diff does.
+// difference shows the lines that went and those that came, as diff does.
 func difference(before, after string) string {
 	old, now := strings.Split(before, "\n"), strings.Split(after, "\n")
-	for len(old) > 0 && len(now) > 0 && old[0] == now[0] {
-		old, now = old[1:], now[1:]
+	// common[i][j] is how many lines old[i:] and now[j:] have in common.
+	common := make([][]int, len(old)+1)
+	for i := range common {
+		common[i] = make([]int, len(now)+1)
 	}
-	for len(old) > 0 && len(now) > 0 && old[len(old)-1] == now[len(now)-1] {
-		old, now = old[:len(old)-1], now[:len(now)-1]
+	for i := len(old) - 1; i >= 0; i-- {
+		for j := len(now) - 1; j >= 0; j-- {
+			common[i][j] = max(common[i+1][j], common[i][j+1])
+			if old[i] == now[j] {
+				common[i][j] = 1 + common[i+1][j+1]
+			}
+		}
 	}
 	var b strings.Builder
-	for _, line := range old {
-		b.WriteString("- " + line + "\n")
-	}
-	for _, line := range now {
-		b.WriteString("+ " + line + "\n")
+	for i, j := 0, 0; i < len(old) || j < len(now); {
+		switch {
+		case i < len(old) && j < len(now) && old[i] == now[j]:
+			i, j = i+1, j+1
+		case j == len(now) || i < len(old) && common[i+1][j] >= common[i][j+1]:
+			b.WriteString("- " + old[i] + "\n")
+			i++
+		default:
+			b.WriteString("+ " + now[j] + "\n")
+			j++
+		}
 	}
 	return b.String()
 }
@@ -356,14 +369,17 @@ var Story = []Step{
 		if err := t.table(); err != nil {
 			return err
 		}
-		t.say("Nor does a text count that would take an address from a Service:")
+		t.say("The repaired text is in force again:")
+		if err := t.configure(ecommerce); err != nil {
+			return err
+		}
+		t.say("Nor does a text count that would take addresses from Services:")
 		if err := t.edit(strings.Replace(ecommerce, "192.168.10.0/24", "192.168.10.64/26", 1)); err != nil {
 			return err
 		}
 		if err := t.event("metallb-system", "configmap", "config", "InvalidConfig", "Services would lose their address"); err != nil {
 			return err
 		}
-		t.say("The repaired text is in force again:")
 		return t.configure(ecommerce)
 	}},
 	{"Deletion", func(t *Teller) error {
