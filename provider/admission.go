@@ -47,7 +47,8 @@ type admission struct {
 	config     *loadbalancer.Config // nil until one is admitted
 	admittedAt string
 	refused    *refusal
-	missed     bool // the user's ConfigMap is gone, and we said so
+	broken     string // hash of the user's text if this process could not parse it; another version may
+	missed     bool   // the user's ConfigMap is gone, and we said so
 }
 
 // A refusal is why the user's text is not in force, as operators find it in the admitted copy.
@@ -124,8 +125,8 @@ func (a *admission) recall(ctx context.Context) (*loadbalancer.Config, error) {
 		return nil, fmt.Errorf("get configmap %s: %w", a.cloud.options.ConfigName, err)
 	}
 	if text, ok := written.Data[keyConfig]; ok {
-		if config, _, err := loadbalancer.Parse([]byte(text)); err == nil {
-			a.admit(text, config)
+		if config, warnings, err := loadbalancer.Parse([]byte(text)); err == nil {
+			a.admit(written, config, warnings)
 		}
 	}
 	return a.config, nil
@@ -137,12 +138,15 @@ func (a *admission) run(ctx context.Context) {
 		return
 	}
 	a.ring()
+	var again <-chan time.Time // at most one, however often the API server says no
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.bell:
+		case <-again:
 		}
+		again = nil
 		err := a.review(ctx)
 		if err == nil || ctx.Err() != nil {
 			continue
@@ -151,7 +155,7 @@ func (a *admission) run(ctx context.Context) {
 		if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
 			klog.ErrorS(err, "Cannot keep the admitted configuration", "configmap", klog.KRef(a.cloud.options.Namespace, a.copyName()))
 		}
-		time.AfterFunc(time.Second, a.ring)
+		again = time.After(time.Second)
 	}
 }
 
@@ -180,7 +184,7 @@ func (a *admission) consider(user *corev1.ConfigMap) {
 		a.refused = nil
 		return
 	}
-	if hash := hashOf(text); a.refused != nil && a.refused.Hash == hash && len(a.refused.Services) == 0 {
+	if ok && a.refused != nil && a.broken == hashOf(text) {
 		return // it does not parse, and will not
 	}
 	var problems loadbalancer.Problems
@@ -190,22 +194,23 @@ func (a *admission) consider(user *corev1.ConfigMap) {
 	case !ok:
 		problems = loadbalancer.Problems{{Text: fmt.Sprintf("the ConfigMap has no key %q: put the configuration there", keyConfig)}}
 	case errors.As(err, &problems):
+		a.broken = hashOf(text)
 	default:
 		if lost = a.cloud.admit(a.config, next); len(lost) == 0 {
-			a.admit(text, next)
-			klog.InfoS("Admitted configuration", "configmap", klog.KObj(user), "hash", hashOf(text), "pools", len(next.Pools), "peers", len(next.Peers))
-			for _, w := range warnings {
-				a.cloud.record.Event(user, corev1.EventTypeWarning, "ConfigWarning", w.Error())
-			}
+			a.admit(user, next, warnings)
 			return
 		}
 	}
 	a.refuse(user, text, problems, lost)
 }
 
-// admit puts a text in force.
-func (a *admission) admit(text string, config *loadbalancer.Config) {
-	a.text, a.config, a.admittedAt, a.refused = text, config, time.Now().UTC().Format(time.RFC3339), nil
+// admit puts the user's text in force.
+func (a *admission) admit(user *corev1.ConfigMap, config *loadbalancer.Config, warnings loadbalancer.Problems) {
+	a.text, a.config, a.admittedAt, a.refused = user.Data[keyConfig], config, time.Now().UTC().Format(time.RFC3339), nil
+	klog.InfoS("Admitted configuration", "configmap", klog.KObj(user), "hash", hashOf(a.text), "pools", len(config.Pools), "peers", len(config.Peers))
+	for _, w := range warnings {
+		a.cloud.record.Event(user, corev1.EventTypeWarning, "ConfigWarning", w.Error())
+	}
 }
 
 func (a *admission) refuse(user *corev1.ConfigMap, text string, problems loadbalancer.Problems, lost []loadbalancer.Holding) {
@@ -219,14 +224,20 @@ func (a *admission) refuse(user *corev1.ConfigMap, text string, problems loadbal
 	}
 	why := problems.First(5)
 	if len(lost) > 0 {
-		why = fmt.Sprintf("%d Services would lose their address, such as %s with %s: keep a pool that owns it, or delete the Service",
-			len(lost), lost[0].Service, lost[0].Addr)
+		others := ""
+		if len(lost) > 1 {
+			others = fmt.Sprintf(" and %d more", len(lost)-1)
+		}
+		why = fmt.Sprintf("no pool would own the address of Service %s, %s%s: keep a pool that does, or delete the Service",
+			lost[0].Service, lost[0].Addr, others)
 		r.Problems = []string{why}
 	}
-	if a.refused != nil && a.refused.Hash == r.Hash && strings.Join(a.refused.Services, ",") == strings.Join(r.Services, ",") {
+	before := a.refused
+	a.refused = r
+	if before != nil && before.Hash == r.Hash && (len(before.Services) == 0) == (len(lost) == 0) {
+		r.Time = before.Time // it was refused then, and said; at most the list of Services is another
 		return
 	}
-	a.refused = r
 	stays := "no configuration is in force"
 	if a.config != nil {
 		stays = "the configuration admitted at " + a.admittedAt + " stays in force"
@@ -244,7 +255,7 @@ func short(text string) string {
 	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
-// store writes the admitted copy if it is not what it should be.
+// store writes the admitted copy if it is not what it should be and this process leads.
 func (a *admission) store(ctx context.Context) error {
 	want := map[string]string{}
 	if a.config != nil {
@@ -261,23 +272,25 @@ func (a *admission) store(ctx context.Context) error {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("get configmap %s: %w", a.copyName(), err)
 	}
-	configMaps := a.client.CoreV1().ConfigMaps(a.cloud.options.Namespace)
-	switch {
-	case err != nil && len(want) == 0:
+	missing := err != nil
+	if missing && len(want) == 0 || !missing && maps.Equal(stored.Data, want) {
 		return nil
-	case err != nil:
+	}
+	if err := a.cloud.confirm(ctx); err != nil {
+		return err
+	}
+	configMaps := a.client.CoreV1().ConfigMaps(a.cloud.options.Namespace)
+	if missing {
 		_, err = configMaps.Create(ctx, &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Namespace: a.cloud.options.Namespace, Name: a.copyName()},
 			Data:       want,
 		}, metav1.CreateOptions{})
-	case maps.Equal(stored.Data, want):
-		return nil
-	default:
-		// It carries the resourceVersion that we saw: two that write at once cannot both succeed.
-		changed := stored.DeepCopy()
-		changed.Data, changed.BinaryData = want, nil
-		_, err = configMaps.Update(ctx, changed, metav1.UpdateOptions{})
+		return err
 	}
+	// It carries the resourceVersion that we saw: two that write at once cannot both succeed.
+	changed := stored.DeepCopy()
+	changed.Data, changed.BinaryData = want, nil
+	_, err = configMaps.Update(ctx, changed, metav1.UpdateOptions{})
 	return err
 }
 
@@ -304,8 +317,16 @@ func (c *Cloud) admit(config, next *loadbalancer.Config) (lost []loadbalancer.Ho
 		return lost
 	}
 	c.ledger.configure(next)
-	changed := c.ledger.serve()
+	var changed []*corev1.Service
+	var strays []stray
+	if !c.frozen {
+		changed = c.ledger.serve()
+	}
+	if config == nil { // later texts lose no address
+		strays = c.ledger.strays()
+	}
 	c.mu.Unlock()
 	c.requeue(changed)
+	c.warnNotInPool(strays)
 	return nil
 }

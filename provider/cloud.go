@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
@@ -38,18 +41,20 @@ type Cloud struct {
 	record  record.EventRecorder
 	freed   func() // called when an address was freed
 
-	mu     sync.Mutex // guards ledger and frozen
+	mu     sync.Mutex // guards what follows, up to resign
 	ledger *ledger
 	frozen bool
 	// ready is set once every address in use is adopted. What the informers say before that is not news.
 	ready bool
+	// gone are the Services that were deleted after we began to list them, until ready: the list may still show them.
+	gone   map[types.UID]bool
+	fence  *fence
+	resign context.CancelFunc // ends the candidacy or the leadership
 
 	election componentbaseconfig.LeaderElectionConfiguration
 	lease    *lease // nil without leader election
 	watchdog *leaderelection.HealthzAdaptor
-	fence    *fence
-	resign   context.CancelFunc // ends the candidacy or the leadership
-	resigned chan struct{}      // closed once the Lease is given up
+	resigned chan struct{} // closed once the Lease is given up
 }
 
 // New returns a Cloud that has read nothing yet.
@@ -115,21 +120,31 @@ func (c *Cloud) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.Ser
 // user, who reads it in the event that the service controller makes of it; the text stays the same for as long as the
 // reason does.
 func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, _ []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
-	if err := c.mayWrite(ctx, svc); err != nil {
-		return nil, err
-	}
+	err := c.mayWrite(ctx, svc)
 	c.mu.Lock()
 	if c.frozen {
 		c.mu.Unlock()
-		return nil, errFenced
+		return nil, cloudprovider.ImplementedElsewhere // by the next leader; the service controller says nothing
+	}
+	if err != nil {
+		c.mu.Unlock()
+		return nil, err
 	}
 	d := c.ledger.answer(svc)
+	var changed []*corev1.Service
+	if d.left.IsValid() {
+		changed = c.ledger.serve()
+	}
 	c.mu.Unlock()
 
 	if d.news {
 		klog.InfoS("Allocated address", "service", nameOf(svc), "address", d.addr, "pool", d.pool)
 		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s", d.addr, d.pool)
 	}
+	if d.left.IsValid() {
+		c.released(svc, d.left)
+	}
+	c.requeue(changed)
 	if d.why != nil {
 		return nil, api.NewRetryError(d.why.Error(), waitAtMost)
 	}
@@ -139,14 +154,27 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 // mayWrite returns an error if the answer would change the Service's status and the Lease may no longer be ours.
 func (c *Cloud) mayWrite(ctx context.Context, svc *corev1.Service) error {
 	c.mu.Lock()
-	held := c.ledger.allocator.Held(string(svc.UID))
+	settled := c.frozen || c.ledger.settled(svc)
 	c.mu.Unlock()
-	if c.lease == nil || held.IsValid() && shows(svc, held) {
+	if settled {
+		return nil
+	}
+	return c.confirm(ctx)
+}
+
+// confirm returns nil if this process leads. It ends the process if another one does.
+func (c *Cloud) confirm(ctx context.Context) error {
+	if c.lease == nil {
 		return nil
 	}
 	err := c.lease.Confirm(ctx)
 	if errors.Is(err, errLost) {
-		c.lost()
+		c.mu.Lock()
+		stopping := c.frozen
+		c.mu.Unlock()
+		if !stopping { // else we gave it up ourselves
+			c.lost()
+		}
 	}
 	return err
 }
@@ -165,6 +193,9 @@ func (c *Cloud) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *core
 
 func (c *Cloud) release(svc *corev1.Service) {
 	c.mu.Lock()
+	if c.gone != nil {
+		c.gone[svc.UID] = true
+	}
 	addr := c.ledger.forget(svc.UID)
 	var changed []*corev1.Service
 	if addr.IsValid() && !c.frozen {
@@ -172,10 +203,14 @@ func (c *Cloud) release(svc *corev1.Service) {
 	}
 	c.mu.Unlock()
 	if addr.IsValid() {
-		klog.InfoS("Released address", "service", nameOf(svc), "address", addr)
-		c.freed()
+		c.released(svc, addr)
 	}
 	c.requeue(changed)
+}
+
+func (c *Cloud) released(svc *corev1.Service, addr netip.Addr) {
+	klog.InfoS("Released address", "service", nameOf(svc), "address", addr)
+	c.freed()
 }
 
 func (c *Cloud) requeue(services []*corev1.Service) {
@@ -206,8 +241,8 @@ func (c *Cloud) see(object any) {
 // OnDelete frees the address of a Service that is gone. Normally the service controller has done so, but another
 // implementation may have removed the finalizer that makes the Service wait for it.
 func (c *Cloud) OnDelete(object any) {
-	if gone, ok := object.(interface{ GetObject() any }); ok {
-		object = gone.GetObject()
+	if gone, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		object = gone.Obj
 	}
 	if svc, ok := object.(*corev1.Service); ok {
 		c.release(svc)

@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -73,4 +74,13 @@ func (q quietEvents) PatchWithEventNamespaceWithContext(ctx context.Context, e *
 		return e, nil
 	}
 	return q.EventInterface.PatchWithEventNamespaceWithContext(ctx, e, patch)
+}
+
+// withoutEvents is a log without the lines in which the events package repeats each event: they are in the cluster.
+type withoutEvents struct{ logr.LogSink }
+
+func (w withoutEvents) Info(level int, message string, keysAndValues ...any) {
+	if message != "Event occurred" {
+		w.LogSink.Info(level, message, keysAndValues...)
+	}
 }

@@ -21,11 +21,15 @@ type lease struct {
 
 	mu        sync.Mutex
 	confirmed time.Time // with the monotonic clock's reading
+	calendar  time.Time // the same moment without it
 }
 
-// Update renews the Lease, or takes it.
+// Update renews the Lease, takes it, or gives it up.
 func (l *lease) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	asked := time.Now()
+	if record.HolderIdentity != l.Identity() {
+		l.note(time.Time{}, true) // from now on somebody else may hold it, whether or not we get an answer
+	}
 	err := l.Interface.Update(ctx, record)
 	l.note(asked, err == nil && record.HolderIdentity == l.Identity())
 	return err
@@ -45,10 +49,10 @@ var errLost = errors.New("the lease belongs to another controller manager")
 // Confirm returns nil if the Lease is ours, as seen no longer than a few seconds ago. It asks the API server if need be.
 func (l *lease) Confirm(ctx context.Context) error {
 	l.mu.Lock()
-	confirmed := l.confirmed
+	age, wall := time.Since(l.confirmed), time.Now().Round(0).Sub(l.calendar)
 	l.mu.Unlock()
 	// The monotonic clock stands still while the machine is suspended, and the wall clock can be set: believe the worse.
-	if age, wall := time.Since(confirmed), time.Now().Round(0).Sub(confirmed.Round(0)); age < lookAgain && wall < lookAgain && wall > -lookAgain {
+	if age < lookAgain && wall < lookAgain && wall > -lookAgain {
 		return nil
 	}
 	asked := time.Now()
@@ -69,7 +73,7 @@ func (l *lease) note(at time.Time, ours bool) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.confirmed = at
+	l.confirmed, l.calendar = at, at.Round(0)
 }
 
 // A fence lets requests through until it is closed. Closing it waits for those that are under way: after that, nothing

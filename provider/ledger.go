@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
@@ -23,13 +24,15 @@ type ledger struct {
 
 // An entry is the ledger's line for one Service.
 type entry struct {
-	service *corev1.Service // as last seen
+	service *corev1.Service // the newest state that we know
 	// why is the reason that the Service was told for not getting what it asks for; empty if it has that.
 	why string
 	// asked is set once the service controller asked about the Service: before, it will do so by itself.
 	asked bool
 	// shown is set once the status showed the decision: if it differs from then on, somebody else wrote it.
 	shown bool
+	// owed is set while the service controller mends the status, and is to ask again for the reason.
+	owed bool
 	// told is the address that an event has announced, or that the Service had before we knew it.
 	told netip.Addr
 }
@@ -40,6 +43,20 @@ func newLedger() *ledger {
 		entries:   map[types.UID]*entry{},
 		unserved:  map[types.UID]*entry{},
 	}
+}
+
+// note keeps the Service's newest state, and returns false for an older one: what the API server listed for us, what the
+// service controller hands in and what our own handler sees do not come in order. An older state asks for what its user may
+// no longer want.
+func (e *entry) note(svc *corev1.Service) bool {
+	if e.service != nil {
+		order, err := resourceversion.CompareResourceVersion(svc.ResourceVersion, e.service.ResourceVersion)
+		if err == nil && order < 0 {
+			return false
+		}
+	}
+	e.service = svc
+	return true
 }
 
 // A conflict is an address that two Services show, and that the younger loses.
@@ -82,7 +99,10 @@ func (l *ledger) adopt(services []*corev1.Service) (conflicts []conflict) {
 
 // older puts Services in the order in which they are served: by creation, then name.
 func older(a, b *corev1.Service) int {
-	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(nameOf(a), nameOf(b)))
+	if by := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); by != 0 {
+		return by
+	}
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
 // A decision is what a Service gets.
@@ -90,6 +110,7 @@ type decision struct {
 	addr netip.Addr // what it holds; the zero Addr if nothing
 	pool string     // that owns the address; empty if none does
 	why  error      // why it does not get what it asks for; it may hold another address all the same
+	left netip.Addr // what it held before and gave up for addr: others may want it; the zero Addr if nothing
 	news bool       // nobody was told of this address yet
 }
 
@@ -97,11 +118,12 @@ type decision struct {
 func (l *ledger) decide(svc *corev1.Service) decision {
 	e := l.entries[svc.UID]
 	if e == nil {
-		e = &entry{service: svc}
+		e = &entry{}
 		l.entries[svc.UID] = e
 	}
+	e.note(svc)
 	before := l.allocator.Held(string(svc.UID))
-	request, err := requestOf(svc)
+	request, err := requestOf(e.service)
 	if err == nil {
 		_, _, err = l.allocator.Allocate(request)
 	}
@@ -111,6 +133,7 @@ func (l *ledger) decide(svc *corev1.Service) decision {
 	}
 	if d.addr != before {
 		e.shown = false
+		d.left = before
 	}
 	e.why = ""
 	delete(l.unserved, svc.UID)
@@ -125,41 +148,57 @@ func (l *ledger) decide(svc *corev1.Service) decision {
 func (l *ledger) answer(svc *corev1.Service) decision {
 	d := l.decide(svc)
 	e := l.entries[svc.UID]
-	e.asked = true
+	e.asked, e.owed = true, false
 	d.news = d.addr.IsValid() && d.addr != e.told
 	e.told = d.addr
-	if d.why != nil && d.addr.IsValid() && !shows(svc, d.addr) {
-		// First the status must show the address that the Service keeps; an error would leave it wrong. The change of
-		// the status brings us back here.
-		d.why, e.why = nil, ""
+	if shows(svc, d.addr) {
+		e.shown = true // nothing will be written
+	} else if d.why != nil {
+		// First the status must show the address that the Service keeps, or none; an error would leave it wrong. The change
+		// of the status brings us back here.
+		d.why, e.why, e.owed = nil, "", true
 	}
 	return d
+}
+
+// settled reports whether the answer for the Service is what its status shows already.
+func (l *ledger) settled(svc *corev1.Service) bool {
+	held := l.allocator.Held(string(svc.UID))
+	if !held.IsValid() || !shows(svc, held) {
+		return false
+	}
+	e := l.entries[svc.UID]
+	e.note(svc)
+	r, err := requestOf(e.service)
+	if err != nil {
+		return true // it keeps what it has
+	}
+	pool := l.allocator.Pool(held)
+	return (!r.Addr.IsValid() || r.Addr == held) && (r.Pool == "" || pool != nil && pool.Name == r.Pool)
 }
 
 // see takes note of a Service as it is now, and reports whether the service controller should look at it again: because
 // somebody changed the status, or because the answer would be another one than it got.
 func (l *ledger) see(svc *corev1.Service) (again bool) {
 	e := l.entries[svc.UID]
+	if e == nil || !e.note(svc) {
+		return false
+	}
+	held := l.allocator.Held(string(svc.UID))
 	if !wants(svc) {
-		if e != nil && !l.allocator.Held(string(svc.UID)).IsValid() {
+		// The service controller frees the address. Until then the Service gets no other.
+		delete(l.unserved, svc.UID)
+		if !held.IsValid() {
 			l.forget(svc.UID)
 		}
 		return false
 	}
-	if e == nil {
-		l.entries[svc.UID] = &entry{service: svc}
-		return false
+	same := shows(svc, held)
+	if e.shown && !same {
+		e.shown = false
+		return true
 	}
-	e.service = svc
-	held := l.allocator.Held(string(svc.UID))
-	if held.IsValid() {
-		same := shows(svc, held)
-		if e.shown && !same {
-			e.shown = false
-			return true
-		}
-		e.shown = same
-	}
+	e.shown = same
 	if !e.asked {
 		return false
 	}
@@ -171,7 +210,7 @@ func (l *ledger) see(svc *corev1.Service) (again bool) {
 	if err != nil {
 		why = err.Error()
 	}
-	return why != e.why
+	return e.owed || why != e.why
 }
 
 // forget drops a Service that has no claim to an address any more, and returns the address it held.
@@ -184,22 +223,51 @@ func (l *ledger) forget(uid types.UID) netip.Addr {
 // configure puts other pools in force. No Service loses an address.
 func (l *ledger) configure(config *loadbalancer.Config) { l.allocator.Configure(config) }
 
+// A stray is an address that a Service holds and no pool owns.
+type stray struct {
+	service *corev1.Service
+	addr    netip.Addr
+}
+
+// strays returns all of them, the older Services first.
+func (l *ledger) strays() (all []stray) {
+	for uid, e := range l.entries {
+		if addr := l.allocator.Held(string(uid)); addr.IsValid() && l.allocator.Pool(addr) == nil {
+			all = append(all, stray{e.service, addr})
+		}
+	}
+	slices.SortFunc(all, func(a, b stray) int { return older(a.service, b.service) })
+	return all
+}
+
 // serve gives Services that wait what there is for them now: first those that ask for one address, then the older. It
 // returns those for which the answer changed.
 func (l *ledger) serve() (changed []*corev1.Service) {
-	waiting := make([]*entry, 0, len(l.unserved))
-	for _, e := range l.unserved {
-		waiting = append(waiting, e)
+	type turn struct {
+		*entry
+		rank int
 	}
-	slices.SortFunc(waiting, func(a, b *entry) int {
-		return cmp.Or(cmp.Compare(rank(a.service), rank(b.service)), older(a.service, b.service))
+	waiting := make([]turn, 0, len(l.unserved))
+	for _, e := range l.unserved {
+		waiting = append(waiting, turn{e, rank(e.service)})
+	}
+	slices.SortFunc(waiting, func(a, b turn) int {
+		if a.rank != b.rank {
+			return cmp.Compare(a.rank, b.rank)
+		}
+		return older(a.service, b.service)
 	})
+	moved := false
 	for _, e := range waiting {
 		before := e.why
 		d := l.decide(e.service)
 		if e.asked && (d.why == nil || e.why != before) {
 			changed = append(changed, e.service)
 		}
+		moved = moved || d.left.IsValid()
+	}
+	if moved { // and left an address that somebody before it may have waited for
+		changed = append(changed, l.serve()...)
 	}
 	return changed
 }

@@ -37,15 +37,15 @@ func requestOf(svc *corev1.Service) (loadbalancer.Request, error) {
 	if p := svc.Spec.IPFamilyPolicy; p != nil && *p == corev1.IPFamilyPolicyRequireDualStack {
 		return r, fmt.Errorf("RequireDualStack is not supported by this version: set spec.ipFamilyPolicy to SingleStack")
 	}
-	var err error
-	if r.Pool, err = annotation(svc, annotationPool); err != nil {
-		return r, err
-	}
-	wanted, err := annotation(svc, annotationAddress)
+	pool, _, err := annotation(svc, annotationPool)
 	if err != nil {
 		return r, err
 	}
-	if r.Addr, err = address("annotation "+annotationPrefixes[0]+annotationAddress, wanted); err != nil {
+	wanted, where, err := annotation(svc, annotationAddress)
+	if err != nil {
+		return r, err
+	}
+	if r.Addr, err = address("annotation "+where, wanted); err != nil {
 		return r, err
 	}
 	field, err := address("spec.loadBalancerIP", svc.Spec.LoadBalancerIP)
@@ -53,29 +53,31 @@ func requestOf(svc *corev1.Service) (loadbalancer.Request, error) {
 		return r, err
 	}
 	if r.Addr.IsValid() && field.IsValid() && r.Addr != field {
-		return r, fmt.Errorf("spec.loadBalancerIP asks for %s, and annotation %s%s for %s: remove one of the two",
-			field, annotationPrefixes[0], annotationAddress, r.Addr)
+		return r, fmt.Errorf("spec.loadBalancerIP asks for %s, and annotation %s for %s: remove one of the two", field, where, r.Addr)
 	}
 	if field.IsValid() {
 		r.Addr = field
 	}
+	r.Pool = pool
 	return r, nil
 }
 
-// annotation returns what the user wrote under either prefix.
-func annotation(svc *corev1.Service, name string) (string, error) {
-	var found, where string
+// annotation returns what the user wrote under either prefix, and the annotation's full name.
+func annotation(svc *corev1.Service, name string) (found, where string, err error) {
+	if len(svc.Annotations) == 0 {
+		return "", "", nil
+	}
 	for _, prefix := range annotationPrefixes {
 		text := strings.TrimSpace(svc.Annotations[prefix+name])
 		if text == "" {
 			continue
 		}
 		if found != "" && found != text {
-			return "", fmt.Errorf("annotations %s and %s%s differ: remove one of the two", where, prefix, name)
+			return "", "", fmt.Errorf("annotations %s and %s%s differ: remove one of the two", where, prefix, name)
 		}
 		found, where = text, prefix+name
 	}
-	return found, nil
+	return found, where, nil
 }
 
 // address reads one address, or none from an empty text.
@@ -100,14 +102,17 @@ func statusAddress(svc *corev1.Service) netip.Addr {
 	return netip.Addr{}
 }
 
-// statusOf is what the status shows for an address. Without the mode, the API server fills it in, and the service
-// controller would patch every Service at every restart.
+// statusOf is what the status shows for an address; for the zero Addr, nothing. Without the mode, the API server fills it in,
+// and the service controller would patch every Service at every restart.
 func statusOf(addr netip.Addr) *corev1.LoadBalancerStatus {
+	if !addr.IsValid() {
+		return &corev1.LoadBalancerStatus{}
+	}
 	mode := corev1.LoadBalancerIPModeVIP
 	return &corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: addr.String(), IPMode: &mode}}}
 }
 
-// shows reports whether the Service's status shows the address, and nothing else.
+// shows reports whether the Service's status shows the address, and nothing else; for the zero Addr, whether it shows none.
 func shows(svc *corev1.Service, addr netip.Addr) bool {
 	return equality.Semantic.DeepEqual(svc.Status.LoadBalancer.Ingress, statusOf(addr).Ingress)
 }

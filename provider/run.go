@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/wait"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -88,8 +91,11 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 	writing := rest.CopyConfig(config.Kubeconfig)
 	writing.Timeout = 30 * time.Second // a hung API server must not hold up the stop
 	writing.WrapTransport = transport.Wrappers(writing.WrapTransport, func(next http.RoundTripper) http.RoundTripper {
-		c.fence = &fence{next: next}
-		return c.fence
+		f := &fence{next: next}
+		c.mu.Lock()
+		c.fence = f
+		c.mu.Unlock()
+		return f
 	})
 	writer, err := kubernetes.NewForConfig(writing)
 	if err != nil {
@@ -188,8 +194,10 @@ func (g *gate) elect(ctx context.Context, election componentbaseconfig.LeaderEle
 
 // lead adopts the cluster as it is and then runs the service controller.
 func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.ControllerContext) error {
+	c := g.cloud
 	var config *loadbalancer.Config
 	var services []*corev1.Service
+	c.begin()
 	// An API server that does not answer yet is waited for: restarting would not make it answer sooner.
 	err := wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
 		var err error
@@ -206,41 +214,52 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	if err != nil {
 		return err
 	}
-	c := g.cloud
-	c.mu.Lock()
-	if config != nil {
-		c.ledger.configure(config)
-	}
-	conflicts := c.ledger.adopt(services)
-	holdings := c.ledger.allocator.Holdings()
-	c.ready = true
-	c.mu.Unlock()
-
-	klog.InfoS("Adopted the cluster's addresses", "addresses", len(holdings), "configured", config != nil)
-	for _, x := range conflicts {
-		klog.InfoS("Found two Services on one address", "service", nameOf(x.service), "address", x.addr, "why", x.reason)
-		c.record.Eventf(x.service, corev1.EventTypeWarning, "AddressConflict", "%s, which is older: this Service gets another", x.reason)
-	}
-	if config != nil {
-		c.warnNotInPool(services, config)
-	}
+	c.adopt(config, services)
 	if !cache.WaitForCacheSync(ctx.Done(), g.services.Core().V1().Services().Informer().HasSynced) {
 		return ctx.Err()
 	}
 	go g.admission.run(ctx)
+	// The service controller logs every event, the noise too.
+	ctx = klog.NewContext(ctx, logr.New(withoutEvents{klog.FromContext(ctx).GetSink()}))
 	g.controller.Run(ctx, int(g.config.ComponentConfig.ServiceController.ConcurrentServiceSyncs), framework.ControllerManagerMetrics)
 	return errors.New("the service controller ended")
 }
 
-func (c *Cloud) warnNotInPool(services []*corev1.Service, config *loadbalancer.Config) {
-	for _, svc := range services {
-		c.mu.Lock()
-		addr := c.ledger.allocator.Held(string(svc.UID))
-		c.mu.Unlock()
-		if addr.IsValid() && config.Pool(addr) == nil {
-			c.record.Eventf(svc, corev1.EventTypeWarning, "AddressNotInPool",
-				"address %s belongs to no pool: it is kept, and not announced; add it to a pool, or delete the Service", addr)
-		}
+// begin notes from now on which Services go, so that adopt knows which of those listed are no more.
+func (c *Cloud) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gone = map[types.UID]bool{}
+}
+
+// adopt takes over the cluster as it was listed after begin. From then on, the ledger outranks what anybody says.
+func (c *Cloud) adopt(config *loadbalancer.Config, services []*corev1.Service) {
+	c.mu.Lock()
+	if config != nil {
+		c.ledger.configure(config)
+	}
+	conflicts := c.ledger.adopt(slices.DeleteFunc(services, func(svc *corev1.Service) bool { return c.gone[svc.UID] }))
+	addresses := len(c.ledger.allocator.Holdings())
+	var strays []stray
+	if config != nil {
+		strays = c.ledger.strays()
+	}
+	c.gone = nil
+	c.ready = true
+	c.mu.Unlock()
+
+	klog.InfoS("Adopted the cluster's addresses", "addresses", addresses, "configured", config != nil)
+	for _, x := range conflicts {
+		klog.InfoS("Found two Services on one address", "service", nameOf(x.service), "address", x.addr, "why", x.reason)
+		c.record.Eventf(x.service, corev1.EventTypeWarning, "AddressConflict", "%s, which is older: this Service gets another", x.reason)
+	}
+	c.warnNotInPool(strays)
+}
+
+func (c *Cloud) warnNotInPool(strays []stray) {
+	for _, x := range strays {
+		c.record.Eventf(x.service, corev1.EventTypeWarning, "AddressNotInPool",
+			"address %s belongs to no pool: it is kept, and not announced; add it to a pool, or delete the Service", x.addr)
 	}
 }
 

@@ -150,10 +150,10 @@ func (s Service) unserved(addr netip.Addr, node string) string {
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
 			here := e.NodeName != nil && *e.NodeName == node
-			if e.Conditions.Ready == nil || *e.Conditions.Ready {
+			if or(e.Conditions.Ready, true) {
 				readyAnywhere = true
 				readyHere = readyHere || here
-			} else if isTrue(e.Conditions.Serving) && isTrue(e.Conditions.Terminating) {
+			} else if or(e.Conditions.Serving, true) && or(e.Conditions.Terminating, false) {
 				lastAnywhere = true
 				lastHere = lastHere || here
 			}
@@ -169,4 +169,10 @@ func (s Service) unserved(addr netip.Addr, node string) string {
 	}
 }
 
-func isTrue(b *bool) bool { return b != nil && *b }
+// or returns what the pointer points to, or what the API means by not saying it.
+func or(b *bool, unset bool) bool {
+	if b == nil {
+		return unset
+	}
+	return *b
+}

@@ -145,7 +145,7 @@ func (s *Speaker) listen(informer cache.SharedIndexInformer, concerns func(any) 
 	}
 	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    ring,
-		UpdateFunc: func(_, object any) { ring(object) },
+		UpdateFunc: func(before, object any) { ring(before); ring(object) }, // a slice may change its Service
 		DeleteFunc: ring,
 	})
 	if err != nil {
@@ -217,24 +217,23 @@ func (s *Speaker) report(problems []string) {
 
 // readConfig parses the admitted configuration if it changed. Whatever happens to it, what was once in force stays.
 func (s *Speaker) readConfig() {
-	for _, object := range s.configs.List() {
-		stored, ok := object.(*corev1.ConfigMap)
-		if !ok {
-			continue
-		}
-		text, ok := stored.Data["config"]
-		if !ok || text == s.text {
-			continue
-		}
-		s.text = text
-		config, ignored, err := loadbalancer.ParseAdmitted([]byte(text))
-		if err != nil {
-			klog.ErrorS(err, "Kept the previous configuration", "configmap", klog.KObj(stored))
-			continue
-		}
-		s.config = config
-		klog.InfoS("Loaded configuration", "configmap", klog.KObj(stored), "hash", stored.Data["hash"], "ignored", ignored)
+	object, _, err := s.configs.GetByKey(s.options.Namespace + "/" + s.options.ConfigName + "-admitted")
+	stored, ok := object.(*corev1.ConfigMap)
+	if err != nil || !ok {
+		return
 	}
+	text, ok := stored.Data["config"]
+	if !ok || text == s.text {
+		return
+	}
+	s.text = text
+	config, ignored, err := loadbalancer.ParseAdmitted([]byte(text))
+	if err != nil {
+		klog.ErrorS(err, "Kept the previous configuration", "configmap", klog.KObj(stored))
+		return
+	}
+	s.config = config
+	klog.InfoS("Loaded configuration", "configmap", klog.KObj(stored), "hash", stored.Data["hash"], "ignored", ignored)
 }
 
 // node returns our Node, or nil.
@@ -288,12 +287,12 @@ func (s *Speaker) logChanges(peers, routes int, withheld []Withheld) {
 	}
 	const most = 20 // of many changes at once, the number says more
 	changed := 0
-	for a, why := range now {
-		if before[a] == why {
+	for _, w := range withheld {
+		if before[announced{w.Service, w.Addr}] == w.Why {
 			continue
 		}
 		if changed++; changed <= most {
-			klog.InfoS("Not announcing", "service", a.service, "address", a.addr, "why", why)
+			klog.InfoS("Not announcing", "service", w.Service, "address", w.Addr, "why", w.Why)
 		}
 	}
 	for a := range before {

@@ -377,7 +377,7 @@ var Story = []Step{
 		if err := t.edit(strings.Replace(ecommerce, "192.168.10.0/24", "192.168.10.64/26", 1)); err != nil {
 			return err
 		}
-		if err := t.event("metallb-system", "configmap", "config", "InvalidConfig", "Services would lose their address"); err != nil {
+		if err := t.event("metallb-system", "configmap", "config", "InvalidConfig", "no pool would own the address of Service"); err != nil {
 			return err
 		}
 		return t.configure(ecommerce)

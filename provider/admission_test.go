@@ -1,0 +1,498 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
+)
+
+// A council is an admission at work on client-go's fake API server. It belongs into synctest's bubble, in which it is
+// 2000-01-01.
+type council struct {
+	t         *testing.T
+	client    *fake.Clientset
+	cloud     *Cloud
+	book      *eventbook
+	admission *admission
+	end       func()
+}
+
+// convene starts an admission where these ConfigMaps exist, by name, and these Services have addresses.
+func convene(t *testing.T, client *fake.Clientset, services string) *council {
+	logged.take()
+	c := &council{t: t, client: client, cloud: New(Options{Namespace: "metallb-system", ConfigName: "config"}), book: &eventbook{}}
+	c.cloud.record, c.cloud.watch = c.book, &requeuer{}
+	var err error
+	if c.admission, err = newAdmission(client, client, c.cloud); err != nil {
+		t.Fatal(err)
+	}
+	c.cloud.freed = c.admission.ring
+	ctx, cancel := context.WithCancel(t.Context())
+	c.admission.start(ctx)
+	config, err := c.admission.recall(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []*corev1.Service
+	if services != "" {
+		list = listed(t, services)
+	}
+	c.cloud.begin()
+	c.cloud.adopt(config, list)
+	done := make(chan struct{})
+	go func() { c.admission.run(ctx); close(done) }()
+	c.end = func() {
+		cancel()
+		<-done
+		for _, f := range c.admission.factories {
+			f.Shutdown()
+		}
+		synctest.Wait()
+	}
+	<-time.After(time.Second) // the caches are looked at every 100 ms
+	synctest.Wait()
+	return c
+}
+
+func configMap(name string, data map[string]string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "metallb-system", Name: name, ResourceVersion: "41"}, Data: data}
+}
+
+// put writes a ConfigMap, and waits until nothing moves any more.
+func (c *council) put(name string, data map[string]string) {
+	c.t.Helper()
+	configMaps := c.client.CoreV1().ConfigMaps("metallb-system")
+	_, err := configMaps.Update(c.t.Context(), configMap(name, data), metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = configMaps.Create(c.t.Context(), configMap(name, data), metav1.CreateOptions{})
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+func (c *council) write(text string) { c.t.Helper(); c.put("config", map[string]string{"config": text}) }
+
+func (c *council) remove(name string) {
+	c.t.Helper()
+	if err := c.client.CoreV1().ConfigMaps("metallb-system").Delete(c.t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		c.t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+// stored returns what the admitted copy says; nil if it does not exist.
+func (c *council) stored() map[string]string {
+	c.t.Helper()
+	copied, err := c.client.CoreV1().ConfigMaps("metallb-system").Get(c.t.Context(), "config-admitted", metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return copied.Data
+}
+
+// want checks the admitted copy: the text in force, and what of the refusal stands in it.
+func (c *council) want(then, config string, refused ...string) {
+	c.t.Helper()
+	stored := c.stored()
+	want := []string{"admitted-at", "config", "hash"}
+	if config == "" {
+		want = nil
+	}
+	if len(refused) > 0 {
+		want = append(want, "refused")
+	}
+	if got := slices.Sorted(maps.Keys(stored)); !slices.Equal(got, want) {
+		c.t.Errorf("%s: the copy has keys %q, want %q", then, got, want)
+	}
+	if stored["config"] != config || config != "" && stored["hash"] != hashOf(config) {
+		c.t.Errorf("%s: in force is\n%s\nwith hash %s", then, stored["config"], stored["hash"])
+	}
+	for _, some := range refused {
+		if !strings.Contains(stored["refused"], some) {
+			c.t.Errorf("%s: the refusal is\n%s\nand should say %q", then, stored["refused"], some)
+		}
+	}
+}
+
+func TestATextIsAdmittedOrRefusedAndTheCopyFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := convene(t, fake.NewClientset(), "")
+		defer c.end()
+		c.want("nothing is written", "")
+		if c.stored() != nil {
+			t.Error("there is a copy of nothing")
+		}
+
+		c.write("address-pools: 7")
+		c.want("the first text does not parse", "", "hash: "+hashOf("address-pools: 7"), `time: "2000-01-01T00:00:01Z"`, "address-pools")
+		same(t, "events", c.book.take(), []string{
+			"metallb-system/config Warning InvalidConfig no configuration is in force: line 1: address-pools: 7 is not a list: write it as a list (column 16)"})
+
+		first := text("vip 10.0.0.0/30")
+		c.write(first)
+		c.want("the second does", first)
+		if got := c.stored()["admitted-at"]; got != "2000-01-01T00:00:01Z" {
+			t.Errorf("admitted at %s", got)
+		}
+		if addr, err := ensure(t, c.cloud, "shop/web"); addr != "10.0.0.0" {
+			t.Errorf("it is not in force: %v", err)
+		}
+		same(t, "events", c.book.take(), []string{"shop/web Normal IPAllocated assigned 10.0.0.0 from pool vip"})
+
+		broken := first + "peers:\n- peer-address: 10.0.0.300\n"
+		c.write(broken)
+		c.want("a broken edit", first, "hash: "+hashOf(broken), "peers[0]")
+		if events := c.book.take(); len(events) != 1 || !strings.HasPrefix(events[0],
+			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:01Z stays in force: line 4: peers[0]") {
+			t.Errorf("events %q", events)
+		}
+		<-time.After(time.Hour)
+		before := c.stored()["refused"]
+		c.admission.ring()
+		c.put("config", map[string]string{"config": broken, "other": "key"})
+		if c.stored()["refused"] != before || c.book.take() != nil {
+			t.Error("the same text is refused a second time")
+		}
+		c.write(first)
+		c.want("the edit is taken back", first)
+		c.write(broken)
+		if len(c.book.take()) != 1 {
+			t.Error("the broken text came back, and nobody hears of it")
+		}
+
+		c.put("config", map[string]string{"confg": first})
+		c.want("the key is misspelt", first, `the ConfigMap has no key "config": put the configuration there`)
+		same(t, "events", c.book.take(), []string{
+			`metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:01Z stays in force: the ConfigMap has no key "config": put the configuration there`})
+		same(t, "log", kinds(logged.take()), []string{"Adopted the cluster's addresses", "Refused configuration", "Admitted configuration", "Allocated address", "Refused configuration", "Refused configuration", "Refused configuration"})
+	})
+}
+
+// kinds returns the messages of log lines.
+func kinds(lines []string) (all []string) {
+	for _, line := range lines {
+		_, line, _ = strings.Cut(line, `"`)
+		line, _, _ = strings.Cut(line, `"`)
+		all = append(all, line)
+	}
+	return all
+}
+
+func TestATextThatTakesAddressesAwayWaitsUntilTheyAreFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, next := text("vip 10.0.0.0/30"), text("vip 10.0.0.2/31")
+		c := convene(t, fake.NewClientset(configMap("config", map[string]string{"config": first})),
+			"shop/web shows=10.0.0.0; shop/api shows=10.0.0.1; shop/blog shows=10.0.0.3; shop/stray shows=192.0.2.1")
+		defer c.end()
+		c.book.take()
+		c.want("the user's text is the first", first)
+		c.write(next)
+		c.want("two would lose their address", first, "hash: "+hashOf(next), "- shop/web 10.0.0.0\n", "- shop/api 10.0.0.1\n", "2 Services would lose their address")
+		if strings.Contains(c.stored()["refused"], "blog") || strings.Contains(c.stored()["refused"], "stray") {
+			t.Errorf("others would not: %s", c.stored()["refused"])
+		}
+		same(t, "events", c.book.take(), []string{
+			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:00Z stays in force: 2 Services would lose their address, such as shop/web with 10.0.0.0: keep a pool that owns it, or delete the Service"})
+		refusedAt := `time: "2000-01-01T00:00:01Z"`
+		<-time.After(time.Hour)
+
+		c.cloud.EnsureLoadBalancerDeleted(t.Context(), "", service(t, "shop/web"))
+		synctest.Wait()
+		c.want("one of them goes", first, refusedAt, "1 Services would lose their address", "- shop/api 10.0.0.1\n")
+		same(t, "events of the same text", c.book.take(), nil)
+
+		c.cloud.OnDelete(service(t, "shop/api"))
+		synctest.Wait()
+		c.want("the other goes too", next)
+		if addr, err := ensure(t, c.cloud, "shop/new"); addr != "10.0.0.2" {
+			t.Errorf("the new text is not in force: %v", err)
+		}
+	})
+}
+
+func TestADeletedConfigMapChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := text("vip 10.0.0.0/30")
+		client := fake.NewClientset(configMap("config", map[string]string{"config": first}))
+		c := convene(t, client, "")
+		logged.take()
+		c.remove("config")
+		c.want("it is deleted", first)
+		c.admission.ring()
+		synctest.Wait()
+		same(t, "log", logged.take(), []string{`"The configuration is gone: the admitted one stays in force" configmap="metallb-system/config"`})
+		same(t, "events", c.book.take(), nil)
+		c.end()
+
+		c = convene(t, client, "")
+		defer c.end()
+		c.want("the controller restarts", first)
+		if addr, err := ensure(t, c.cloud, "shop/web"); addr != "10.0.0.0" {
+			t.Errorf("it is not in force: %v", err)
+		}
+	})
+}
+
+func TestTheCopyIsRepairedWhateverIsDoneToIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := text("vip 10.0.0.0/30")
+		c := convene(t, fake.NewClientset(configMap("config", map[string]string{"config": first})), "")
+		defer c.end()
+		admitted := c.stored()
+		for then, data := range map[string]map[string]string{
+			"another text":    {"config": text("vip 10.9.0.0/30"), "hash": admitted["hash"], "admitted-at": admitted["admitted-at"]},
+			"another hash":    {"config": first, "hash": "0", "admitted-at": admitted["admitted-at"]},
+			"a key too much":  {"config": first, "hash": admitted["hash"], "admitted-at": admitted["admitted-at"], "refused": "x"},
+			"nothing is left": {},
+		} {
+			c.put("config-admitted", data)
+			if !maps.Equal(c.stored(), admitted) {
+				t.Errorf("%s: the copy is %q", then, c.stored())
+			}
+		}
+		// The last write carried the version that had been seen.
+		for _, a := range slices.Backward(c.client.Actions()) {
+			if update, ok := a.(k8stesting.UpdateAction); ok {
+				if got := update.GetObject().(*corev1.ConfigMap).ResourceVersion; got != "41" {
+					t.Errorf("written whatever it was meanwhile: version %q", got)
+				}
+				break
+			}
+		}
+		c.remove("config-admitted")
+		if !maps.Equal(c.stored(), admitted) {
+			t.Errorf("deleted: the copy is %q", c.stored())
+		}
+		same(t, "events", c.book.take(), nil)
+	})
+}
+
+func TestWhatALaterVersionAdmittedIsInForceHereToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		later := text("vip 10.0.0.0/30") + "  colour: blue\nteapots: [1, 2]\n"
+		client := fake.NewClientset(
+			configMap("config", map[string]string{"config": later}),
+			configMap("config-admitted", map[string]string{"config": later, "hash": hashOf(later), "admitted-at": "1999-12-31T23:00:00Z"}))
+		c := convene(t, client, "shop/web shows=10.0.0.3")
+		defer c.end()
+		c.want("after a rollback", later)
+		if got := c.stored()["admitted-at"]; got != "1999-12-31T23:00:00Z" {
+			t.Errorf("admitted anew at %s", got)
+		}
+		same(t, "events", c.book.take(), nil)
+		if addr, err := ensure(t, c.cloud, "shop/api"); addr != "10.0.0.0" {
+			t.Errorf("it is not in force: %v", err)
+		}
+	})
+}
+
+func TestWhatAnEarlierVersionRefusedMayBeAdmittedNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, next := text("vip 10.0.0.0/30"), text("vip 10.0.0.0/29")
+		client := fake.NewClientset(
+			configMap("config", map[string]string{"config": next}),
+			configMap("config-admitted", map[string]string{"config": first, "hash": hashOf(first), "admitted-at": "1999-12-31T23:00:00Z",
+				"refused": "hash: " + hashOf(next) + "\ntime: \"1999-12-31T23:30:00Z\"\nproblems: ['line 2: not supported by this version']\n"}))
+		c := convene(t, client, "")
+		defer c.end()
+		c.want("after an upgrade", next)
+		same(t, "events", c.book.take(), nil)
+	})
+}
+
+func TestARestartDoesNotRepeatARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset(configMap("config", map[string]string{"config": "address-pools: 7"}))
+		c := convene(t, client, "")
+		if len(c.book.take()) != 1 {
+			t.Error("nobody heard of the refusal")
+		}
+		before := c.stored()
+		c.end()
+		<-time.After(time.Hour)
+		c = convene(t, client, "")
+		defer c.end()
+		same(t, "events", c.book.take(), nil)
+		if !maps.Equal(c.stored(), before) {
+			t.Errorf("the copy is %q, and was %q", c.stored(), before)
+		}
+	})
+}
+
+func TestABrokenCopyIsReplacedByTheUsersText(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := text("vip 10.0.0.0/30")
+		for name, data := range map[string]map[string]string{
+			"junk":    {"config": "address-pools: 7"},
+			"no text": {"refused": "junk: [", "hash": "1"},
+		} {
+			c := convene(t, fake.NewClientset(configMap("config", map[string]string{"config": first}), configMap("config-admitted", data)), "")
+			c.want(name, first)
+			c.end()
+		}
+	})
+}
+
+func TestAHashNamesAText(t *testing.T) {
+	for text, want := range map[string]string{"": "e3b0c44298fc1c14", "peers: []\n": hashOf("peers: []\n")} {
+		if got := hashOf(text); got != want || len(got) != 16 {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+	if hashOf("a") == hashOf("b") {
+		t.Error("two texts have one hash")
+	}
+}
+
+func TestASecretIsNeverRepeated(t *testing.T) {
+	const peer = "peers:\n- peer-address: 10.0.0.1\n  peer-asn: 100\n  my-asn: 42\n"
+	for name, text := range map[string]string{
+		"where it belongs":  peer + "  password: hunter2\n",
+		"quoted":            peer + "  password: \"hunter2\"\n",
+		"as a list":         peer + "  password: [hunter2]\n",
+		"as a mapping":      peer + "  password: {hunter2: hunter2}\n",
+		"misspelt key":      peer + "  pasword: hunter2\n",
+		"bad indentation":   peer + "   password: hunter2\n",
+		"without a colon":   peer + "  password hunter2\n",
+		"unfinished quote":  peer + "  password: \"hunter2\n",
+		"at the top":        "password: hunter2\n" + peer,
+		"an anchor":         peer + "  password: &p hunter2\n  name: *p\n",
+		"twice":             peer + "  password: hunter2\n  password: hunter2\n",
+		"with other errors": peer + "  password: hunter2\n  hold-time: 1s\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				first := "address-pools: [{name: vip, cidr: [10.0.0.0/30]}]"
+				c := convene(t, fake.NewClientset(configMap("config", map[string]string{"config": first})), "")
+				defer c.end()
+				c.write(text)
+				told := strings.Join(append(append(c.book.take(), logged.take()...), c.stored()["refused"]), "\n")
+				if c.stored()["config"] == first && c.stored()["refused"] == "" {
+					t.Error("it is neither admitted nor refused")
+				}
+				if strings.Contains(told, "hunter2") {
+					t.Errorf("everybody can read\n%s", told)
+				}
+			})
+		})
+	}
+}
+
+func TestManyProblemsFitIntoAnEventAndTheCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := convene(t, fake.NewClientset(), "")
+		defer c.end()
+		c.write("peers:\n" + strings.Repeat("- peer-address: "+strings.Repeat("x", 200)+"\n", 500))
+		events := c.book.take()
+		if len(events) != 1 || len(events[0]) > 1024 {
+			t.Errorf("%d events, the first of %d bytes: the API server takes 1024", len(events), len(events[0]))
+		}
+		if got := c.stored()["refused"]; strings.Count(got, "\n- ")+strings.Count(got, "\n    - ") != 100 || len(got) > 100<<10 {
+			t.Errorf("the refusal has %d bytes:\n%.500s", len(got), got)
+		}
+	})
+}
+
+func TestAnAPIServerThatSaysNoIsAskedOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset(configMap("config", map[string]string{"config": text("vip 10.0.0.0/30")}))
+		asked, answer := 0, error(apierrors.NewForbidden(corev1.Resource("configmaps"), "config-admitted", errors.New("no")))
+		client.PrependReactor("create", "configmaps", func(k8stesting.Action) (bool, runtime.Object, error) {
+			asked++
+			return answer != nil, nil, answer
+		})
+		c := convene(t, client, "")
+		defer c.end()
+		for range 20 { // much happens at once
+			c.admission.ring()
+			synctest.Wait()
+		}
+		asked = 0
+		<-time.After(10500 * time.Millisecond)
+		synctest.Wait()
+		if asked != 10 {
+			t.Errorf("asked %d times in ten seconds", asked)
+		}
+		logged.take()
+		answer = apierrors.NewAlreadyExists(corev1.Resource("configmaps"), "config-admitted")
+		<-time.After(time.Second)
+		synctest.Wait()
+		same(t, "log of a conflict", logged.take(), nil)
+		answer = nil
+		<-time.After(time.Second)
+		synctest.Wait()
+		c.want("it says yes", text("vip 10.0.0.0/30"))
+	})
+}
+
+func TestOnlyTheLeaderWritesTheCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := convene(t, fake.NewClientset(), "")
+		defer c.end()
+		plate := &doorplate{holder: "us", broken: errors.New("no route to host")}
+		c.cloud.lease = &lease{Interface: plate}
+		c.write(text("vip 10.0.0.0/30"))
+		if c.stored() != nil {
+			t.Error("it writes without knowing whether it leads")
+		}
+		plate.broken = nil
+		<-time.After(time.Second)
+		synctest.Wait()
+		c.want("the Lease is ours", text("vip 10.0.0.0/30"))
+	})
+}
+
+func TestAnAPIServerThatFailsAtTheStartIsNotTakenForAnEmptyOne(t *testing.T) {
+	for _, name := range []string{"config", "config-admitted"} {
+		client := fake.NewClientset(configMap("config", map[string]string{"config": text("vip 10.0.0.0/30")}))
+		client.PrependReactor("get", "configmaps", func(a k8stesting.Action) (bool, runtime.Object, error) {
+			return a.(k8stesting.GetAction).GetName() == name, nil, fmt.Errorf("not now")
+		})
+		c := New(Options{Namespace: "metallb-system", ConfigName: "config"})
+		a, err := newAdmission(client, client, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if config, err := a.recall(t.Context()); err == nil {
+			t.Errorf("%s cannot be read, and recall says %v", name, config)
+		}
+	}
+}
+
+func TestEveryServiceIsListedPageByPage(t *testing.T) {
+	client := fake.NewClientset(service(t, "shop/web class="+Class), service(t, "shop/api"), service(t, "other/web finalizer class=example.com/lb"))
+	all, err := listAll(t.Context(), client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{}
+	for _, svc := range all {
+		got[nameOf(svc)] = wants(svc)
+	}
+	if want := map[string]bool{"shop/web": true, "shop/api": true, "other/web": false}; !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for _, a := range client.Actions() {
+		if list, ok := a.(k8stesting.ListActionImpl); ok && (list.ListOptions.ResourceVersion != "" || list.ListOptions.Limit == 0) {
+			t.Errorf("listed with %+v", list.ListOptions)
+		}
+	}
+}

@@ -1,0 +1,142 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+)
+
+// A doorplate is a lock that says who holds it, and counts how often it is read.
+type doorplate struct {
+	holder string
+	broken error
+	reads  int
+}
+
+func (d *doorplate) Get(context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	d.reads++
+	return &resourcelock.LeaderElectionRecord{HolderIdentity: d.holder}, nil, d.broken
+}
+
+func (d *doorplate) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	return d.Update(ctx, r)
+}
+
+func (d *doorplate) Update(_ context.Context, r resourcelock.LeaderElectionRecord) error {
+	if d.broken == nil {
+		d.holder = r.HolderIdentity
+	}
+	return d.broken
+}
+
+func (d *doorplate) RecordEvent(string) {}
+func (d *doorplate) Identity() string   { return "us" }
+func (d *doorplate) Describe() string   { return "metallb-system/metallb-controller" }
+
+func TestALeaseIsLookedAtOnceTheLastLookIsOld(t *testing.T) {
+	us := resourcelock.LeaderElectionRecord{HolderIdentity: "us"}
+	broken := errors.New("no route to host")
+	steps := []struct {
+		then   string
+		take   bool // the Lease, for the first time
+		renew  bool
+		giveUp bool
+		pass   time.Duration
+		wall   time.Duration // by which the wall clock is set
+		holder string        // somebody takes it
+		broken error         // the API server's answer from now on
+		reads  int           // that Confirm makes
+		err    error
+	}{
+		{then: "it is ours", take: true},
+		{then: "and still, two seconds later", pass: 2 * time.Second},
+		{then: "after three seconds we look", pass: time.Second, reads: 1},
+		{then: "a look is as good as a renewal", pass: 2 * time.Second},
+		{then: "a renewal is as good as a look", renew: true, pass: 2900 * time.Millisecond},
+		{then: "a renewal that fails is not", broken: broken, renew: true, pass: 200 * time.Millisecond, reads: 1, err: broken},
+		{then: "the API server is back", broken: nil, reads: 1},
+		{then: "the machine was asleep, and only the wall clock knows", wall: time.Minute, reads: 1},
+		{then: "somebody sets the wall clock back", wall: -time.Minute, reads: 1},
+		{then: "a moment is not worth a look", wall: time.Second},
+		{then: "somebody else took it: for three seconds we may not know", holder: "them"},
+		{then: "and then we do", pass: 3 * time.Second, reads: 1, err: errLost},
+		{then: "it is ours again", take: true},
+		{then: "we give it up, and know it at once", giveUp: true, reads: 1, err: errLost},
+		{then: "it is ours again", take: true},
+		{then: "we try to give it up and get no answer: it may be gone", broken: broken, giveUp: true, reads: 1, err: broken},
+	}
+	synctest.Test(t, func(t *testing.T) {
+		plate := &doorplate{}
+		l := &lease{Interface: plate}
+		if err := l.Confirm(t.Context()); !errors.Is(err, errLost) {
+			t.Errorf("before it was taken: %v", err)
+		}
+		for _, s := range steps {
+			if plate.broken = s.broken; s.holder != "" {
+				plate.holder = s.holder
+			}
+			var err error
+			switch {
+			case s.take:
+				err = l.Create(t.Context(), us)
+			case s.renew:
+				err = l.Update(t.Context(), us)
+			case s.giveUp:
+				err = l.Update(t.Context(), resourcelock.LeaderElectionRecord{})
+			}
+			if !errors.Is(err, s.broken) {
+				t.Errorf("%s: %v", s.then, err)
+			}
+			<-time.After(s.pass)
+			l.calendar = l.calendar.Add(-s.wall)
+			plate.reads = 0
+			if err := l.Confirm(t.Context()); !errors.Is(err, s.err) || plate.reads != s.reads {
+				t.Errorf("%s: %v after %d reads, want %v after %d", s.then, err, plate.reads, s.err, s.reads)
+			}
+		}
+	})
+}
+
+// A slow server answers when it is told to.
+type slow struct{ arrived, answer chan struct{} }
+
+func (s slow) RoundTrip(*http.Request) (*http.Response, error) {
+	s.arrived <- struct{}{}
+	<-s.answer
+	return &http.Response{StatusCode: http.StatusOK}, nil
+}
+
+func TestAClosingFenceWaitsForWhatIsUnderWayAndRefusesTheRest(t *testing.T) {
+	server := slow{make(chan struct{}), make(chan struct{})}
+	f := &fence{next: server}
+	answers := make(chan error)
+	for range 2 {
+		go func() {
+			_, err := f.RoundTrip(nil)
+			answers <- err
+		}()
+		<-server.arrived
+	}
+	closed := make(chan struct{})
+	go func() { f.Close(); close(closed) }()
+	for range 2 {
+		select {
+		case <-closed:
+			t.Fatal("closed while a request is under way")
+		case server.answer <- struct{}{}:
+		}
+		if err := <-answers; err != nil {
+			t.Error(err)
+		}
+	}
+	<-closed
+	if _, err := f.RoundTrip(nil); !errors.Is(err, errFenced) {
+		t.Errorf("after the closing: %v", err)
+	}
+	f.Close() // once more does no harm
+}

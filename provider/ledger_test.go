@@ -1,0 +1,373 @@
+package provider
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A step of a story does one thing to a ledger, and says what comes of it.
+type step struct {
+	then string
+
+	adopt     string // Services, separated by semicolons
+	conflicts string // names of those that lose their address
+
+	configure string // pools in short
+	forget    string // the Service
+	changed   string // names of the Services for which the answer changed
+
+	ask   string // the service controller asks about the Service
+	addr  string // that it holds then
+	why   string // it does not get what it asks for
+	news  bool
+	moved string // the address that it left; those that wait are served
+
+	see   string // an event about the Service
+	again bool   // the service controller should look at it
+}
+
+func tell(t *testing.T, story []step) {
+	t.Helper()
+	l := newLedger()
+	for _, s := range story {
+		switch {
+		case s.adopt != "":
+			var conflicts []string
+			for _, c := range l.adopt(listed(t, s.adopt)) {
+				conflicts = append(conflicts, nameOf(c.service))
+			}
+			if got := strings.Join(conflicts, " "); got != s.conflicts {
+				t.Errorf("%s: conflicts %q, want %q", s.then, got, s.conflicts)
+			}
+		case s.configure != "":
+			l.configure(pools(t, s.configure))
+			if got := names(l.serve()); got != s.changed {
+				t.Errorf("%s: changed %q, want %q", s.then, got, s.changed)
+			}
+		case s.forget != "":
+			l.forget(service(t, s.forget).UID)
+			if got := names(l.serve()); got != s.changed {
+				t.Errorf("%s: changed %q, want %q", s.then, got, s.changed)
+			}
+		case s.ask != "":
+			d := l.answer(service(t, s.ask))
+			if shown(d.addr) != s.addr || words(d.why) != s.why || d.news != s.news || shown(d.left) != s.moved {
+				t.Errorf("%s: got %q, %q, news %t, moved from %q, want %q, %q, %t, %q",
+					s.then, shown(d.addr), words(d.why), d.news, shown(d.left), s.addr, s.why, s.news, s.moved)
+			}
+			if s.moved != "" {
+				if got := names(l.serve()); got != s.changed {
+					t.Errorf("%s: changed %q, want %q", s.then, got, s.changed)
+				}
+			}
+		case s.see != "":
+			if again := l.see(service(t, s.see)); again != s.again {
+				t.Errorf("%s: again %t, want %t", s.then, again, s.again)
+			}
+		default:
+			t.Fatalf("%s: nothing happens", s.then)
+		}
+		if err := l.inconsistency(); err != nil {
+			t.Fatalf("%s: %v", s.then, err)
+		}
+	}
+}
+
+// inconsistency returns what of the ledger disagrees with itself.
+func (l *ledger) inconsistency() error {
+	for uid, e := range l.unserved {
+		r, err := requestOf(e.service)
+		if err == nil {
+			err = l.allocator.Check(r)
+		}
+		switch {
+		case l.entries[uid] != e:
+			return fmt.Errorf("%s waits and is not in the ledger", uid)
+		case !wants(e.service):
+			return fmt.Errorf("%s waits and wants nothing", uid)
+		case err == nil && e.why == "" && e.asked && !e.owed:
+			return fmt.Errorf("%s waits, has no reason to and was told none", uid)
+		}
+	}
+	for uid, e := range l.entries {
+		if e.why != "" && wants(e.service) && l.unserved[uid] == nil {
+			return fmt.Errorf("%s was told %q and does not wait", uid, e.why)
+		}
+	}
+	for _, h := range l.allocator.Holdings() {
+		holder, _ := l.allocator.Holder(h.Addr)
+		if !slices.ContainsFunc(slices.Collect(maps.Values(l.entries)), func(e *entry) bool { return string(e.service.UID) == holder.UID }) {
+			return fmt.Errorf("%s is held by %s, which is not in the ledger", h.Addr, holder.UID)
+		}
+	}
+	return nil
+}
+
+func TestEveryAddressStaysWhereAStatusShowsIt(t *testing.T) {
+	tell(t, []step{
+		{then: "there are two pools", configure: "vip 10.0.0.0/30; manual 10.9.0.0/30 manual"},
+		{then: "the cluster is as it is", adopt: "shop/web shows=10.0.0.3 age=1; shop/api shows=192.0.2.1 age=2; shop/new age=3; other/web shows=10.0.0.0 class=example.com/lb; shop/gone type=ClusterIP"},
+		{then: "web keeps what it shows, and that is no news", ask: "shop/web shows=10.0.0.3", addr: "10.0.0.3"},
+		{then: "api keeps an address that no pool owns", ask: "shop/api shows=192.0.2.1", addr: "192.0.2.1"},
+		{then: "web's status is old: memory knows better", ask: "shop/web", addr: "10.0.0.3"},
+		{then: "web's status shows another's: memory knows better", ask: "shop/web shows=10.0.0.1", addr: "10.0.0.3"},
+		{then: "the new one was served at the start, and hears of it now", ask: "shop/new", addr: "10.0.0.0", news: true},
+		{then: "once", ask: "shop/new shows=10.0.0.0", addr: "10.0.0.0"},
+	})
+}
+
+func TestOfTwoOnOneAddressTheOlderKeepsIt(t *testing.T) {
+	tell(t, []step{
+		{then: "there is a pool", configure: "vip 10.0.0.0/30"},
+		{then: "two show one address", adopt: "shop/young shows=10.0.0.1 age=1; shop/old shows=10.0.0.1 age=9", conflicts: "shop/young"},
+		{then: "the older keeps it", ask: "shop/old shows=10.0.0.1", addr: "10.0.0.1"},
+		{then: "the younger gets another", ask: "shop/young shows=10.0.0.1", addr: "10.0.0.0", news: true},
+	})
+	tell(t, []step{
+		{then: "there is a pool of one", configure: "vip 10.0.0.1/32"},
+		{then: "two show its address", adopt: "shop/young shows=10.0.0.1 age=1; shop/old shows=10.0.0.1 age=9", conflicts: "shop/young"},
+		{then: "the younger must not show it any more", ask: "shop/young shows=10.0.0.1"},
+		{then: "the empty status brings it back", see: "shop/young", again: true},
+		{then: "and then it hears why", ask: "shop/young", why: `no free address in pool "vip": add addresses, or delete a Service that holds one`},
+		{then: "nothing happens", see: "shop/young"},
+		{then: "the older goes", forget: "shop/old", changed: "shop/young"},
+		{then: "and the younger gets it", ask: "shop/young", addr: "10.0.0.1", news: true},
+	})
+}
+
+func TestAddressesAskedForByNameAreReservedFirst(t *testing.T) {
+	tell(t, []step{
+		{then: "there is a pool", configure: "vip 10.0.0.0/30"},
+		{then: "an older one takes any, a younger one asks for the first", adopt: "shop/any age=9; shop/one want=10.0.0.0 age=1; shop/other want-annotation=10.0.0.1 age=2"},
+		{then: "the older asks first", ask: "shop/any", addr: "10.0.0.2", news: true},
+		{then: "and the younger has what it wants", ask: "shop/one want=10.0.0.0", addr: "10.0.0.0", news: true},
+		{then: "so has the other", ask: "shop/other want-annotation=10.0.0.1", addr: "10.0.0.1", news: true},
+	})
+	tell(t, []step{
+		{then: "there is a pool", configure: "vip 10.0.0.0/30"},
+		{then: "two ask for one address", adopt: "shop/young want=10.0.0.0 age=1; shop/old want=10.0.0.0 age=2"},
+		{then: "the older gets it", ask: "shop/old want=10.0.0.0", addr: "10.0.0.0", news: true},
+		{then: "the younger hears who has it", ask: "shop/young want=10.0.0.0",
+			why: "address 10.0.0.0 is held by service shop/old: ask for another, or delete that Service"},
+	})
+}
+
+func TestWhoWaitsIsServedInOrderAndOnlyAsManyAsFit(t *testing.T) {
+	full := `no free address in pool "vip": add addresses, or delete a Service that holds one`
+	tell(t, []step{
+		{then: "nothing is configured", ask: "shop/a age=9", why: "no address pool is configured: add one to address-pools"},
+		{then: "nor for the others", ask: "shop/b age=8", why: "no address pool is configured: add one to address-pools"},
+		{then: "nor for those with a wish", ask: "shop/c age=7 want=10.0.0.0", why: "no pool owns address 10.0.0.0: ask for an address of a pool that exists, or add it to a pool"},
+		{then: "the operator adds two addresses: one by name, one for the oldest, and the last hears another reason", configure: "vip 10.0.0.0/31", changed: "shop/c shop/a shop/b"},
+		{then: "c has its wish", ask: "shop/c age=7 want=10.0.0.0", addr: "10.0.0.0", news: true},
+		{then: "a has the other", ask: "shop/a age=9", addr: "10.0.0.1", news: true},
+		{then: "b waits", ask: "shop/b age=8", why: full},
+		{then: "so does d", ask: "shop/d age=6", why: full},
+		{then: "the order of the questions does not matter", ask: "shop/e age=9", why: full},
+		{then: "a goes, and the oldest is next", forget: "shop/a", changed: "shop/e"},
+		{then: "it hears of it", ask: "shop/e age=9", addr: "10.0.0.1", news: true},
+		{then: "a Service that waits goes, and nothing changes", forget: "shop/d"},
+		{then: "c goes", forget: "shop/c", changed: "shop/b"},
+		{then: "the first wait is over", ask: "shop/b age=8", addr: "10.0.0.0", news: true},
+	})
+}
+
+func TestARequestThatCannotBeMetKeepsTheAddress(t *testing.T) {
+	none := `no pool owns address 8.8.8.8: ask for an address of pool "vip", or add it to a pool`
+	tell(t, []step{
+		{then: "there is a pool", configure: "vip 10.0.0.0/30"},
+		{then: "web gets an address", ask: "shop/web", addr: "10.0.0.0", news: true},
+		{then: "and shows it", see: "shop/web shows=10.0.0.0"},
+		{then: "web asks for the impossible: the controller sees it too, but a label would do as well", see: "shop/web shows=10.0.0.0 want=8.8.8.8", again: true},
+		{then: "it keeps the address, and hears why", ask: "shop/web shows=10.0.0.0 want=8.8.8.8", addr: "10.0.0.0", why: none},
+		{then: "in the same words again", ask: "shop/web shows=10.0.0.0 want=8.8.8.8", addr: "10.0.0.0", why: none},
+		{then: "an event changes nothing", see: "shop/web shows=10.0.0.0 want=8.8.8.8"},
+		{then: "somebody wipes the status as well", see: "shop/web want=8.8.8.8", again: true},
+		{then: "first the status is mended, which an error would prevent", ask: "shop/web want=8.8.8.8", addr: "10.0.0.0"},
+		{then: "the mended status brings it back", see: "shop/web shows=10.0.0.0 want=8.8.8.8", again: true},
+		{then: "then it hears why, again", ask: "shop/web shows=10.0.0.0 want=8.8.8.8", addr: "10.0.0.0", why: none},
+		{then: "and it is quiet", see: "shop/web shows=10.0.0.0 want=8.8.8.8"},
+		{then: "the wish becomes possible", configure: "vip 10.0.0.0/30; other 8.8.8.0/24", changed: "shop/web"},
+		{then: "it is met", ask: "shop/web shows=10.0.0.0 want=8.8.8.8", addr: "8.8.8.8", news: true},
+		{then: "the old status is not somebody's doing", see: "shop/web shows=10.0.0.0 want=8.8.8.8"},
+		{then: "the new one is as it should be", see: "shop/web shows=8.8.8.8 want=8.8.8.8"},
+	})
+}
+
+func TestAnOfferOfAnotherPoolMovesOnlyWhoAsksForIt(t *testing.T) {
+	tell(t, []step{
+		{then: "there are two pools", configure: "vip 10.0.0.0/31; sandbox 10.1.0.0/31"},
+		{then: "web takes any", ask: "shop/web", addr: "10.0.0.0", news: true},
+		{then: "web asks for the other pool, and leaves its address", ask: "shop/web shows=10.0.0.0 pool=sandbox", addr: "10.1.0.0", news: true, moved: "10.0.0.0"},
+		{then: "web asks for a pool that is not there, and keeps the address", ask: "shop/web shows=10.1.0.0 pool=moon", addr: "10.1.0.0",
+			why: `no pool is named "moon": ask for one of the pools "vip", "sandbox"`},
+		{then: "web takes it back", ask: "shop/web shows=10.1.0.0 pool=sandbox", addr: "10.1.0.0"},
+		{then: "web wants what this version cannot do, and keeps the address", ask: "shop/web shows=10.1.0.0 dual-stack", addr: "10.1.0.0",
+			why: "RequireDualStack is not supported by this version: set spec.ipFamilyPolicy to SingleStack"},
+	})
+}
+
+func TestAnAddressThatAServiceLeavesServesWhoWaits(t *testing.T) {
+	tell(t, []step{
+		{then: "there is a pool of one, and one on request", configure: "vip 10.0.0.0/32; rest 10.1.0.0/31 manual"},
+		{then: "web has it", ask: "shop/web", addr: "10.0.0.0", news: true},
+		{then: "api waits", ask: "shop/api", why: `no free address in pool "vip": add addresses, or delete a Service that holds one`},
+		{then: "web asks for another, and api is served", ask: "shop/web shows=10.0.0.0 want=10.1.0.0", addr: "10.1.0.0", news: true, moved: "10.0.0.0", changed: "shop/api"},
+		{then: "api has it", ask: "shop/api", addr: "10.0.0.0", news: true},
+	})
+	tell(t, []step{
+		{then: "there is a pool", configure: "vip 10.0.0.0/31"},
+		{then: "a has one", ask: "shop/a age=9", addr: "10.0.0.0", news: true},
+		{then: "b has the other", ask: "shop/b age=1", addr: "10.0.0.1", news: true},
+		{then: "c, which is older than b, asks for b's", ask: "shop/c want=10.0.0.1 age=5",
+			why: "address 10.0.0.1 is held by service shop/b: ask for another, or delete that Service"},
+		{then: "b asks for a's", ask: "shop/b shows=10.0.0.1 want=10.0.0.0 age=1", addr: "10.0.0.1",
+			why: "address 10.0.0.0 is held by service shop/a: ask for another, or delete that Service"},
+		{then: "a goes: b moves, and what b left is c's", forget: "shop/a", changed: "shop/b shop/c"},
+		{then: "b moved", ask: "shop/b shows=10.0.0.1 want=10.0.0.0", addr: "10.0.0.0", news: true},
+		{then: "c is served", ask: "shop/c want=10.0.0.1", addr: "10.0.0.1", news: true},
+	})
+}
+
+func TestAChangedStatusIsSeenOnceItHadBeenShown(t *testing.T) {
+	tell(t, []step{
+		{then: "there is a pool", configure: "vip 10.0.0.0/30"},
+		{then: "a new Service is seen before the controller asks", see: "shop/web"},
+		{then: "its finalizer is", see: "shop/web finalizer"},
+		{then: "it gets an address", ask: "shop/web finalizer", addr: "10.0.0.0", news: true},
+		{then: "an event from before comes late", see: "shop/web finalizer"},
+		{then: "the status is there", see: "shop/web finalizer shows=10.0.0.0"},
+		{then: "somebody adds a label", see: "shop/web finalizer shows=10.0.0.0"},
+		{then: "somebody wipes the status", see: "shop/web finalizer", again: true},
+		{then: "another event, before it is mended", see: "shop/web finalizer"},
+		{then: "the controller asks", ask: "shop/web finalizer", addr: "10.0.0.0"},
+		{then: "it is mended", see: "shop/web finalizer shows=10.0.0.0"},
+		{then: "somebody writes another address", see: "shop/web finalizer shows=10.0.0.3", again: true},
+		{then: "the address stays", ask: "shop/web finalizer shows=10.0.0.3", addr: "10.0.0.0"},
+		{then: "it is mended again", see: "shop/web finalizer shows=10.0.0.0"},
+		{then: "somebody takes the mode away", see: "shop/web finalizer shows-without-mode=10.0.0.0", again: true},
+	})
+	tell(t, []step{
+		{then: "there is a pool of one", configure: "vip 10.0.0.0/32"},
+		{then: "it was shown before we came", adopt: "shop/web shows=10.0.0.0; shop/old shows-without-mode=192.0.2.1"},
+		{then: "a wiped status is seen before the controller asks", see: "shop/web", again: true},
+		{then: "one that was never as it should be is not news: the controller will ask", see: "shop/old shows-without-mode=192.0.2.1"},
+		{then: "a Service waits", ask: "shop/late", why: `no free address in pool "vip": add addresses, or delete a Service that holds one`},
+		{then: "rightly without an address", see: "shop/late"},
+		{then: "somebody writes one into its status", see: "shop/late shows=10.0.0.0", again: true},
+		{then: "it goes first", ask: "shop/late shows=10.0.0.0"},
+		{then: "the empty status brings it back", see: "shop/late", again: true},
+		{then: "then it hears why", ask: "shop/late", why: `no free address in pool "vip": add addresses, or delete a Service that holds one`},
+	})
+}
+
+func TestAChangeOfTypeAndADeletionFreeTheAddress(t *testing.T) {
+	tell(t, []step{
+		{then: "there is a pool of one", configure: "vip 10.0.0.0/32"},
+		{then: "web has it", ask: "shop/web", addr: "10.0.0.0", news: true},
+		{then: "api waits", ask: "shop/api want=10.0.0.0", why: "address 10.0.0.0 is held by service shop/web: ask for another, or delete that Service"},
+		{then: "web becomes internal: the controller will call", see: "shop/web type=ClusterIP"},
+		{then: "it calls", forget: "shop/web", changed: "shop/api"},
+		{then: "api has it", ask: "shop/api want=10.0.0.0", addr: "10.0.0.0", news: true},
+		{then: "web is back, and waits", ask: "shop/web", why: `no free address in pool "vip": add addresses, or delete a Service that holds one`},
+		{then: "api is being deleted: the controller will call", see: "shop/api want=10.0.0.0 deleted"},
+		{then: "it calls", forget: "shop/api", changed: "shop/web"},
+		{then: "web has it", ask: "shop/web", addr: "10.0.0.0", news: true},
+		{then: "a new api is another Service", ask: "shop/api uid=2 want=10.0.0.0", why: "address 10.0.0.0 is held by service shop/web: ask for another, or delete that Service"},
+		{then: "which is deleted while it waits", see: "shop/api uid=2 want=10.0.0.0 deleted"},
+		{then: "so that nobody is served when web goes", forget: "shop/web"},
+	})
+}
+
+func TestAServiceThatIsBeingDeletedGetsNoOtherAddress(t *testing.T) {
+	tell(t, []step{
+		{then: "there is a pool", configure: "vip 10.0.0.0/31"},
+		{then: "web has one", ask: "shop/web", addr: "10.0.0.0", news: true},
+		{then: "api has the other", ask: "shop/api", addr: "10.0.0.1", news: true},
+		{then: "web asks for api's", ask: "shop/web want=10.0.0.1 shows=10.0.0.0", addr: "10.0.0.0",
+			why: "address 10.0.0.1 is held by service shop/api: ask for another, or delete that Service"},
+		{then: "web is being deleted", see: "shop/web want=10.0.0.1 shows=10.0.0.0 deleted"},
+		{then: "api goes first: web does not want it any more", forget: "shop/api"},
+		{then: "and anybody may have it", ask: "shop/blog want=10.0.0.1", addr: "10.0.0.1", news: true},
+	})
+}
+
+func TestAnOldStateNeverMovesAnAddress(t *testing.T) {
+	tell(t, []step{
+		{then: "there is a pool", configure: "vip 10.0.0.0/30"},
+		{then: "the quorum has seen more than the informer", adopt: "shop/web shows=10.0.0.2 want=10.0.0.2 version=20"},
+		{then: "which still shows the former wish", see: "shop/web shows=10.0.0.1 want=10.0.0.1 version=10"},
+		{then: "and the controller asks about that", ask: "shop/web shows=10.0.0.1 want=10.0.0.1 version=10", addr: "10.0.0.2"},
+		{then: "the informer comes closer", see: "shop/web version=11"},
+		{then: "and is there", see: "shop/web shows=10.0.0.2 want=10.0.0.2 version=20"},
+		{then: "the wish changes", ask: "shop/web shows=10.0.0.2 want=10.0.0.3 version=100", addr: "10.0.0.3", news: true, moved: "10.0.0.2"},
+		{then: "our handler is behind", see: "shop/web shows=10.0.0.2 want=10.0.0.2 version=99"},
+		{then: "and a free address is no reason to go back", configure: "vip 10.0.0.0/29"},
+		{then: "it stays", ask: "shop/web shows=10.0.0.2 want=10.0.0.3 version=100", addr: "10.0.0.3"},
+	})
+	tell(t, []step{
+		{then: "there is a pool of one", configure: "vip 10.0.0.0/32"},
+		{then: "web has it", ask: "shop/web version=1", addr: "10.0.0.0", news: true},
+		{then: "api, internal for a moment, asks again", ask: "shop/api version=9", why: `no free address in pool "vip": add addresses, or delete a Service that holds one`},
+		{then: "our handler still sees the moment", see: "shop/api type=ClusterIP version=8"},
+		{then: "api waits nevertheless", forget: "shop/web", changed: "shop/api"},
+	})
+}
+
+func TestWhateverMadeAServiceWaitItIsAskedAboutAgain(t *testing.T) {
+	tell(t, []step{
+		{then: "there is a pool", configure: "vip 10.0.0.0/30"},
+		{then: "web wants what this version cannot do", ask: "shop/web dual-stack", why: "RequireDualStack is not supported by this version: set spec.ipFamilyPolicy to SingleStack"},
+		{then: "nothing changes", see: "shop/web dual-stack"},
+		{then: "it wants something else, to which the service controller is deaf", see: "shop/web", again: true},
+		{then: "it is served", ask: "shop/web", addr: "10.0.0.0", news: true},
+	})
+}
+
+func TestForeignServicesAreNotInTheLedger(t *testing.T) {
+	l := newLedger()
+	l.configure(pools(t, "vip 10.0.0.0/30"))
+	l.adopt(listed(t, "other/web shows=10.0.0.1 class=example.com/lb; other/internal type=ClusterIP"))
+	for _, short := range []string{"other/web class=example.com/lb", "other/new class=example.com/lb", "other/internal type=ClusterIP", "other/web class=example.com/lb deleted"} {
+		if l.see(service(t, short)) {
+			t.Errorf("%s is looked at again", short)
+		}
+	}
+	if len(l.entries) != 0 || len(l.allocator.Holdings()) != 0 {
+		t.Errorf("the ledger has %d entries and %v", len(l.entries), l.allocator.Holdings())
+	}
+}
+
+func TestAdoptionDoesNotDependOnTheOrderOfTheList(t *testing.T) {
+	services := listed(t, `shop/a shows=10.0.0.1 age=5; shop/b shows=10.0.0.1 age=5; shop/c shows=10.0.0.1 age=9; shop/d age=5;
+		shop/e want=10.0.0.2 age=1; shop/f want=10.0.0.2 age=1; shop/g want=10.0.0.1 age=9; shop/h pool=vip age=7; shop/i age=7;
+		dev/a age=5; dev/b shows=192.0.2.1; dev/c shows=192.0.2.1 deleted; dev/d shows=10.0.0.3 want=10.0.0.4 age=2`)
+	const want = "shop/h 10.0.0.0, shop/c 10.0.0.1, shop/e 10.0.0.2, dev/d 10.0.0.3, shop/i 10.0.0.4, dev/b 192.0.2.1; conflicts dev/c, shop/a, shop/b"
+	for range 50 {
+		rand.Shuffle(len(services), func(i, j int) { services[i], services[j] = services[j], services[i] })
+		l := newLedger()
+		l.configure(pools(t, "vip 10.0.0.0-10.0.0.4"))
+		conflicts := l.adopt(services)
+		if got := outcome(l, conflicts); got != want {
+			t.Fatalf("got\n\t%s\nwant\n\t%s", got, want)
+		}
+		if err := l.inconsistency(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func outcome(l *ledger, conflicts []conflict) string {
+	var held, lost []string
+	for _, h := range l.allocator.Holdings() {
+		held = append(held, h.Service+" "+h.Addr.String())
+	}
+	for _, c := range conflicts {
+		lost = append(lost, nameOf(c.service))
+	}
+	return strings.Join(held, ", ") + "; conflicts " + strings.Join(lost, ", ")
+}

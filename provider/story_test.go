@@ -1,0 +1,204 @@
+package provider
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/textlogger"
+	"pgregory.net/rapid"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+)
+
+// service writes a Service in short: "shop/web want=10.0.0.1 pool=vip shows=10.0.0.2 …". Its UID is its name unless it says
+// otherwise.
+func service(t rapid.TB, short string) *corev1.Service {
+	t.Helper()
+	words := strings.Fields(short)
+	namespace, name, ok := strings.Cut(words[0], "/")
+	if !ok {
+		t.Fatalf("service %q: want namespace/name", short)
+	}
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(words[0])},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}},
+	}
+	for _, word := range words[1:] {
+		switch key, text, _ := strings.Cut(word, "="); key {
+		case "want":
+			svc.Spec.LoadBalancerIP = text
+		case "want-annotation":
+			metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "metallb.universe.tf/loadBalancerIPs", text)
+		case "pool":
+			metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "metallb.universe.tf/address-pool", text)
+		case "shows":
+			svc.Status.LoadBalancer = *statusOf(netip.MustParseAddr(text))
+		case "shows-without-mode":
+			svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: text}}
+		case "shows-host":
+			svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{Hostname: text}}
+		case "age": // in days
+			var days int
+			if _, err := fmt.Sscan(text, &days); err != nil {
+				t.Fatalf("service %q: %v", short, err)
+			}
+			svc.CreationTimestamp = metav1.NewTime(time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC).AddDate(0, 0, -days))
+		case "version":
+			svc.ResourceVersion = text
+		case "uid":
+			svc.UID = types.UID(text)
+		case "class":
+			svc.Spec.LoadBalancerClass = &text
+		case "type":
+			svc.Spec.Type = corev1.ServiceType(text)
+		case "deleted":
+			svc.DeletionTimestamp = &metav1.Time{Time: time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC)}
+		case "finalizer":
+			svc.Finalizers = []string{"example.com/mine", servicehelper.LoadBalancerCleanupFinalizer}
+		case "dual-stack":
+			policy := corev1.IPFamilyPolicyRequireDualStack
+			svc.Spec.IPFamilyPolicy = &policy
+		default:
+			t.Fatalf("service %q: what is %q?", short, word)
+		}
+	}
+	return svc
+}
+
+// listed writes several Services in short, separated by semicolons.
+func listed(t testing.TB, short string) (all []*corev1.Service) {
+	t.Helper()
+	for one := range strings.SplitSeq(short, ";") {
+		all = append(all, service(t, one))
+	}
+	return all
+}
+
+// text writes a configuration in short: "vip 10.0.0.0/30; sandbox 10.1.0.0/24".
+func text(short string) string {
+	text := "address-pools:\n"
+	for one := range strings.SplitSeq(short, ";") {
+		words := strings.Fields(one)
+		text += fmt.Sprintf("- name: %s\n  cidr: [%s]\n", words[0], words[1])
+		if slices.Contains(words, "manual") {
+			text += "  auto-assign: false\n"
+		}
+	}
+	return text
+}
+
+func pools(t testing.TB, short string) *loadbalancer.Config {
+	t.Helper()
+	config, _, err := loadbalancer.Parse([]byte(text(short)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+func names(services []*corev1.Service) string {
+	var all []string
+	for _, svc := range services {
+		all = append(all, nameOf(svc))
+	}
+	return strings.Join(all, " ")
+}
+
+func shown(addr netip.Addr) string {
+	if !addr.IsValid() {
+		return ""
+	}
+	return addr.String()
+}
+
+func words(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// An eventbook is an event recorder that writes down the events, "shop/web Warning AddressConflict …".
+type eventbook struct {
+	mu     sync.Mutex
+	events []string
+}
+
+func (b *eventbook) Event(object runtime.Object, kind, reason, message string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	name := "?"
+	if m, err := metaOf(object); err == nil {
+		name = m.GetNamespace() + "/" + m.GetName()
+	}
+	b.events = append(b.events, strings.Join([]string{name, kind, reason, message}, " "))
+}
+
+func (b *eventbook) Eventf(object runtime.Object, kind, reason, format string, args ...any) {
+	b.Event(object, kind, reason, fmt.Sprintf(format, args...))
+}
+
+func (b *eventbook) AnnotatedEventf(object runtime.Object, _ map[string]string, kind, reason, format string, args ...any) {
+	b.Eventf(object, kind, reason, format, args...)
+}
+
+// take returns what was written since the last time.
+func (b *eventbook) take() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	events := b.events
+	b.events = nil
+	return events
+}
+
+// logged is everything the package logs.
+var logged logbook
+
+type logbook struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (b *logbook) Write(line []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, text, _ := strings.Cut(string(line), "] ")
+	b.lines = append(b.lines, strings.TrimSpace(text))
+	return len(line), nil
+}
+
+// take returns what was logged since the last time.
+func (b *logbook) take() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	lines := b.lines
+	b.lines = nil
+	return lines
+}
+
+func same(t testing.TB, what string, got, want []string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s:\n\t%s\nwant\n\t%s", what, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+func TestMain(m *testing.M) {
+	klog.SetLogger(textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&logged))))
+	// The handler behind the first slows everybody down who reports errors, by a clock that synctest's bubbles do not share.
+	utilruntime.ErrorHandlers = utilruntime.ErrorHandlers[:1]
+	os.Exit(m.Run())
+}
