@@ -85,7 +85,10 @@ func (c *council) put(name string, data map[string]string) {
 	synctest.Wait()
 }
 
-func (c *council) write(text string) { c.t.Helper(); c.put("config", map[string]string{"config": text}) }
+func (c *council) write(text string) {
+	c.t.Helper()
+	c.put("config", map[string]string{"config": text})
+}
 
 func (c *council) remove(name string) {
 	c.t.Helper()
@@ -144,7 +147,7 @@ func TestATextIsAdmittedOrRefusedAndTheCopyFollows(t *testing.T) {
 		c.write("address-pools: 7")
 		c.want("the first text does not parse", "", "hash: "+hashOf("address-pools: 7"), `time: "2000-01-01T00:00:01Z"`, "address-pools")
 		same(t, "events", c.book.take(), []string{
-			"metallb-system/config Warning InvalidConfig no configuration is in force: line 1: address-pools: 7 is not a list: write it as a list (column 16)"})
+			"metallb-system/config Warning InvalidConfig no configuration is in force: line 1: address-pools: \"7\" is not a list: begin each item with \"- \" (column 16)"})
 
 		first := text("vip 10.0.0.0/30")
 		c.write(first)
@@ -161,7 +164,7 @@ func TestATextIsAdmittedOrRefusedAndTheCopyFollows(t *testing.T) {
 		c.write(broken)
 		c.want("a broken edit", first, "hash: "+hashOf(broken), "peers[0]")
 		if events := c.book.take(); len(events) != 1 || !strings.HasPrefix(events[0],
-			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:01Z stays in force: line 4: peers[0]") {
+			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:01Z stays in force: line 5: peers[0]") {
 			t.Errorf("events %q", events)
 		}
 		<-time.After(time.Hour)
@@ -205,18 +208,18 @@ func TestATextThatTakesAddressesAwayWaitsUntilTheyAreFree(t *testing.T) {
 		c.book.take()
 		c.want("the user's text is the first", first)
 		c.write(next)
-		c.want("two would lose their address", first, "hash: "+hashOf(next), "- shop/web 10.0.0.0\n", "- shop/api 10.0.0.1\n", "2 Services would lose their address")
+		c.want("two would lose their address", first, "hash: "+hashOf(next), "- shop/web 10.0.0.0\n", "- shop/api 10.0.0.1\n", "no pool would own the address of Service shop/web, 10.0.0.0 and 1 more")
 		if strings.Contains(c.stored()["refused"], "blog") || strings.Contains(c.stored()["refused"], "stray") {
 			t.Errorf("others would not: %s", c.stored()["refused"])
 		}
 		same(t, "events", c.book.take(), []string{
-			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:00Z stays in force: 2 Services would lose their address, such as shop/web with 10.0.0.0: keep a pool that owns it, or delete the Service"})
+			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:00Z stays in force: no pool would own the address of Service shop/web, 10.0.0.0 and 1 more: keep a pool that does, or delete the Service"})
 		refusedAt := `time: "2000-01-01T00:00:01Z"`
 		<-time.After(time.Hour)
 
 		c.cloud.EnsureLoadBalancerDeleted(t.Context(), "", service(t, "shop/web"))
 		synctest.Wait()
-		c.want("one of them goes", first, refusedAt, "1 Services would lose their address", "- shop/api 10.0.0.1\n")
+		c.want("one of them goes", first, refusedAt, "no pool would own the address of Service shop/api, 10.0.0.1: keep", "- shop/api 10.0.0.1\n")
 		same(t, "events of the same text", c.book.take(), nil)
 
 		c.cloud.OnDelete(service(t, "shop/api"))

@@ -1,0 +1,84 @@
+package provider
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+const many = 10_000
+
+// settledCluster is a ledger with many settled Services.
+func settledCluster(b *testing.B) (*ledger, []*corev1.Service) {
+	b.Helper()
+	services := unsettled(b)
+	l := newLedger()
+	l.configure(pools(b, "big 10.0.0.0/16"))
+	l.adopt(services)
+	for _, svc := range services {
+		d := l.answer(svc)
+		svc.Status.LoadBalancer = *statusOf(d.addr)
+		l.see(svc)
+	}
+	return l, services
+}
+
+func unsettled(b *testing.B) (services []*corev1.Service) {
+	for i := range many {
+		services = append(services, service(b, fmt.Sprintf("shop/web-%d age=%d version=%d", i, i%100, i+1)))
+	}
+	return services
+}
+
+func BenchmarkAnswerOfASettledService(b *testing.B) {
+	l, services := settledCluster(b)
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		if d := l.answer(services[i%many]); d.news || d.why != nil {
+			b.Fatal(d)
+		}
+		i++
+	}
+}
+
+func BenchmarkSeeASettledService(b *testing.B) {
+	l, services := settledCluster(b)
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		if l.see(services[i%many]) {
+			b.Fatal("it is not settled")
+		}
+		i++
+	}
+}
+
+// An operation is the start of a controller manager beside 10,000 Services.
+func BenchmarkAdopt(b *testing.B) {
+	_, services := settledCluster(b)
+	config := pools(b, "big 10.0.0.0/16")
+	b.ReportAllocs()
+	for b.Loop() {
+		l := newLedger()
+		l.configure(config)
+		if l.adopt(slices.Clone(services)) != nil || len(l.unserved) > 0 {
+			b.Fatal("the cluster is not as it was")
+		}
+	}
+}
+
+// An operation is one address that becomes free while 10,000 Services wait.
+func BenchmarkServeWhoWaits(b *testing.B) {
+	l := newLedger()
+	l.configure(pools(b, "small 10.0.0.0/30"))
+	for _, svc := range unsettled(b) {
+		l.answer(svc)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		l.serve()
+	}
+}
