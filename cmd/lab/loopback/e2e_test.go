@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -436,7 +437,7 @@ func TestTheAdmittedCopySurvivesEverything(t *testing.T) {
 	must(t, configMaps.Delete(t.Context(), "config", metav1.DeleteOptions{}))
 	_, err = lab.StartController(t.Context(), quickElection...)
 	must(t, err)
-	_, err = lab.StartSpeaker(lab.Nodes[0])
+	_, err = lab.StartSpeaker(lab.Nodes[0], nil)
 	must(t, err)
 	must(t, lab.fresh(t.Context(), "192.168.10.0/32"))
 	must(t, lab.Admitted(t.Context(), good))
@@ -602,7 +603,7 @@ func TestARouterThatRefusesResetsOrTalksNonsenseIsLoggedOnceAndTriedAgain(t *tes
 	}
 	_, err = lab.StartController(t.Context())
 	must(t, err)
-	speaker, err := lab.StartSpeaker(lab.Nodes[0])
+	speaker, err := lab.StartSpeaker(lab.Nodes[0], nil)
 	must(t, err)
 	configure(t, lab, text+basicPools)
 	must(t, lab.RunPod(t.Context(), "default", "web-1", map[string]string{"app": "web"}, lab.Nodes[0]))
@@ -636,9 +637,9 @@ func TestRoutesOutliveASpeakerThatIsKilledAndEndWithOneThatStops(t *testing.T) {
 	_, err := lab.StartController(t.Context())
 	must(t, err)
 	one, two := lab.Nodes[0], lab.Nodes[1]
-	first, err := lab.StartSpeaker(one)
+	first, err := lab.StartSpeaker(one, nil)
 	must(t, err)
-	_, err = lab.StartSpeaker(two)
+	_, err = lab.StartSpeaker(two, nil)
 	must(t, err)
 	configure(t, lab, lab.Peers()+basicPools)
 	must(t, lab.RunPod(t.Context(), "default", "web-1", map[string]string{"app": "web"}, one))
@@ -655,7 +656,7 @@ func TestRoutesOutliveASpeakerThatIsKilledAndEndWithOneThatStops(t *testing.T) {
 	if hops := lab.Router.NextHops(netip.MustParsePrefix("192.168.10.0/32")); len(hops) != 2 {
 		t.Errorf("the router dropped a route of a speaker that was killed: %v are left", hops)
 	}
-	first, err = lab.StartSpeaker(one)
+	first, err = lab.StartSpeaker(one, nil)
 	must(t, err)
 	must(t, lab.fresh(t.Context(), "192.168.10.0/32"))
 
@@ -667,7 +668,7 @@ func TestRoutesOutliveASpeakerThatIsKilledAndEndWithOneThatStops(t *testing.T) {
 	}
 
 	// It is told that its routes shall be kept.
-	first, err = lab.StartSpeaker(one, "--on-sigterm=keep")
+	first, err = lab.StartSpeaker(one, nil, "--on-sigterm=keep")
 	must(t, err)
 	must(t, lab.Hops(t.Context(), "192.168.10.0/32", one, two))
 	must(t, first.Signal(syscall.SIGTERM))
@@ -681,6 +682,51 @@ func TestRoutesOutliveASpeakerThatIsKilledAndEndWithOneThatStops(t *testing.T) {
 	if hops := lab.Router.NextHops(netip.MustParsePrefix("192.168.10.0/32")); len(hops) != 2 {
 		t.Errorf("the router dropped a route that was to be kept: %v are left", hops)
 	}
+}
+
+func TestRoutesAreKeptForASuccessor(t *testing.T) {
+	lab := start(t, Options{Nodes: 1})
+	_, err := lab.StartController(t.Context())
+	must(t, err)
+	ctx, node := t.Context(), lab.Nodes[0]
+	labels := map[string]string{"app": "metallb-speaker"}
+	daemonSet, err := lab.API.AppsV1().DaemonSets("metallb-system").Create(ctx, &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "metallb-speaker"},
+		Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "speaker", Image: "none"}}},
+			},
+		},
+	}, metav1.CreateOptions{})
+	must(t, err)
+	must(t, lab.RunPod(ctx, "metallb-system", "speaker-x", labels, node))
+	pod, err := lab.API.CoreV1().Pods("metallb-system").Get(ctx, "speaker-x", metav1.GetOptions{})
+	must(t, err)
+	pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(daemonSet, appsv1.SchemeGroupVersion.WithKind("DaemonSet"))}
+	_, err = lab.API.CoreV1().Pods("metallb-system").Update(ctx, pod, metav1.UpdateOptions{})
+	must(t, err)
+
+	speaker, err := lab.StartSpeaker(node, []string{"POD_NAMESPACE=metallb-system", "POD_NAME=speaker-x"})
+	must(t, err)
+	configure(t, lab, lab.Peers()+basicPools)
+	must(t, lab.RunPod(ctx, "default", "web-1", map[string]string{"app": "web"}, node))
+	expose(t, lab, "web", nil)
+	must(t, lab.Hops(ctx, "192.168.10.0/32", node))
+
+	must(t, lab.API.CoreV1().Pods("metallb-system").Delete(ctx, "speaker-x", metav1.DeleteOptions{}))
+	must(t, speaker.Signal(syscall.SIGTERM))
+	<-speaker.Done()
+	if out := speaker.Output(); !strings.Contains(out, `"Stopping" routes="keep" why="this speaker's Pod is being replaced"`) {
+		t.Errorf("the speaker did not find its successor:\n%s", out)
+	}
+	if hops := lab.Router.NextHops(netip.MustParsePrefix("192.168.10.0/32")); len(hops) != 1 {
+		t.Errorf("the router dropped the route")
+	}
+	_, err = lab.StartSpeaker(node, nil)
+	must(t, err)
+	must(t, lab.fresh(ctx, "192.168.10.0/32"))
 }
 
 func TestServicesOfOthersAreNotTouched(t *testing.T) {

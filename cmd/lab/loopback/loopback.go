@@ -153,7 +153,7 @@ func (l *Lab) StartAll(ctx context.Context) error {
 		return err
 	}
 	for _, node := range l.Nodes {
-		if _, err := l.StartSpeaker(node); err != nil {
+		if _, err := l.StartSpeaker(node, nil); err != nil {
 			return err
 		}
 	}
@@ -205,10 +205,10 @@ func freePort() (int, error) {
 	return addr.Port, nil
 }
 
-// StartSpeaker starts the speaker of a node.
-func (l *Lab) StartSpeaker(node Node, more ...string) (*kubernetes.Process, error) {
+// StartSpeaker starts the speaker of a node. env is added to its environment, as NAME=value.
+func (l *Lab) StartSpeaker(node Node, env []string, more ...string) (*kubernetes.Process, error) {
 	args := append([]string{"--kubeconfig=" + l.KubeconfigOf(speakerUser)}, more...)
-	return l.start("metallb-speaker", []string{"NODE_NAME=" + node.Name}, args...)
+	return l.start("metallb-speaker", append([]string{"NODE_NAME=" + node.Name}, env...), args...)
 }
 
 func (l *Lab) start(program string, env []string, args ...string) (*kubernetes.Process, error) {
