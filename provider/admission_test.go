@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,11 +31,14 @@ type council struct {
 	end       func()
 }
 
-// convene starts an admission where these ConfigMaps exist, by name, and these Services have addresses.
-func convene(t *testing.T, client *fake.Clientset, services string) *council {
+// convene starts an admission where these Services have addresses, of a leader who was elected if there is a doorplate.
+func convene(t *testing.T, client *fake.Clientset, services string, plates ...*doorplate) *council {
 	logged.take()
 	c := &council{t: t, client: client, cloud: New(Options{Namespace: "metallb-system", ConfigName: "config"}), book: &eventbook{}}
 	c.cloud.record, c.cloud.watch = c.book, &requeuer{}
+	for _, plate := range plates {
+		c.cloud.lease = &lease{Interface: plate}
+	}
 	var err error
 	if c.admission, err = newAdmission(client, client, c.cloud); err != nil {
 		t.Fatal(err)
@@ -417,10 +421,15 @@ func TestManyProblemsFitIntoAnEventAndTheCopy(t *testing.T) {
 func TestAnAPIServerThatSaysNoIsAskedOnceASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fake.NewClientset(configMap("config", map[string]string{"config": text("vip 10.0.0.0/30")}))
-		asked, answer := 0, error(apierrors.NewForbidden(corev1.Resource("configmaps"), "config-admitted", errors.New("no")))
+		var asked atomic.Int32
+		var answer atomic.Pointer[apierrors.StatusError]
+		answer.Store(apierrors.NewForbidden(corev1.Resource("configmaps"), "config-admitted", errors.New("no")))
 		client.PrependReactor("create", "configmaps", func(k8stesting.Action) (bool, runtime.Object, error) {
-			asked++
-			return answer != nil, nil, answer
+			asked.Add(1)
+			if no := answer.Load(); no != nil {
+				return true, nil, no
+			}
+			return false, nil, nil
 		})
 		c := convene(t, client, "")
 		defer c.end()
@@ -428,18 +437,18 @@ func TestAnAPIServerThatSaysNoIsAskedOnceASecond(t *testing.T) {
 			c.admission.ring()
 			synctest.Wait()
 		}
-		asked = 0
+		asked.Store(0)
 		<-time.After(10500 * time.Millisecond)
 		synctest.Wait()
-		if asked != 10 {
-			t.Errorf("asked %d times in ten seconds", asked)
+		if got := asked.Load(); got != 10 {
+			t.Errorf("asked %d times in ten seconds", got)
 		}
 		logged.take()
-		answer = apierrors.NewAlreadyExists(corev1.Resource("configmaps"), "config-admitted")
+		answer.Store(apierrors.NewAlreadyExists(corev1.Resource("configmaps"), "config-admitted"))
 		<-time.After(time.Second)
 		synctest.Wait()
 		same(t, "log of a conflict", logged.take(), nil)
-		answer = nil
+		answer.Store(nil)
 		<-time.After(time.Second)
 		synctest.Wait()
 		c.want("it says yes", text("vip 10.0.0.0/30"))
@@ -448,15 +457,14 @@ func TestAnAPIServerThatSaysNoIsAskedOnceASecond(t *testing.T) {
 
 func TestOnlyTheLeaderWritesTheCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := convene(t, fake.NewClientset(), "")
-		defer c.end()
 		plate := &doorplate{holder: "us", broken: errors.New("no route to host")}
-		c.cloud.lease = &lease{Interface: plate}
+		c := convene(t, fake.NewClientset(), "", plate)
+		defer c.end()
 		c.write(text("vip 10.0.0.0/30"))
 		if c.stored() != nil {
 			t.Error("it writes without knowing whether it leads")
 		}
-		plate.broken = nil
+		plate.fail(nil)
 		<-time.After(time.Second)
 		synctest.Wait()
 		c.want("the Lease is ours", text("vip 10.0.0.0/30"))

@@ -163,7 +163,7 @@ func TestASilentLeaseMattersOnlyForNewAddresses(t *testing.T) {
 			t.Errorf("%s: %q, %v", test.then, addr, err)
 		}
 	}
-	plate.broken = nil
+	plate.fail(nil)
 	if addr, err := ensure(t, c, "shop/web shows=10.0.0.0 want=10.0.0.3"); addr != "10.0.0.3" {
 		t.Errorf("the Lease is ours: %v", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,14 +12,17 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// A doorplate is a lock that says who holds it, and counts how often it is read.
+// A doorplate is a lock that says who holds it, and counts how often it is read. While it is broken it says nothing.
 type doorplate struct {
+	mu     sync.Mutex
 	holder string
 	broken error
 	reads  int
 }
 
 func (d *doorplate) Get(context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.reads++
 	return &resourcelock.LeaderElectionRecord{HolderIdentity: d.holder}, nil, d.broken
 }
@@ -28,10 +32,19 @@ func (d *doorplate) Create(ctx context.Context, r resourcelock.LeaderElectionRec
 }
 
 func (d *doorplate) Update(_ context.Context, r resourcelock.LeaderElectionRecord) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.broken == nil {
 		d.holder = r.HolderIdentity
 	}
 	return d.broken
+}
+
+// fail lets it break, or mends it.
+func (d *doorplate) fail(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.broken = err
 }
 
 func (d *doorplate) RecordEvent(string) {}
@@ -77,7 +90,7 @@ func TestALeaseIsLookedAtOnceTheLastLookIsOld(t *testing.T) {
 			t.Errorf("before it was taken: %v", err)
 		}
 		for _, s := range steps {
-			if plate.broken = s.broken; s.holder != "" {
+			if plate.fail(s.broken); s.holder != "" {
 				plate.holder = s.holder
 			}
 			var err error

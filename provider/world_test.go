@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -327,6 +328,10 @@ func (w *world) held() map[string]netip.Addr {
 }
 
 func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue { // a history takes 0.1 ms
+		flag.Set("rapid.checks", "1000")
+		defer flag.Set("rapid.checks", checks.DefValue)
+	}
 	configs := []*loadbalancer.Config{
 		pools(t, "vip 10.0.0.0/31"),
 		pools(t, "vip 10.0.0.0/30; sandbox 10.1.0.0/31 manual"),

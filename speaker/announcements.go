@@ -3,6 +3,7 @@ package speaker
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -42,7 +43,7 @@ func Announcements(config *loadbalancer.Config, node *corev1.Node, services []Se
 		if !ours(svc.Service) {
 			continue
 		}
-		for _, addr := range addresses(svc.Service) {
+		for addr := range addresses(svc.Service) {
 			why := cmp.Or(dying(svc.Service), unfit)
 			if why == "" {
 				why = svc.unserved(addr, node.Name)
@@ -55,6 +56,7 @@ func Announcements(config *loadbalancer.Config, node *corev1.Node, services []Se
 			}
 		}
 	}
+	routes = make([]loadbalancer.Route, 0, len(byPrefix))
 	for _, some := range byPrefix {
 		routes = append(routes, some...)
 	}
@@ -74,8 +76,12 @@ func add(byPrefix map[netip.Prefix][]loadbalancer.Route, config *loadbalancer.Co
 	if len(routes) == 0 {
 		return fmt.Sprintf("no advertisement of pool %q selects node %s", pool.Name, node.Name)
 	}
-	for _, r := range routes {
+	for i, r := range routes {
 		there := byPrefix[r.Prefix]
+		if there == nil { // as nearly always
+			byPrefix[r.Prefix] = routes[i : i+1 : i+1]
+			continue
+		}
 		if slices.ContainsFunc(there, r.Equal) {
 			continue // an aggregate that another address has brought
 		}
@@ -98,13 +104,15 @@ func ours(svc *corev1.Service) bool {
 		(svc.Spec.LoadBalancerClass == nil || *svc.Spec.LoadBalancerClass == Class)
 }
 
-func addresses(svc *corev1.Service) (all []netip.Addr) {
-	for _, ingress := range svc.Status.LoadBalancer.Ingress {
-		if addr, err := netip.ParseAddr(ingress.IP); err == nil {
-			all = append(all, addr.Unmap())
+// addresses are those that the Service's status shows.
+func addresses(svc *corev1.Service) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		for _, ingress := range svc.Status.LoadBalancer.Ingress {
+			if addr, err := netip.ParseAddr(ingress.IP); err == nil && !yield(addr.Unmap()) {
+				return
+			}
 		}
 	}
-	return all
 }
 
 func dying(svc *corev1.Service) string {

@@ -135,18 +135,20 @@ func serviceOf(object any) string {
 
 // listen rings the bell for objects that concern us.
 func (s *Speaker) listen(informer cache.SharedIndexInformer, concerns func(any) bool) error {
-	ring := func(object any) {
-		if gone, ok := object.(cache.DeletedFinalStateUnknown); ok {
-			object = gone.Obj
-		}
-		if concerns(object) {
+	ring := func(objects ...any) {
+		if slices.ContainsFunc(objects, concerns) {
 			s.ring()
 		}
 	}
 	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    ring,
-		UpdateFunc: func(before, object any) { ring(before); ring(object) }, // a slice may change its Service
-		DeleteFunc: ring,
+		AddFunc:    func(object any) { ring(object) },
+		UpdateFunc: func(before, object any) { ring(before, object) }, // a slice may have been another Service's
+		DeleteFunc: func(object any) {
+			if gone, ok := object.(cache.DeletedFinalStateUnknown); ok {
+				object = gone.Obj
+			}
+			ring(object)
+		},
 	})
 	if err != nil {
 		return err
