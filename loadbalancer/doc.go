@@ -7,3 +7,6 @@
 // It only computes. It does not talk to Kubernetes or to routers, start goroutines, log, or look at the clock;
 // packages provider and speaker do that, and agree with each other because both ask this one.
 package loadbalancer
+
+// Class is the spec.loadBalancerClass of Services that name this implementation among several.
+const Class = "metallb.universe.tf/metallb"

@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
 // A council is an admission at work on client-go's fake API server. It belongs into synctest's bubble, in which it is
@@ -489,7 +491,7 @@ func TestAnAPIServerThatFailsAtTheStartIsNotTakenForAnEmptyOne(t *testing.T) {
 }
 
 func TestEveryServiceIsListedPageByPage(t *testing.T) {
-	client := fake.NewClientset(service(t, "shop/web class="+Class), service(t, "shop/api"), service(t, "other/web finalizer class=example.com/lb"))
+	client := fake.NewClientset(service(t, "shop/web class="+loadbalancer.Class), service(t, "shop/api"), service(t, "other/web finalizer class=example.com/lb"))
 	all, err := listAll(t.Context(), client)
 	if err != nil {
 		t.Fatal(err)

@@ -15,10 +15,9 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
-)
 
-// Class is the spec.loadBalancerClass of Services that name this provider.
-const Class = "metallb.universe.tf/metallb"
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+)
 
 // trim is the informers' transform. It makes the standard service controller, which serves only Services without a class,
 // serve ours too, and keeps it from touching those of other implementations: when such a Service is deleted, it would
@@ -31,7 +30,7 @@ func trim(object any) (any, error) {
 	if !ok || svc.Spec.LoadBalancerClass == nil {
 		return object, nil
 	}
-	if *svc.Spec.LoadBalancerClass == Class {
+	if *svc.Spec.LoadBalancerClass == loadbalancer.Class {
 		svc.Spec.LoadBalancerClass = nil
 		return svc, nil
 	}

@@ -20,6 +20,8 @@ import (
 	servicecontroller "k8s.io/cloud-provider/controllers/service"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
 func TestTheCachedCopyHidesOurClassAndAnothersFinalizer(t *testing.T) {
@@ -30,7 +32,7 @@ func TestTheCachedCopyHidesOurClassAndAnothersFinalizer(t *testing.T) {
 		finalizers []string
 	}{
 		{name: "no class", service: "shop/web finalizer", finalizers: []string{"example.com/mine", servicehelper.LoadBalancerCleanupFinalizer}},
-		{name: "our class", service: "shop/web finalizer class=" + Class, finalizers: []string{"example.com/mine", servicehelper.LoadBalancerCleanupFinalizer}},
+		{name: "our class", service: "shop/web finalizer class=" + loadbalancer.Class, finalizers: []string{"example.com/mine", servicehelper.LoadBalancerCleanupFinalizer}},
 		{name: "another's class", service: "shop/web finalizer class=example.com/lb", class: "example.com/lb", finalizers: []string{"example.com/mine"}},
 		{name: "another's class, without finalizers", service: "shop/web class=example.com/lb", class: "example.com/lb"},
 	}
@@ -188,7 +190,7 @@ func (c *controlled) warnings() (all []string) {
 
 func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newControlled(t, "shop/web class="+Class, "other/web finalizer class=example.com/lb shows=10.0.0.9")
+		c := newControlled(t, "shop/web class="+loadbalancer.Class, "other/web finalizer class=example.com/lb shows=10.0.0.9")
 		start := time.Now()
 		if got := c.get("shop/web").Status.LoadBalancer.Ingress; got != nil {
 			t.Fatalf("the status is %v before there is a configuration", got)
@@ -202,7 +204,7 @@ func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 		if got := statusAddress(c.get("shop/web")); shown(got) != "10.0.0.0" {
 			t.Errorf("the status shows %q", shown(got))
 		}
-		if class := c.get("shop/web").Spec.LoadBalancerClass; class == nil || *class != Class {
+		if class := c.get("shop/web").Spec.LoadBalancerClass; class == nil || *class != loadbalancer.Class {
 			t.Error("the class is gone")
 		}
 		same(t, "wrote", wrote(c.client), []string{`patch services/status shop/web {"status":{"loadBalancer":{"ingress":[{"ip":"10.0.0.0","ipMode":"VIP"}]}}}`})

@@ -14,9 +14,6 @@ import (
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
-// Class is the spec.loadBalancerClass of Services that name this provider.
-const Class = "metallb.universe.tf/metallb"
-
 // A Service is a Kubernetes Service and where its pods are.
 type Service struct {
 	*corev1.Service
@@ -101,7 +98,7 @@ func meet(a, b []string) bool {
 
 func ours(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer &&
-		(svc.Spec.LoadBalancerClass == nil || *svc.Spec.LoadBalancerClass == Class)
+		(svc.Spec.LoadBalancerClass == nil || *svc.Spec.LoadBalancerClass == loadbalancer.Class)
 }
 
 // addresses are those that the Service's status shows.
