@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/klog/v2"
 )
 
 // noise are the Normal events that the service controller writes on every sync of every Service. They say nothing, and
@@ -76,7 +77,15 @@ func (q quietEvents) PatchWithEventNamespaceWithContext(ctx context.Context, e *
 	return q.EventInterface.PatchWithEventNamespaceWithContext(ctx, e, patch)
 }
 
-// withoutEvents is a log without the lines in which the events package repeats each event: they are in the cluster.
+// quiet returns a logger without the lines in which the events package repeats each event: they are in the cluster.
+func quiet(logger klog.Logger) klog.Logger {
+	sink := logger.GetSink()
+	if deep, ok := sink.(logr.CallDepthLogSink); ok {
+		sink = deep.WithCallDepth(1) // ours is one more call between the line and the sink
+	}
+	return logger.WithSink(withoutEvents{sink})
+}
+
 type withoutEvents struct{ logr.LogSink }
 
 func (w withoutEvents) Info(level int, message string, keysAndValues ...any) {

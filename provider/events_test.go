@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 
@@ -8,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/klog/v2/textlogger"
 )
 
 func TestNormalNoiseIsDroppedAndEverythingElsePasses(t *testing.T) {
@@ -66,5 +68,15 @@ func TestOnlyEventsGoThroughTheOtherClient(t *testing.T) {
 	}
 	if len(main.Actions()) != 1 || len(events.Actions()) != 0 {
 		t.Errorf("%v by the main client, %v by that for events", main.Actions(), events.Actions())
+	}
+}
+
+func TestTheLogDoesNotRepeatEvents(t *testing.T) {
+	var said bytes.Buffer
+	logger := quiet(textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&said))))
+	logger.V(0).Info("Event occurred", "reason", "EnsuringLoadBalancer")
+	logger.Info("Something else")
+	if text := said.String(); strings.Contains(text, "Event occurred") || !strings.Contains(text, `events_test.go`) || !strings.Contains(text, "Something else") {
+		t.Errorf("logged %s", text)
 	}
 }

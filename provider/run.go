@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -220,7 +219,7 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	}
 	go g.admission.run(ctx)
 	// The service controller logs every event, the noise too.
-	ctx = klog.NewContext(ctx, logr.New(withoutEvents{klog.FromContext(ctx).GetSink()}))
+	ctx = klog.NewContext(ctx, quiet(klog.FromContext(ctx)))
 	g.controller.Run(ctx, int(g.config.ComponentConfig.ServiceController.ConcurrentServiceSyncs), framework.ControllerManagerMetrics)
 	return errors.New("the service controller ended")
 }
