@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -273,6 +274,9 @@ PREFIX   NEXT HOPS   AS PATH   LOCAL PREF   COMMUNITIES
 	} {
 		t.Run(test.then, func(t *testing.T) {
 			if test.options.GracefulRestart && raceDetector {
+				if os.Getenv("LAB_REQUIRE") == "all" {
+					t.Fatal("the race detector would report GoBGP: run it without -race")
+				}
 				t.Skip("the race detector would report GoBGP: run it without -race")
 			}
 			test.options.Addr, test.options.ASN, test.options.Peers = anyPort, 64501, []Peer{{nodeA, 64500}}
