@@ -21,14 +21,18 @@ demo: build ## the whole story against a real Kubernetes control plane and a rou
 lab: build ## the same, kept up; prints a KUBECONFIG
 	@cd cmd/lab && $(GO) run . up
 
-check: ## vet, lint and unit tests with the race detector: the inner loop
+# Go's race detector needs a C compiler.
+compiler:
+	@command -v "$$($(GO) env CC)" >/dev/null || { apt-get update -q && apt-get install -y -q gcc libc6-dev; }
+
+check: compiler ## vet, lint and unit tests with the race detector: the inner loop
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	$(GO) mod tidy -diff
 	$(GO) test -race ./...
 
 # Our programs run with the race detector. The tests do not: GoBGP's server, which is the router in them, has data races.
-e2e: ## the lab's tests: real kube-apiserver, etcd, controllers, routers
+e2e: compiler ## the lab's tests: real kube-apiserver, etcd, controllers, routers
 	$(GO) build -race -o bin/race/ ./cmd/...
 	cd cmd/lab && $(GO) vet ./... && $(GO) mod tidy -diff
 	cd cmd/lab && LAB_BIN=$(CURDIR)/bin/race $(GO) test -count=1 -timeout 45m ./...
@@ -52,4 +56,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help build demo lab check e2e test bench fuzz fmt
+.PHONY: help compiler build demo lab check e2e test bench fuzz fmt
