@@ -64,8 +64,8 @@ func (p Peer) IBGP() bool { return p.ASN == p.MyASN }
 type Pool struct {
 	// Name is unique within a Config.
 	Name string
-	// Ranges are in the order of the addresses. There is at least one, and none overlaps another of this or any other
-	// pool.
+	// Ranges are in the order of the addresses, IPv4 before IPv6. There is at least one, and none overlaps another of this
+	// or any other pool.
 	Ranges []netipx.IPRange
 	// AutoAssign is false for a pool whose addresses are handed out on request only.
 	AutoAssign bool
@@ -74,6 +74,12 @@ type Pool struct {
 	AvoidBuggyIPs bool
 	// Priority orders the pools that fit a Service, lower first.
 	Priority int
+	// Namespaces are those whose Services may be given the pool's addresses, sorted, each once; none means all.
+	Namespaces []string
+	// ServiceSelectors name the Services that may be given the pool's addresses; none means all.
+	ServiceSelectors []Selector
+	// ShareAcrossNamespaces lets Services of several namespaces share an address.
+	ShareAcrossNamespaces bool
 	// Advertisements is never empty: a pool without any has the default one.
 	Advertisements []Advertisement
 }
@@ -85,6 +91,16 @@ func (p *Pool) handsOut(addr netip.Addr) bool {
 	}
 	last := addr.As4()[3]
 	return last != 0 && last != 255
+}
+
+// Serves reports whether Services of the namespace that carry these labels may be given the pool's addresses.
+func (p *Pool) Serves(namespace string, labels map[string]string) bool {
+	if len(p.Namespaces) > 0 {
+		if _, ok := slices.BinarySearch(p.Namespaces, namespace); !ok {
+			return false
+		}
+	}
+	return Selects(p.ServiceSelectors, labels)
 }
 
 // An Advertisement is one way to tell routers about a pool's addresses.
@@ -105,6 +121,14 @@ type Advertisement struct {
 
 // Pool returns the pool that owns addr, also if the pool would not hand it out, or nil.
 func (c *Config) Pool(addr netip.Addr) *Pool {
+	if i, ok := c.index(addr); ok {
+		return &c.Pools[i]
+	}
+	return nil
+}
+
+// index returns the index of the pool that owns addr.
+func (c *Config) index(addr netip.Addr) (int, bool) {
 	i, ok := slices.BinarySearchFunc(c.owners, addr, func(o owner, addr netip.Addr) int {
 		if o.Contains(addr) {
 			return 0
@@ -112,9 +136,9 @@ func (c *Config) Pool(addr netip.Addr) *Pool {
 		return o.From().Compare(addr)
 	})
 	if !ok {
-		return nil
+		return 0, false
 	}
-	return &c.Pools[c.owners[i].pool]
+	return c.owners[i].pool, true
 }
 
 // Routes returns what a node with these labels tells routers about addr: nothing if no pool owns the address or no

@@ -37,8 +37,7 @@ func Parse(text []byte) (config *Config, warnings Problems, err error) {
 }
 
 // ParseAdmitted reads a text that some version of Parse has accepted, perhaps a later one than this. It skips what this
-// version does not know, keys, IPv6 peers and IPv6 addresses, so that a rollback loses no other routes, and returns how
-// many it skipped. Advertisements still name the peers that were skipped, lest they reach others instead.
+// version does not know, keys and IPv6 peers, so that a rollback loses no other routes, and returns how many it skipped. Advertisements still name the peers that were skipped, lest they reach others instead.
 func ParseAdmitted(text []byte) (config *Config, ignored int, err error) {
 	r := &reader{tolerant: true}
 	config = r.config(text)
@@ -96,10 +95,10 @@ var (
 		{name: "cidr", synonym: "addresses"},
 		{name: "auto-assign"},
 		{name: "avoid-buggy-ips"},
-		{name: "namespaces", standing: later},
-		{name: "service-selectors", standing: later},
+		{name: "namespaces"},
+		{name: "service-selectors"},
 		{name: "priority"},
-		{name: "share-across-namespaces", standing: later},
+		{name: "share-across-namespaces"},
 		{name: "advertisements", synonym: "bgp-advertisements"},
 	}
 	advertisementKeys = []key{
@@ -654,6 +653,10 @@ func (r *reader) pool(v value, index int, defined map[string]tag, peers map[stri
 		AutoAssign:    r.flag(f["auto-assign"], true),
 		AvoidBuggyIPs: r.flag(f["avoid-buggy-ips"], false),
 		Priority:      int(r.number(f["priority"], math.MinInt32, math.MaxInt32, 0)),
+
+		Namespaces:            r.namespaces(f["namespaces"]),
+		ServiceSelectors:      r.selectors(f["service-selectors"]),
+		ShareAcrossNamespaces: r.flag(f["share-across-namespaces"], false),
 	}
 	p.Name, ok = r.text(f["name"])
 	if p.Name == "" && (ok || f["name"].absent()) {
@@ -663,6 +666,9 @@ func (r *reader) pool(v value, index int, defined map[string]tag, peers map[stri
 		r.problem(f["protocol"], "%s: this provider speaks BGP only: use bgp, or remove the pool", r.quote(f["protocol"]))
 	}
 	entries := r.spans(v, f["cidr"], index)
+	if i := slices.IndexFunc(entries, func(e entry) bool { return e.From().Is6() }); i >= 0 {
+		r.warn(entries[i].at, "Services get IPv6 addresses, and this version does not announce them: routers hear of IPv4 addresses only")
+	}
 	for _, e := range entries {
 		p.Ranges = append(p.Ranges, e.IPRange)
 	}
@@ -685,6 +691,27 @@ func (r *reader) pool(v value, index int, defined map[string]tag, peers map[stri
 	}
 	return p, entries
 }
+
+// namespaces reads the names of those whose Services may use a pool.
+func (r *reader) namespaces(v value) (names []string) {
+	for _, item := range r.items(v) {
+		name, ok := r.text(item)
+		switch {
+		case item.absent() || ok && name == "":
+			// To skip it could leave none, which means all.
+			r.problem(item, "is empty: write the name of a namespace")
+		case ok && !namespaceName.MatchString(name):
+			r.problem(item, "%s is not the name of a namespace: write one, in small letters", r.quote(item))
+		case ok:
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// Namespaces have names of 1 to 63 characters (RFC 1123 labels).
+var namespaceName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 // spans reads a pool's list of addresses.
 func (r *reader) spans(pool, v value, index int) (entries []entry) {
@@ -725,10 +752,6 @@ func (r *reader) addresses(v value) (netipx.IPRange, bool) {
 		r.problem(v, "%s is not a range of addresses: %s", r.quote(v), rule)
 	case !span.IsValid():
 		r.problem(v, "%s ends before it begins: write the lower address first", r.quote(v))
-	case span.From().Is6() && r.tolerant:
-		r.ignored++
-	case span.From().Is6():
-		r.problem(v, "%s: IPv6 addresses are not supported by this version: remove them", r.quote(v))
 	default:
 		return span, true
 	}

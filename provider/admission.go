@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
+	"go4.org/netipx"
 	"gopkg.in/yaml.v3"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -29,7 +31,12 @@ const (
 	keyHash       = "hash"
 	keyAdmittedAt = "admitted-at"
 	keyRefused    = "refused"
+	keyGivenUp    = "given-up"
 )
+
+// annotationRenumber, after either prefix, names the text that the operator wants in force although Services lose their
+// addresses by it.
+const annotationRenumber = "renumber"
 
 // An admission decides which text is in force. It keeps the admitted copy, which speakers act on, equal to its decision.
 type admission struct {
@@ -47,8 +54,10 @@ type admission struct {
 	config     *loadbalancer.Config // nil until one is admitted
 	admittedAt string
 	refused    *refusal
-	broken     string // hash of the user's text if this process could not parse it; another version may
-	missed     bool   // the user's ConfigMap is gone, and we said so
+	// givenUp are addresses that the operator took away from Services on purpose. Those that hold one still are to move.
+	givenUp *netipx.IPSet
+	broken  string // hash of the user's text if this process could not parse it; another version may
+	missed  bool   // the user's ConfigMap is gone, and we said so
 }
 
 // A refusal is why the user's text is not in force, as operators find it in the admitted copy.
@@ -111,6 +120,7 @@ func (a *admission) recall(ctx context.Context) (*loadbalancer.Config, error) {
 			// What another version admitted is in force here too.
 			if config, _, err := loadbalancer.ParseAdmitted([]byte(text)); err == nil {
 				a.text, a.config, a.admittedAt = text, config, stored.Data[keyAdmittedAt]
+				a.givenUp = readRanges(stored.Data[keyGivenUp])
 				return config, nil
 			} else {
 				klog.ErrorS(err, "Cannot read the admitted configuration", "configmap", klog.KRef(stored.Namespace, stored.Name))
@@ -147,10 +157,12 @@ func (a *admission) run(ctx context.Context) {
 		case <-again:
 		}
 		again = nil
+		updates.Inc()
 		err := a.review(ctx)
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
+		updateErrors.Inc()
 		// Somebody else wrote the copy a moment ago, perhaps we ourselves: the watch will bring what it is now.
 		if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
 			klog.ErrorS(err, "Cannot keep the admitted configuration", "configmap", klog.KRef(a.cloud.options.Namespace, a.copyName()))
@@ -174,6 +186,10 @@ func (a *admission) review(ctx context.Context) error {
 			klog.InfoS("The configuration is gone: the admitted one stays in force", "configmap", klog.KRef(a.cloud.options.Namespace, a.cloud.options.ConfigName))
 		}
 	}
+	if a.givenUp != nil && !a.cloud.holdsAny(a.givenUp) {
+		a.givenUp = nil
+	}
+	a.cloud.report(configState{loaded: a.config != nil, stale: a.refused != nil || a.missed})
 	return a.store(ctx)
 }
 
@@ -196,12 +212,27 @@ func (a *admission) consider(user *corev1.ConfigMap) {
 	case errors.As(err, &problems):
 		a.broken = hashOf(text)
 	default:
-		if lost = a.cloud.admit(a.config, next); len(lost) == 0 {
+		var renumber bool
+		renumber, problems = a.wantsToRenumber(user, text)
+		if lost, a.givenUp = a.cloud.admit(a.config, next, a.givenUp, renumber); len(lost) == 0 {
 			a.admit(user, next, warnings)
 			return
 		}
 	}
 	a.refuse(user, text, problems, lost)
+}
+
+// wantsToRenumber reports whether the operator has named the text as one that may take addresses from Services. A hash that
+// names another text is a problem only if the text needs one.
+func (a *admission) wantsToRenumber(user *corev1.ConfigMap, text string) (bool, loadbalancer.Problems) {
+	hash, where, err := annotation(user.Annotations, annotationRenumber)
+	switch {
+	case err != nil:
+		return false, loadbalancer.Problems{{Text: err.Error()}}
+	case hash != "" && hash != hashOf(text):
+		return false, loadbalancer.Problems{{Text: fmt.Sprintf("annotation %s is %q, which names another text than this", where, short(hash, 60))}}
+	}
+	return hash != "", nil
 }
 
 // admit puts the user's text in force.
@@ -228,13 +259,16 @@ func (a *admission) refuse(user *corev1.ConfigMap, text string, problems loadbal
 		if len(lost) > 1 {
 			others = fmt.Sprintf(" and %d more", len(lost)-1)
 		}
-		why = fmt.Sprintf("no pool would own the address of Service %s, %s%s: keep a pool that does, or delete the Service",
-			lost[0].Service, lost[0].Addr, others)
-		r.Problems = []string{why}
+		why = fmt.Sprintf("no pool would own the address of Service %s, %s%s: keep a pool that does, or delete the Service, or annotate this ConfigMap with metallb.universe.tf/renumber: %s to move such Services",
+			lost[0].Service, lost[0].Addr, others, r.Hash)
+		r.Problems = append(r.Problems, why)
+		if len(problems) > 0 {
+			why += "; " + problems[0].Text
+		}
 	}
 	before := a.refused
 	a.refused = r
-	if before != nil && before.Hash == r.Hash && (len(before.Services) == 0) == (len(lost) == 0) {
+	if before != nil && before.Hash == r.Hash && (len(before.Services) == 0) == (len(lost) == 0) && (len(lost) == 0 || len(before.Problems) == len(r.Problems)) {
 		r.Time = before.Time // it was refused then, and said; at most the list of Services is another
 		return
 	}
@@ -243,12 +277,14 @@ func (a *admission) refuse(user *corev1.ConfigMap, text string, problems loadbal
 		stays = "the configuration admitted at " + a.admittedAt + " stays in force"
 	}
 	klog.InfoS("Refused configuration", "configmap", klog.KObj(user), "hash", r.Hash, "why", why)
-	a.cloud.record.Event(user, corev1.EventTypeWarning, "InvalidConfig", short(stays+": "+why))
+	a.cloud.record.Event(user, corev1.EventTypeWarning, "InvalidConfig", short(stays+": "+why, mostOfAnEvent))
 }
 
-// short cuts a text to what an event can hold.
-func short(text string) string {
-	const most = 1000
+// mostOfAnEvent is how long the text of an event may be.
+const mostOfAnEvent = 1000
+
+// short cuts a text to so many bytes.
+func short(text string, most int) string {
 	if len(text) <= most {
 		return text
 	}
@@ -260,6 +296,9 @@ func (a *admission) store(ctx context.Context) error {
 	want := map[string]string{}
 	if a.config != nil {
 		want[keyConfig], want[keyHash], want[keyAdmittedAt] = a.text, hashOf(a.text), a.admittedAt
+	}
+	if a.givenUp != nil {
+		want[keyGivenUp] = writeRanges(a.givenUp)
 	}
 	if a.refused != nil {
 		text, err := yaml.Marshal(a.refused)
@@ -308,15 +347,51 @@ func hashOf(text string) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// admit puts next in force unless Services would lose their address by it, and returns those. Both happen at one instant:
-// no address is given away in between.
-func (c *Cloud) admit(config, next *loadbalancer.Config) (lost []loadbalancer.Holding) {
-	c.mu.Lock()
-	if lost = config.Admit(next, c.ledger.allocator.Holdings()); len(lost) > 0 {
-		c.mu.Unlock()
-		return lost
+// writeRanges and readRanges keep the addresses that are given up over a restart. Nobody else reads them.
+func writeRanges(set *netipx.IPSet) string {
+	const most = 200 << 10 // the copy must fit into a ConfigMap
+	var all []string
+	size := 0
+	for _, r := range set.Ranges() {
+		text := r.String()
+		if size += len(text) + 1; size > most {
+			break // those are not forgotten as long as this process lives
+		}
+		all = append(all, text)
 	}
-	c.ledger.configure(next)
+	return strings.Join(all, ",")
+}
+
+func readRanges(text string) *netipx.IPSet {
+	if text == "" {
+		return nil
+	}
+	var b netipx.IPSetBuilder
+	for one := range strings.SplitSeq(text, ",") {
+		if r, err := netipx.ParseIPRange(one); err == nil {
+			b.AddRange(r)
+		}
+	}
+	set, err := b.IPSet()
+	if err != nil {
+		klog.ErrorS(err, "Cannot read which addresses are given up")
+		return nil
+	}
+	return set
+}
+
+// admit puts next in force unless Services would lose their address by it, and returns those. If the operator wants to
+// renumber, these addresses are given up instead, beside those that were before. All of it happens at one instant: no
+// address is given away in between.
+func (c *Cloud) admit(config, next *loadbalancer.Config, givenUp *netipx.IPSet, renumber bool) (lost []loadbalancer.Holding, _ *netipx.IPSet) {
+	c.mu.Lock()
+	lost = config.Admit(next, c.ledger.allocator.Holdings())
+	if len(lost) > 0 && !renumber {
+		c.mu.Unlock()
+		return lost, givenUp
+	}
+	givenUp = with(givenUp, lost)
+	c.ledger.configure(next, givenUp)
 	var changed []*corev1.Service
 	var strays []stray
 	if !c.frozen {
@@ -328,5 +403,41 @@ func (c *Cloud) admit(config, next *loadbalancer.Config) (lost []loadbalancer.Ho
 	c.mu.Unlock()
 	c.requeue(changed)
 	c.warnNotInPool(strays)
-	return nil
+	return nil, givenUp
+}
+
+// with adds addresses to a set, which may be nil.
+func with(set *netipx.IPSet, more []loadbalancer.Holding) *netipx.IPSet {
+	if len(more) == 0 {
+		return set
+	}
+	var b netipx.IPSetBuilder
+	if set != nil {
+		b.AddSet(set)
+	}
+	for _, h := range more {
+		b.Add(h.Addr)
+	}
+	all, err := b.IPSet()
+	if err != nil { // only an invalid address is an error, and nobody holds one
+		klog.ErrorS(err, "Cannot give up addresses")
+		return set
+	}
+	return all
+}
+
+// holdsAny reports whether a Service still holds an address of the set that no pool owns.
+func (c *Cloud) holdsAny(set *netipx.IPSet) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.ledger.allocator.Holdings(), func(h loadbalancer.Holding) bool {
+		return set.Contains(h.Addr) && c.ledger.allocator.Pool(h.Addr) == nil
+	})
+}
+
+// report takes note of the configuration's state, for the metrics.
+func (c *Cloud) report(s configState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.config = s
 }

@@ -57,7 +57,7 @@ func convene(t *testing.T, client *fake.Clientset, services string, plates ...*d
 		list = listed(t, services)
 	}
 	c.cloud.begin()
-	c.cloud.adopt(config, list)
+	c.cloud.adopt(config, c.admission.givenUp, list)
 	done := make(chan struct{})
 	go func() { c.admission.run(ctx); close(done) }()
 	c.end = func() {
@@ -219,7 +219,7 @@ func TestATextThatTakesAddressesAwayWaitsUntilTheyAreFree(t *testing.T) {
 			t.Errorf("others would not: %s", c.stored()["refused"])
 		}
 		same(t, "events", c.book.take(), []string{
-			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:00Z stays in force: no pool would own the address of Service shop/web, 10.0.0.0 and 1 more: keep a pool that does, or delete the Service"})
+			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:00Z stays in force: no pool would own the address of Service shop/web, 10.0.0.0 and 1 more: keep a pool that does, or delete the Service, or annotate this ConfigMap with metallb.universe.tf/renumber: " + hashOf(next) + " to move such Services"})
 		refusedAt := `time: "2000-01-01T00:00:01Z"`
 		<-time.After(time.Hour)
 
@@ -233,6 +233,66 @@ func TestATextThatTakesAddressesAwayWaitsUntilTheyAreFree(t *testing.T) {
 		c.want("the other goes too", next)
 		if addr, err := ensure(t, c.cloud, "shop/new"); addr != "10.0.0.2" {
 			t.Errorf("the new text is not in force: %v", err)
+		}
+	})
+}
+
+func TestAnOperatorWhoNamesTheTextRenumbers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, next := text("vip 10.0.0.0/30"), text("vip 10.0.0.2/31")
+		client := fake.NewClientset(configMap("config", map[string]string{"config": first}))
+		c := convene(t, client, "shop/web shows=10.0.0.0 age=3; shop/api shows=10.0.0.1 age=2; shop/blog shows=10.0.0.3; shop/stray shows=192.0.2.1")
+		for _, short := range []string{"shop/web shows=10.0.0.0 age=3", "shop/api shows=10.0.0.1 age=2", "shop/blog shows=10.0.0.3"} {
+			ensure(t, c.cloud, short)
+		}
+		c.book.take()
+		named := func(hash string) {
+			object := configMap("config", map[string]string{"config": next})
+			object.Annotations = map[string]string{"metallb.io/renumber": hash}
+			if _, err := client.CoreV1().ConfigMaps("metallb-system").Update(t.Context(), object, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		refused := "metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:00Z stays in force: no pool would own the address of Service shop/web, 10.0.0.0 and 1 more: keep a pool that does, or delete the Service, or annotate this ConfigMap with metallb.universe.tf/renumber: " + hashOf(next) + " to move such Services"
+		c.write(next)
+		same(t, "events", c.book.take(), []string{refused})
+		named("0123456789abcdef")
+		same(t, "events of another text's name", c.book.take(), []string{refused + `; annotation metallb.io/renumber is "0123456789abcdef", which names another text than this`})
+		c.want("another text is named", first, "which names another text")
+
+		named(hashOf(next))
+		if c.stored()["config"] != next {
+			t.Errorf("the text is named, and not in force: %s", c.stored()["refused"])
+		}
+		if got := c.stored()["given-up"]; got != "10.0.0.0-10.0.0.1" {
+			t.Errorf("given up: %q", got)
+		}
+		if addr, err := ensure(t, c.cloud, "shop/web shows=10.0.0.0 age=3"); addr != "10.0.0.2" {
+			t.Errorf("web has %q, %v", addr, err)
+		}
+		waits := `address 10.0.0.1 belongs to no pool any more and is not announced: no free address in pool "vip": add addresses, or delete a Service that holds one`
+		if _, err := ensure(t, c.cloud, "shop/api shows=10.0.0.1 age=2"); words(err) != waits {
+			t.Errorf("api hears %v", err)
+		}
+		same(t, "events of moving", c.book.take(), []string{"shop/web Normal Renumbered 10.0.0.0 became 10.0.0.2 of pool vip"})
+		c.end()
+
+		// The rest follows when there is room, also after a restart.
+		c = convene(t, client, "shop/web shows=10.0.0.2 age=3; shop/api shows=10.0.0.1 age=2; shop/blog shows=10.0.0.3; shop/stray shows=192.0.2.1")
+		defer c.end()
+		c.book.take()
+		c.write(text("vip 10.0.0.2/31; more 10.9.0.0/30"))
+		if addr, err := ensure(t, c.cloud, "shop/api shows=10.0.0.1 age=2"); addr != "10.9.0.0" {
+			t.Errorf("api has %q, %v", addr, err)
+		}
+		same(t, "events after the restart", c.book.take(), []string{"shop/api Normal Renumbered 10.0.0.1 became 10.9.0.0 of pool more"})
+		synctest.Wait()
+		if got, ok := c.stored()["given-up"]; ok {
+			t.Errorf("still given up: %q", got)
+		}
+		if addr, err := ensure(t, c.cloud, "shop/stray shows=192.0.2.1"); addr != "192.0.2.1" {
+			t.Errorf("nobody gave up the address that no pool ever owned: %q, %v", addr, err)
 		}
 	})
 }
@@ -492,7 +552,7 @@ func TestAnAPIServerThatFailsAtTheStartIsNotTakenForAnEmptyOne(t *testing.T) {
 
 func TestEveryServiceIsListedPageByPage(t *testing.T) {
 	client := fake.NewClientset(service(t, "shop/web class="+loadbalancer.Class), service(t, "shop/api"), service(t, "other/web finalizer class=example.com/lb"))
-	all, err := listAll(t.Context(), client)
+	all, err := listAll(t.Context(), client, newTrimmer(false))
 	if err != nil {
 		t.Fatal(err)
 	}

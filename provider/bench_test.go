@@ -15,11 +15,11 @@ func settledCluster(b *testing.B) (*ledger, []*corev1.Service) {
 	b.Helper()
 	services := unsettled(b)
 	l := newLedger()
-	l.configure(pools(b, "big 10.0.0.0/16"))
+	l.configure(pools(b, "big 10.0.0.0/16"), nil)
 	l.adopt(services)
 	for _, svc := range services {
 		d := l.answer(svc)
-		svc.Status.LoadBalancer = *statusOf(d.addr)
+		svc.Status.LoadBalancer = *statusOf(d.addrs)
 		l.see(svc)
 	}
 	return l, services
@@ -63,7 +63,7 @@ func BenchmarkAdopt(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		l := newLedger()
-		l.configure(config)
+		l.configure(config, nil)
 		if l.adopt(slices.Clone(services)) != nil || len(l.unserved) > 0 {
 			b.Fatal("the cluster is not as it was")
 		}
@@ -73,7 +73,7 @@ func BenchmarkAdopt(b *testing.B) {
 // An operation is one address that becomes free while 10,000 Services wait.
 func BenchmarkServeWhoWaits(b *testing.B) {
 	l := newLedger()
-	l.configure(pools(b, "small 10.0.0.0/30"))
+	l.configure(pools(b, "small 10.0.0.0/30"), nil)
 	for _, svc := range unsettled(b) {
 		l.answer(svc)
 	}

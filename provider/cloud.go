@@ -31,12 +31,15 @@ const waitAtMost = 10 * time.Minute
 type Options struct {
 	Namespace  string // of both ConfigMaps
 	ConfigName string // of the user's ConfigMap; the admitted copy's is this with "-admitted" behind it
+	// ClassOnly serves only Services that name loadbalancer.Class. Others are left alone, as those of other classes are.
+	ClassOnly bool
 }
 
 // Cloud is the cloud provider. It offers load balancers only: a provider that claims to know instances makes Kubernetes
 // delete Nodes.
 type Cloud struct {
 	options Options
+	trim    *trimmer
 	watch   *requeuer
 	record  record.EventRecorder
 	freed   func() // called when an address was freed
@@ -47,13 +50,17 @@ type Cloud struct {
 	// ready is set once every address in use is adopted. What the informers say before that is not news.
 	ready bool
 	// gone are the Services that were deleted after we began to list them, until ready: the list may still show them.
-	gone   map[types.UID]bool
+	gone map[types.UID]bool
+	// began is when we first saw a Service that waits for its first address.
+	began  map[types.UID]time.Time
+	config configState
 	fence  *fence
 	resign context.CancelFunc // ends the candidacy or the leadership
 
 	election componentbaseconfig.LeaderElectionConfiguration
 	lease    *lease // nil without leader election
 	watchdog *leaderelection.HealthzAdaptor
+	watches  watches
 	resigned chan struct{} // closed once the Lease is given up
 }
 
@@ -61,7 +68,9 @@ type Cloud struct {
 func New(options Options) *Cloud {
 	return &Cloud{
 		options:  options,
+		trim:     newTrimmer(options.ClassOnly),
 		ledger:   newLedger(),
+		began:    map[types.UID]time.Time{},
 		watchdog: leaderelection.NewLeaderHealthzAdaptor(20 * time.Second),
 		resigned: make(chan struct{}),
 	}
@@ -104,11 +113,11 @@ func (c *Cloud) HasClusterID() bool { return true }
 func (c *Cloud) GetLoadBalancer(_ context.Context, _ string, svc *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	addr := c.ledger.allocator.Held(string(svc.UID))
-	if !addr.IsValid() {
+	held := c.ledger.held(svc)
+	if len(held) == 0 {
 		return nil, false, nil
 	}
-	return statusOf(addr), true, nil
+	return statusOf(held), true, nil
 }
 
 // GetLoadBalancerName returns a name that is unique in the cluster. Nothing depends on it.
@@ -116,50 +125,60 @@ func (c *Cloud) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.Ser
 	return cloudprovider.DefaultLoadBalancerName(svc)
 }
 
-// EnsureLoadBalancer returns the status with the address that the Service holds from now on. An error is text for the
+// EnsureLoadBalancer returns the status with the addresses that the Service holds from now on. An error is text for the
 // user, who reads it in the event that the service controller makes of it; the text stays the same for as long as the
 // reason does.
 func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, _ []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
-	err := c.mayWrite(ctx, svc)
-	c.mu.Lock()
-	if c.frozen {
-		c.mu.Unlock()
-		return nil, cloudprovider.ImplementedElsewhere // by the next leader; the service controller says nothing
-	}
+	d, changed, err := c.answer(ctx, svc)
 	if err != nil {
-		c.mu.Unlock()
 		return nil, err
 	}
-	d := c.ledger.answer(svc)
-	var changed []*corev1.Service
-	if d.left.IsValid() {
-		changed = c.ledger.serve()
-	}
-	c.mu.Unlock()
-
 	if d.news {
-		klog.InfoS("Allocated address", "service", nameOf(svc), "address", d.addr, "pool", d.pool)
-		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s", d.addr, d.pool)
+		klog.InfoS("Allocated address", "service", nameOf(svc), "address", inWords(d.addrs), "pool", d.pool)
 	}
-	if d.left.IsValid() {
-		c.released(svc, d.left)
+	left := d.left()
+	switch {
+	case d.news && d.renumbered && len(left) > 0:
+		c.record.Eventf(svc, corev1.EventTypeNormal, "Renumbered", "%s became %s of pool %s", inWords(left), inWords(d.addrs), d.pool)
+	case d.news:
+		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s", inWords(d.addrs), d.pool)
 	}
+	if d.conflict != nil && len(left) > 0 {
+		klog.InfoS("Found two Services on one address", "service", nameOf(svc), "address", inWords(left), "why", d.conflict)
+		c.record.Eventf(svc, corev1.EventTypeWarning, "AddressConflict", "%s. This Service had it too, and loses it", d.conflict)
+	}
+	c.released(svc, left)
 	c.requeue(changed)
 	if d.why != nil {
 		return nil, api.NewRetryError(d.why.Error(), waitAtMost)
 	}
-	return statusOf(d.addr), nil
+	return statusOf(d.addrs), nil
 }
 
-// mayWrite returns an error if the answer would change the Service's status and the Lease may no longer be ours.
-func (c *Cloud) mayWrite(ctx context.Context, svc *corev1.Service) error {
-	c.mu.Lock()
-	settled := c.frozen || c.ledger.settled(svc)
-	c.mu.Unlock()
-	if settled {
-		return nil
+// answer decides about the Service. If that would change its status, the Lease must be ours.
+func (c *Cloud) answer(ctx context.Context, svc *corev1.Service) (d decision, changed []*corev1.Service, err error) {
+	confirmed := false
+	for {
+		c.mu.Lock()
+		if c.frozen || err != nil || confirmed || c.ledger.settled(svc) {
+			break
+		}
+		c.mu.Unlock()
+		err = c.confirm(ctx)
+		confirmed = true
 	}
-	return c.confirm(ctx)
+	defer c.mu.Unlock()
+	if c.frozen {
+		return d, nil, cloudprovider.ImplementedElsewhere // by the next leader; the service controller says nothing
+	}
+	if err != nil {
+		return d, nil, err
+	}
+	d = c.ledger.answer(svc)
+	if d.eased {
+		changed = c.ledger.serve()
+	}
+	return d, changed, nil
 }
 
 // confirm returns nil if this process leads. It ends the process if another one does.
@@ -196,20 +215,22 @@ func (c *Cloud) release(svc *corev1.Service) {
 	if c.gone != nil {
 		c.gone[svc.UID] = true
 	}
-	addr := c.ledger.forget(svc.UID)
+	delete(c.began, svc.UID)
+	left := c.ledger.forget(svc.UID)
 	var changed []*corev1.Service
-	if addr.IsValid() && !c.frozen {
+	if len(left) > 0 && !c.frozen {
 		changed = c.ledger.serve()
 	}
 	c.mu.Unlock()
-	if addr.IsValid() {
-		c.released(svc, addr)
-	}
+	c.released(svc, left)
 	c.requeue(changed)
 }
 
-func (c *Cloud) released(svc *corev1.Service, addr netip.Addr) {
-	klog.InfoS("Released address", "service", nameOf(svc), "address", addr)
+func (c *Cloud) released(svc *corev1.Service, addrs []netip.Addr) {
+	if len(addrs) == 0 {
+		return
+	}
+	klog.InfoS("Released address", "service", nameOf(svc), "address", inWords(addrs))
 	c.freed()
 }
 
@@ -230,8 +251,10 @@ func (c *Cloud) see(object any) {
 	if !ok {
 		return
 	}
+	updates.Inc()
 	c.mu.Lock()
 	again := c.ready && c.ledger.see(svc)
+	c.clock(svc, time.Now())
 	c.mu.Unlock()
 	if again {
 		c.watch.Requeue(svc)
@@ -245,6 +268,8 @@ func (c *Cloud) OnDelete(object any) {
 		object = gone.Obj
 	}
 	if svc, ok := object.(*corev1.Service); ok {
+		updates.Inc()
+		c.trim.forget(svc)
 		c.release(svc)
 	}
 }
@@ -273,10 +298,12 @@ func (c *Cloud) Stop() {
 // Name is the controller's, in logs and on /healthz.
 func (c *Cloud) Name() string { return "service-lb-controller" }
 
-// HealthChecker reports a leader that cannot renew its Lease. It says nothing about the configuration: restarting would
-// not mend that.
+// HealthChecker reports a leader that cannot renew its Lease, and watches that fail again and again. It says nothing about
+// the configuration: restarting would not mend that.
 func (c *Cloud) HealthChecker() healthz.UnnamedHealthChecker { return health{c} }
 
 type health struct{ cloud *Cloud }
 
-func (h health) Check(r *http.Request) error { return h.cloud.watchdog.Check(r) }
+func (h health) Check(r *http.Request) error {
+	return errors.Join(h.cloud.watchdog.Check(r), h.cloud.watches.check(time.Now()))
+}

@@ -25,7 +25,7 @@ func newCloud(t *testing.T, config string, services string) (*Cloud, *eventbook)
 		list = listed(t, services)
 	}
 	c.begin()
-	c.adopt(pools(t, config), list)
+	c.adopt(pools(t, config), nil, list)
 	return c, book
 }
 
@@ -34,13 +34,13 @@ func ensure(t *testing.T, c *Cloud, short string) (string, error) {
 	svc := service(t, short)
 	before := svc.DeepCopy()
 	status, err := c.EnsureLoadBalancer(t.Context(), "kubernetes", svc, nil)
-	if !shows(before, statusAddress(svc)) && len(before.Status.LoadBalancer.Ingress) > 0 {
+	if !shows(before, statusAddresses(svc)) && len(before.Status.LoadBalancer.Ingress) > 0 {
 		t.Errorf("%s: the Service that was handed in changed", short)
 	}
 	if err != nil {
 		return "", err
 	}
-	return shown(statusAddress(&corev1.Service{Status: corev1.ServiceStatus{LoadBalancer: *status}})), nil
+	return shown(statusAddresses(&corev1.Service{Status: corev1.ServiceStatus{LoadBalancer: *status}})), nil
 }
 
 func TestACloudOffersLoadBalancersOnly(t *testing.T) {
@@ -120,12 +120,12 @@ func TestStartingSaysWhatIsWrongWithAddresses(t *testing.T) {
 	logged.take()
 	_, book := newCloud(t, "vip 10.0.0.0/30", "shop/old shows=10.0.0.1 age=3; shop/young shows=10.0.0.1 age=2; shop/stray shows=192.0.2.1; shop/web shows=10.0.0.0; other/web shows=192.0.2.9 class=example.com/lb")
 	same(t, "events", book.take(), []string{
-		"shop/young Warning AddressConflict address 10.0.0.1 is held by service shop/old, which is older: this Service gets another",
+		"shop/young Warning AddressConflict address 10.0.0.1 is held by service shop/old: ask for another, or delete that Service. This Service showed it too, is younger, and loses it",
 		"shop/stray Warning AddressNotInPool address 192.0.2.1 belongs to no pool: it is kept, and not announced; add it to a pool, or delete the Service",
 	})
 	same(t, "log", logged.take(), []string{
 		`"Adopted the cluster's addresses" addresses=4 configured=true`,
-		`"Found two Services on one address" service="shop/young" address="10.0.0.1" why="address 10.0.0.1 is held by service shop/old"`,
+		`"Found two Services on one address" service="shop/young" why="address 10.0.0.1 is held by service shop/old: ask for another, or delete that Service"`,
 	})
 }
 
@@ -134,19 +134,20 @@ func TestTheFirstConfigurationTellsWhichAddressesItDoesNotKnow(t *testing.T) {
 	book := &eventbook{}
 	c.record, c.watch, c.freed = book, &requeuer{}, func() {}
 	c.begin()
-	c.adopt(nil, listed(t, "shop/web shows=10.0.0.1; shop/stray shows=192.0.2.1"))
+	c.adopt(nil, nil, listed(t, "shop/web shows=10.0.0.1; shop/stray shows=192.0.2.1"))
 	same(t, "events without a configuration", book.take(), nil)
 	first := pools(t, "vip 10.0.0.0/30")
-	c.admit(nil, first)
+	c.admit(nil, first, nil, false)
 	same(t, "events", book.take(), []string{
 		"shop/stray Warning AddressNotInPool address 192.0.2.1 belongs to no pool: it is kept, and not announced; add it to a pool, or delete the Service"})
-	c.admit(first, pools(t, "vip 10.0.0.0/29"))
+	c.admit(first, pools(t, "vip 10.0.0.0/29"), nil, false)
 	same(t, "events of the next", book.take(), nil)
 }
 
 func TestASilentLeaseMattersOnlyForNewAddresses(t *testing.T) {
 	silent := errors.New("no route to host")
-	c, _ := newCloud(t, "vip 10.0.0.0/30", "shop/web shows=10.0.0.0")
+	c, _ := newCloud(t, "vip 10.0.0.0/30; other 10.1.0.0/30 manual", "shop/web shows=10.0.0.0")
+	ensure(t, c, "shop/web shows=10.0.0.0") // from now on, asking for a pool moves it
 	plate := &doorplate{holder: "us", broken: silent}
 	c.lease = &lease{Interface: plate}
 	tests := []struct{ then, service, addr string }{
@@ -155,7 +156,7 @@ func TestASilentLeaseMattersOnlyForNewAddresses(t *testing.T) {
 		{then: "a new one gets none", service: "shop/api"},
 		{then: "a wiped status is not written", service: "shop/web"},
 		{then: "another address is not given", service: "shop/web shows=10.0.0.0 want=10.0.0.3"},
-		{then: "nor one of another pool", service: "shop/web shows=10.0.0.0 pool=moon"},
+		{then: "nor one of another pool", service: "shop/web shows=10.0.0.0 pool=other"},
 	}
 	for _, test := range tests {
 		addr, err := ensure(t, c, test.service)

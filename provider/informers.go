@@ -1,6 +1,8 @@
 package provider
 
 import (
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -19,29 +22,85 @@ import (
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
-// trim is the informers' transform. It makes the standard service controller, which serves only Services without a class,
-// serve ours too, and keeps it from touching those of other implementations: when such a Service is deleted, it would
-// remove the other's finalizer. Its patches never carry the spec, so that the blanked class stays here.
-func trim(object any) (any, error) {
+// A trimmer is the transform of the Services' informer. It makes the standard service controller, which serves only Services
+// without a class, serve ours too, and keeps it from touching others: when such a Service is deleted or becomes internal, the
+// controller would remove the finalizer of its implementation. The controller's patches never carry the spec, so that what is
+// changed here stays here.
+type trimmer struct {
+	classOnly bool
+
+	mu sync.Mutex
+	// seen are the Services that named a class, and whether it is another's. One that becomes internal loses its class, and
+	// one of ours has lost it if it comes by again.
+	seen map[types.UID]bool
+}
+
+func newTrimmer(classOnly bool) *trimmer {
+	return &trimmer{classOnly: classOnly, seen: map[types.UID]bool{}}
+}
+
+// noClass stands in for the class of a Service without one, where those are not for us.
+const noClass = "metallb.universe.tf/none"
+
+func (t *trimmer) trim(object any) (any, error) {
+	object, err := forgetManagers(object)
+	svc, ok := object.(*corev1.Service)
+	if !ok {
+		return object, err
+	}
+	class := svc.Spec.LoadBalancerClass
+	others := t.others(svc)
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		if !others {
+			svc.Spec.LoadBalancerClass = nil
+		} else if none := noClass; class == nil {
+			svc.Spec.LoadBalancerClass = &none
+		}
+	}
+	if others {
+		svc.Finalizers = slices.DeleteFunc(slices.Clone(svc.Finalizers), func(f string) bool {
+			return f == servicehelper.LoadBalancerCleanupFinalizer
+		})
+	}
+	return svc, nil
+}
+
+// others reports whether a Service is another implementation's, or was until it became internal.
+func (t *trimmer) others(svc *corev1.Service) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	others, seen := t.seen[svc.UID]
+	switch class := svc.Spec.LoadBalancerClass; {
+	case class != nil:
+		others = *class != loadbalancer.Class
+		t.seen[svc.UID] = others
+	case svc.Spec.Type != corev1.ServiceTypeLoadBalancer:
+		if !others {
+			delete(t.seen, svc.UID)
+		}
+	case t.classOnly:
+		others = !seen || others
+		t.seen[svc.UID] = others
+	default:
+		others = false
+		delete(t.seen, svc.UID)
+	}
+	return others
+}
+
+// forget is told of a Service that is gone.
+func (t *trimmer) forget(svc *corev1.Service) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.seen, svc.UID)
+}
+
+// forgetManagers drops what nobody here looks at.
+func forgetManagers(object any) (any, error) {
 	if m, err := metaOf(object); err == nil {
 		m.SetManagedFields(nil)
 	}
-	svc, ok := object.(*corev1.Service)
-	if !ok || svc.Spec.LoadBalancerClass == nil {
-		return object, nil
-	}
-	if *svc.Spec.LoadBalancerClass == loadbalancer.Class {
-		svc.Spec.LoadBalancerClass = nil
-		return svc, nil
-	}
-	kept := svc.Finalizers[:0:0]
-	for _, f := range svc.Finalizers {
-		if f != servicehelper.LoadBalancerCleanupFinalizer {
-			kept = append(kept, f)
-		}
-	}
-	svc.Finalizers = kept
-	return svc, nil
+	return object, nil
 }
 
 func metaOf(object any) (metav1.Object, error) {
@@ -135,7 +194,7 @@ func (oneNodeLister) Get(name string) (*corev1.Node, error) {
 func oneConfigMap(client kubernetes.Interface, namespace, name string) (informers.SharedInformerFactory, coreinformers.ConfigMapInformer) {
 	factory := informers.NewSharedInformerFactoryWithOptions(client, 0,
 		informers.WithNamespace(namespace),
-		informers.WithTransform(trim),
+		informers.WithTransform(forgetManagers),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
 		}))

@@ -47,7 +47,7 @@ func TestTheCachedCopyHidesOurClassAndAnothersFinalizer(t *testing.T) {
 			if test.class != "" {
 				want.Spec.LoadBalancerClass = &test.class
 			}
-			object, err := trim(svc)
+			object, err := newTrimmer(false).trim(svc)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -61,7 +61,7 @@ func TestTheCachedCopyHidesOurClassAndAnothersFinalizer(t *testing.T) {
 			if !slices.Equal(shared, before) {
 				t.Errorf("the list of finalizers became %q", shared)
 			}
-			again, err := trim(got)
+			again, err := newTrimmer(false).trim(got)
 			if err != nil || !reflect.DeepEqual(again, object) {
 				t.Errorf("a second time gives %+v, %v", again, err)
 			}
@@ -70,7 +70,7 @@ func TestTheCachedCopyHidesOurClassAndAnothersFinalizer(t *testing.T) {
 }
 
 func TestOtherObjectsLoseTheirManagedFieldsOnly(t *testing.T) {
-	got, err := trim(&corev1.ConfigMap{
+	got, err := forgetManagers(&corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Name: "config", Finalizers: []string{servicehelper.LoadBalancerCleanupFinalizer}, ManagedFields: []metav1.ManagedFieldsEntry{{}}},
 		Data:       map[string]string{"config": "x"},
 	})
@@ -81,7 +81,7 @@ func TestOtherObjectsLoseTheirManagedFieldsOnly(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	if got, err := trim("no object at all"); got != "no object at all" || err != nil {
+	if got, err := forgetManagers("no object at all"); got != "no object at all" || err != nil {
 		t.Errorf("got %v, %v", got, err)
 	}
 }
@@ -101,7 +101,7 @@ func newControlled(t *testing.T, services ...string) *controlled {
 	for _, short := range services {
 		c.create(short)
 	}
-	factory := informers.NewSharedInformerFactoryWithOptions(c.client, 0, informers.WithTransform(trim))
+	factory := informers.NewSharedInformerFactoryWithOptions(c.client, 0, informers.WithTransform(c.cloud.trim.trim))
 	c.cloud.record, c.cloud.freed = c.book, func() {}
 	c.cloud.watch = &requeuer{ServiceInformer: factory.Core().V1().Services()}
 	if _, err := factory.Core().V1().Services().Informer().AddEventHandler(c.cloud); err != nil {
@@ -113,12 +113,12 @@ func newControlled(t *testing.T, services ...string) *controlled {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	factory.Start(ctx.Done())
-	listed, err := listAll(ctx, c.client)
+	listed, err := listAll(ctx, c.client, c.cloud.trim)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.cloud.begin()
-	c.cloud.adopt(nil, listed)
+	c.cloud.adopt(nil, nil, listed)
 	var running sync.WaitGroup
 	running.Go(func() {
 		controller.Run(ctx, 2, controllersmetrics.NewControllerManagerMetrics("test"))
@@ -199,9 +199,9 @@ func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 			"shop/web Warning SyncLoadBalancerFailed Error syncing load balancer: failed to ensure load balancer: no address pool is configured: add one to address-pools"})
 		wrote(c.client)
 
-		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/31"))
+		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/31"), nil, false)
 		synctest.Wait()
-		if got := statusAddress(c.get("shop/web")); shown(got) != "10.0.0.0" {
+		if got := statusAddresses(c.get("shop/web")); shown(got) != "10.0.0.0" {
 			t.Errorf("the status shows %q", shown(got))
 		}
 		if class := c.get("shop/web").Spec.LoadBalancerClass; class == nil || *class != loadbalancer.Class {
@@ -215,7 +215,7 @@ func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 		// Whatever happens to the status, it is mended.
 		c.change("shop/web", func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
 		synctest.Wait()
-		if got := statusAddress(c.get("shop/web")); shown(got) != "10.0.0.0" {
+		if got := statusAddresses(c.get("shop/web")); shown(got) != "10.0.0.0" {
 			t.Errorf("the wiped status shows %q", shown(got))
 		}
 		wrote(c.client)
@@ -242,7 +242,7 @@ func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 func TestAServiceCostsTwoWritesAndItsDeletionNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newControlled(t)
-		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"))
+		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, false)
 		c.create("shop/web")
 		c.create("shop/blog pool=moon")
 		synctest.Wait()

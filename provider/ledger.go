@@ -5,7 +5,9 @@ import (
 	"net/netip"
 	"slices"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
@@ -25,16 +27,22 @@ type ledger struct {
 // An entry is the ledger's line for one Service.
 type entry struct {
 	service *corev1.Service // the newest state that we know
+	request loadbalancer.Request
 	// why is the reason that the Service was told for not getting what it asks for; empty if it has that.
 	why string
 	// asked is set once the service controller asked about the Service: before, it will do so by itself.
 	asked bool
 	// shown is set once the status showed the decision: if it differs from then on, somebody else wrote it.
 	shown bool
+	// stale is what the status showed when the service controller was given the decision, which it is about to write.
+	stale []corev1.LoadBalancerIngress
 	// owed is set while the service controller mends the status, and is to ask again for the reason.
 	owed bool
-	// told is the address that an event has announced, or that the Service had before we knew it.
-	told netip.Addr
+	// told are the addresses that an event has announced, or that the Service had before we knew it.
+	told []netip.Addr
+	// conflict and renumbered say why the Service does not have the ones that it was told any more.
+	conflict   error
+	renumbered bool
 }
 
 func newLedger() *ledger {
@@ -45,29 +53,31 @@ func newLedger() *ledger {
 	}
 }
 
+func newEntry(svc *corev1.Service) *entry {
+	return &entry{service: svc, request: requestOf(svc)}
+}
+
 // note keeps the Service's newest state, and returns false for an older one: what the API server listed for us, what the
 // service controller hands in and what our own handler sees do not come in order. An older state asks for what its user may
 // no longer want.
 func (e *entry) note(svc *corev1.Service) bool {
-	if e.service != nil {
-		order, err := resourceversion.CompareResourceVersion(svc.ResourceVersion, e.service.ResourceVersion)
-		if err == nil && order < 0 {
-			return false
-		}
+	order, err := resourceversion.CompareResourceVersion(svc.ResourceVersion, e.service.ResourceVersion)
+	if err == nil && order < 0 {
+		return false
 	}
-	e.service = svc
+	e.service, e.request = svc, requestOf(svc)
 	return true
 }
 
 // A conflict is an address that two Services show, and that the younger loses.
 type conflict struct {
 	service *corev1.Service
-	addr    netip.Addr
-	reason  string
+	why     error
 }
 
-// adopt takes over a cluster as it is: every address stays where a status shows it; of two Services that show one, the
-// older keeps it. Then Services that wait get what is there: first those that ask for one address, then the older.
+// adopt takes over a cluster as it is: every address stays where a status shows it; of two Services that show one and
+// cannot share it, the older keeps it. Then Services that wait get what is there: first those that ask for one address, then
+// the older.
 func (l *ledger) adopt(services []*corev1.Service) (conflicts []conflict) {
 	services = slices.Clone(services)
 	slices.SortFunc(services, older)
@@ -75,21 +85,16 @@ func (l *ledger) adopt(services []*corev1.Service) (conflicts []conflict) {
 		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || svc.Spec.LoadBalancerClass != nil {
 			continue
 		}
-		e := &entry{service: svc}
+		e := newEntry(svc)
 		l.entries[svc.UID] = e
-		addr := statusAddress(svc)
-		if !addr.IsValid() {
-			continue
+		if err := l.allocator.Adopt(e.request, statusAddresses(svc)); err != nil {
+			conflicts = append(conflicts, conflict{svc, err})
 		}
-		if err := l.allocator.Adopt(string(svc.UID), nameOf(svc), addr); err != nil {
-			conflicts = append(conflicts, conflict{svc, addr, err.Error()})
-			continue
-		}
-		e.told = addr
-		e.shown = shows(svc, addr)
+		e.told = l.held(svc)
+		e.shown = len(e.told) > 0 && shows(svc, e.told)
 	}
 	for uid, e := range l.entries {
-		if wants(e.service) && !l.allocator.Held(string(uid)).IsValid() {
+		if wants(e.service) && len(l.held(e.service)) == 0 {
 			l.unserved[uid] = e
 		}
 	}
@@ -105,57 +110,74 @@ func older(a, b *corev1.Service) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
-// A decision is what a Service gets.
-type decision struct {
-	addr netip.Addr // what it holds; the zero Addr if nothing
-	pool string     // that owns the address; empty if none does
-	why  error      // why it does not get what it asks for; it may hold another address all the same
-	left netip.Addr // what it held before and gave up for addr: others may want it; the zero Addr if nothing
-	news bool       // nobody was told of this address yet
-}
+// held returns the addresses that the Service holds.
+func (l *ledger) held(svc *corev1.Service) []netip.Addr { return l.allocator.Held(string(svc.UID)) }
 
 // decide gives the Service what it asks for, if that is possible, and remembers the reason if not.
-func (l *ledger) decide(svc *corev1.Service) decision {
-	e := l.entries[svc.UID]
-	if e == nil {
-		e = &entry{}
-		l.entries[svc.UID] = e
-	}
-	e.note(svc)
-	before := l.allocator.Held(string(svc.UID))
-	request, err := requestOf(e.service)
-	if err == nil {
-		_, _, err = l.allocator.Allocate(request)
-	}
-	d := decision{addr: l.allocator.Held(string(svc.UID)), why: err}
-	if pool := l.allocator.Pool(d.addr); pool != nil {
-		d.pool = pool.Name
-	}
-	if d.addr != before {
+func (l *ledger) decide(e *entry) loadbalancer.Grant {
+	before := l.held(e.service)
+	g := l.allocator.Allocate(e.request)
+	if !slices.Equal(g.Addrs, before) {
 		e.shown = false
-		d.left = before
 	}
+	e.conflict = cmp.Or(g.Conflict, e.conflict)
+	e.renumbered = e.renumbered || g.Renumbered
 	e.why = ""
-	delete(l.unserved, svc.UID)
-	if err != nil {
-		e.why = err.Error()
-		l.unserved[svc.UID] = e
+	delete(l.unserved, e.service.UID)
+	if g.Why != nil {
+		e.why = g.Why.Error()
 	}
-	return d
+	if g.Why != nil || g.More {
+		l.unserved[e.service.UID] = e
+	}
+	return g
+}
+
+// A decision is what the service controller, the cluster's users and the log hear of a Service.
+type decision struct {
+	addrs []netip.Addr // that the status is to show
+	pool  string       // that owns them; empty if none does
+	why   error        // the Service does not get what it asks for; it may hold addresses all the same
+	news  bool         // nobody was told of all of these addresses yet
+	was   []netip.Addr // what it was told before
+	// conflict is why it lost an address; renumbered tells that the operator took it away. Both are told once.
+	conflict   error
+	renumbered bool
+	eased      bool // others may now get what they wait for
+}
+
+// left returns the addresses that the Service was told and does not have any more.
+func (d decision) left() []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(d.was), func(addr netip.Addr) bool { return slices.Contains(d.addrs, addr) })
 }
 
 // answer is decide for the service controller, which writes the result into the status.
 func (l *ledger) answer(svc *corev1.Service) decision {
-	d := l.decide(svc)
 	e := l.entries[svc.UID]
+	if e == nil {
+		e = newEntry(svc)
+		l.entries[svc.UID] = e
+	} else {
+		e.note(svc)
+	}
+	g := l.decide(e)
+	d := decision{addrs: g.Addrs, why: g.Why, was: e.told, conflict: e.conflict, renumbered: e.renumbered, eased: g.Eased}
+	for _, addr := range g.Addrs {
+		d.news = d.news || !slices.Contains(e.told, addr)
+		if pool := l.allocator.Pool(addr); pool != nil {
+			d.pool = pool.Name
+		}
+	}
 	e.asked, e.owed = true, false
-	d.news = d.addr.IsValid() && d.addr != e.told
-	e.told = d.addr
-	if shows(svc, d.addr) {
+	e.told, e.conflict, e.renumbered = g.Addrs, nil, false
+	if shows(svc, d.addrs) {
 		e.shown = true // nothing will be written
-	} else if d.why != nil {
-		// First the status must show the address that the Service keeps, or none; an error would leave it wrong. The change
-		// of the status brings us back here.
+		return d
+	}
+	e.stale = svc.Status.LoadBalancer.Ingress
+	if d.why != nil {
+		// First the status must show what the Service keeps, or nothing; an error would leave it wrong. The change of the
+		// status brings us back here.
 		d.why, e.why, e.owed = nil, "", true
 	}
 	return d
@@ -163,18 +185,13 @@ func (l *ledger) answer(svc *corev1.Service) decision {
 
 // settled reports whether the answer for the Service is what its status shows already.
 func (l *ledger) settled(svc *corev1.Service) bool {
-	held := l.allocator.Held(string(svc.UID))
-	if !held.IsValid() || !shows(svc, held) {
+	e, held := l.entries[svc.UID], l.held(svc)
+	if e == nil || len(held) == 0 || !shows(svc, held) {
 		return false
 	}
-	e := l.entries[svc.UID]
 	e.note(svc)
-	r, err := requestOf(e.service)
-	if err != nil {
-		return true // it keeps what it has
-	}
-	pool := l.allocator.Pool(held)
-	return (!r.Addr.IsValid() || r.Addr == held) && (r.Pool == "" || pool != nil && pool.Name == r.Pool)
+	g, _ := l.allocator.Check(e.request)
+	return slices.Equal(g.Addrs, held)
 }
 
 // see takes note of a Service as it is now, and reports whether the service controller should look at it again: because
@@ -184,44 +201,55 @@ func (l *ledger) see(svc *corev1.Service) (again bool) {
 	if e == nil || !e.note(svc) {
 		return false
 	}
-	held := l.allocator.Held(string(svc.UID))
+	held := l.held(svc)
 	if !wants(svc) {
-		// The service controller frees the address. Until then the Service gets no other.
+		// The service controller frees the addresses. Until then the Service gets no others.
 		delete(l.unserved, svc.UID)
-		if !held.IsValid() {
+		if len(held) == 0 {
 			l.forget(svc.UID)
 		}
 		return false
 	}
 	same := shows(svc, held)
-	if e.shown && !same {
-		e.shown = false
+	// Before the decision was shown, the status may still be what it was then. Anything else is somebody's doing.
+	forged := !same && (e.shown || e.asked && !equality.Semantic.DeepEqual(svc.Status.LoadBalancer.Ingress, e.stale))
+	if forged {
+		e.shown, e.stale = false, svc.Status.LoadBalancer.Ingress
 		return true
 	}
 	e.shown = same
 	if !e.asked {
 		return false
 	}
-	request, err := requestOf(svc)
-	if err == nil {
-		err = l.allocator.Check(request)
-	}
+	g, unchanged := l.allocator.Check(e.request)
 	why := ""
-	if err != nil {
-		why = err.Error()
+	if g.Why != nil {
+		why = g.Why.Error()
 	}
-	return e.owed || why != e.why
+	return e.owed || !unchanged || why != e.why
 }
 
-// forget drops a Service that has no claim to an address any more, and returns the address it held.
-func (l *ledger) forget(uid types.UID) netip.Addr {
+// forget drops a Service that has no claim to an address any more, and returns the addresses it held.
+func (l *ledger) forget(uid types.UID) []netip.Addr {
 	delete(l.entries, uid)
 	delete(l.unserved, uid)
 	return l.allocator.Release(string(uid))
 }
 
-// configure puts other pools in force. No Service loses an address.
-func (l *ledger) configure(config *loadbalancer.Config) { l.allocator.Configure(config) }
+// configure puts other pools in force. No Service loses an address; those that hold one of givenUp, which the operator took
+// away from the pools on purpose, get another as soon as there is one. Those for which the answer may be another are to be
+// served.
+func (l *ledger) configure(config *loadbalancer.Config, givenUp *netipx.IPSet) {
+	l.allocator.Configure(config, givenUp)
+	for uid, e := range l.entries {
+		if !wants(e.service) {
+			continue
+		}
+		if g, same := l.allocator.Check(e.request); !same || g.More || g.Why != nil {
+			l.unserved[uid] = e
+		}
+	}
+}
 
 // A stray is an address that a Service holds and no pool owns.
 type stray struct {
@@ -231,51 +259,49 @@ type stray struct {
 
 // strays returns all of them, the older Services first.
 func (l *ledger) strays() (all []stray) {
-	for uid, e := range l.entries {
-		if addr := l.allocator.Held(string(uid)); addr.IsValid() && l.allocator.Pool(addr) == nil {
-			all = append(all, stray{e.service, addr})
+	for _, e := range l.entries {
+		for _, addr := range l.held(e.service) {
+			if l.allocator.Pool(addr) == nil {
+				all = append(all, stray{e.service, addr})
+			}
 		}
 	}
-	slices.SortFunc(all, func(a, b stray) int { return older(a.service, b.service) })
+	slices.SortFunc(all, func(a, b stray) int { return cmp.Or(older(a.service, b.service), a.addr.Compare(b.addr)) })
 	return all
 }
 
-// serve gives Services that wait what there is for them now: first those that ask for one address, then the older. It
-// returns those for which the answer changed.
+// serve gives Services that wait what there is for them now: first those that ask for one address, then the older, and last
+// those that have one and would like another. It returns those for which the answer changed.
 func (l *ledger) serve() (changed []*corev1.Service) {
-	type turn struct {
-		*entry
-		rank int
-	}
-	waiting := make([]turn, 0, len(l.unserved))
+	waiting := make([]*entry, 0, len(l.unserved))
 	for _, e := range l.unserved {
-		waiting = append(waiting, turn{e, rank(e.service)})
+		waiting = append(waiting, e)
 	}
-	slices.SortFunc(waiting, func(a, b turn) int {
-		if a.rank != b.rank {
-			return cmp.Compare(a.rank, b.rank)
-		}
-		return older(a.service, b.service)
+	slices.SortFunc(waiting, func(a, b *entry) int {
+		return cmp.Or(cmp.Compare(l.rank(a), l.rank(b)), older(a.service, b.service))
 	})
-	moved := false
+	eased := false
 	for _, e := range waiting {
-		before := e.why
-		d := l.decide(e.service)
-		if e.asked && (d.why == nil || e.why != before) {
+		held, why := l.held(e.service), e.why
+		g := l.decide(e)
+		if e.asked && (!slices.Equal(held, g.Addrs) || e.why != why) {
 			changed = append(changed, e.service)
 		}
-		moved = moved || d.left.IsValid()
+		eased = eased || g.Eased
 	}
-	if moved { // and left an address that somebody before it may have waited for
+	if eased { // there is something that one before may have waited for
 		changed = append(changed, l.serve()...)
 	}
 	return changed
 }
 
-// rank puts Services that ask for one address before those that take any.
-func rank(svc *corev1.Service) int {
-	if r, err := requestOf(svc); err == nil && r.Addr.IsValid() {
+func (l *ledger) rank(e *entry) int {
+	switch {
+	case len(e.request.Addrs) > 0:
 		return 0
+	case len(l.held(e.service)) == 0 || e.why != "":
+		return 1
+	default:
+		return 2
 	}
-	return 1
 }

@@ -1,6 +1,11 @@
 package provider
 
 import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -9,22 +14,22 @@ import (
 )
 
 func TestServicesAskInTheirSpecOrByAnnotation(t *testing.T) {
-	dual, prefer := corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicyPreferDualStack
 	tests := []struct {
 		name        string
 		annotations map[string]string
+		service     string // what else stands in it, in short
 		field       string
-		families    []corev1.IPFamily
-		policy      *corev1.IPFamilyPolicy
-		addr, pool  string
+		addrs, pool string
+		families    string // IPv4 if empty
+		key         string
 		err         string
 	}{
 		{name: "nothing in particular"},
-		{name: "an address in the spec", field: "10.0.0.1", addr: "10.0.0.1"},
-		{name: "an address by annotation", annotations: map[string]string{"metallb.universe.tf/loadBalancerIPs": "10.0.0.1"}, addr: "10.0.0.1"},
-		{name: "the later prefix", annotations: map[string]string{"metallb.io/loadBalancerIPs": "10.0.0.1", "metallb.io/address-pool": "vip"}, addr: "10.0.0.1", pool: "vip"},
+		{name: "an address in the spec", field: "10.0.0.1", addrs: "10.0.0.1"},
+		{name: "an address by annotation", annotations: map[string]string{"metallb.universe.tf/loadBalancerIPs": "10.0.0.1"}, addrs: "10.0.0.1"},
+		{name: "the later prefix", annotations: map[string]string{"metallb.io/loadBalancerIPs": "10.0.0.1", "metallb.io/address-pool": "vip"}, addrs: "10.0.0.1", pool: "vip"},
 		{name: "a pool", annotations: map[string]string{"metallb.universe.tf/address-pool": "vip"}, pool: "vip"},
-		{name: "spaces around it", annotations: map[string]string{"metallb.universe.tf/address-pool": " vip\n", "metallb.universe.tf/loadBalancerIPs": " 10.0.0.1 "}, addr: "10.0.0.1", pool: "vip"},
+		{name: "spaces around it", annotations: map[string]string{"metallb.universe.tf/address-pool": " vip\n", "metallb.universe.tf/loadBalancerIPs": " 10.0.0.1 "}, addrs: "10.0.0.1", pool: "vip"},
 		{name: "an empty annotation asks for nothing", annotations: map[string]string{"metallb.universe.tf/address-pool": "", "metallb.io/loadBalancerIPs": " "}},
 		{name: "both prefixes, one text", annotations: map[string]string{"metallb.universe.tf/address-pool": "vip", "metallb.io/address-pool": "vip "}, pool: "vip"},
 		{name: "both prefixes, one of them empty", annotations: map[string]string{"metallb.universe.tf/address-pool": "", "metallb.io/address-pool": "vip"}, pool: "vip"},
@@ -32,42 +37,71 @@ func TestServicesAskInTheirSpecOrByAnnotation(t *testing.T) {
 			err: "annotations metallb.universe.tf/address-pool and metallb.io/address-pool differ: remove one of the two"},
 		{name: "both prefixes, two addresses", annotations: map[string]string{"metallb.universe.tf/loadBalancerIPs": "10.0.0.1", "metallb.io/loadBalancerIPs": "10.0.0.2"},
 			err: "annotations metallb.universe.tf/loadBalancerIPs and metallb.io/loadBalancerIPs differ: remove one of the two"},
-		{name: "spec and annotation agree", field: "10.0.0.1", annotations: map[string]string{"metallb.universe.tf/loadBalancerIPs": "10.0.0.1"}, addr: "10.0.0.1"},
+		{name: "spec and annotation agree", field: "10.0.0.1", annotations: map[string]string{"metallb.universe.tf/loadBalancerIPs": "10.0.0.1"}, addrs: "10.0.0.1"},
 		{name: "spec and annotation differ", field: "10.0.0.1", annotations: map[string]string{"metallb.universe.tf/loadBalancerIPs": "10.0.0.2"},
 			err: "spec.loadBalancerIP asks for 10.0.0.1, and annotation metallb.universe.tf/loadBalancerIPs for 10.0.0.2: remove one of the two"},
-		{name: "a mapped address is the address", field: "::ffff:10.0.0.1", addr: "10.0.0.1"},
+		{name: "a mapped address is the address", field: "::ffff:10.0.0.1", addrs: "10.0.0.1"},
 		{name: "no address", field: "web.example.com", err: `spec.loadBalancerIP: "web.example.com" is not one IP address: write one, or remove it`},
 		{name: "a network", field: "10.0.0.0/24", err: `spec.loadBalancerIP: "10.0.0.0/24" is not one IP address: write one, or remove it`},
 		{name: "an address with a zone", field: "fe80::1%eth0", err: `spec.loadBalancerIP: "fe80::1%eth0" is not one IP address: write one, or remove it`},
 		{name: "two addresses", annotations: map[string]string{"metallb.universe.tf/loadBalancerIPs": "10.0.0.1,10.0.0.2"},
-			err: `annotation metallb.universe.tf/loadBalancerIPs: "10.0.0.1,10.0.0.2" is not one IP address: write one, or remove it`},
+			err: `annotation metallb.universe.tf/loadBalancerIPs: "10.0.0.1,10.0.0.2" has two addresses of one IP version: write one of each at most`},
+		{name: "two addresses, one of each version", service: "families=46 require", annotations: map[string]string{"metallb.io/loadBalancerIPs": "10.0.0.1, fd00::1"}, addrs: "10.0.0.1,fd00::1", families: "[IPv4 IPv6]"},
+		{name: "one of them in the spec as well", service: "families=64 prefer", field: "fd00::1", annotations: map[string]string{"metallb.io/loadBalancerIPs": "10.0.0.1,fd00::1"}, addrs: "10.0.0.1,fd00::1", families: "[IPv6 IPv4]"},
+		{name: "neither of them in the spec", service: "families=46 require", field: "10.0.0.2", annotations: map[string]string{"metallb.io/loadBalancerIPs": "10.0.0.1,fd00::1"},
+			err: "spec.loadBalancerIP asks for 10.0.0.2, and annotation metallb.io/loadBalancerIPs for 10.0.0.1,fd00::1: remove one of the two"},
+		{name: "nothing between commas", annotations: map[string]string{"metallb.io/loadBalancerIPs": "10.0.0.1,"},
+			err: `annotation metallb.io/loadBalancerIPs: "" is not one IP address: write one, or remove it`},
+		{name: "a novel", annotations: map[string]string{"metallb.io/loadBalancerIPs": strings.Repeat("x", 100_000)},
+			err: `annotation metallb.io/loadBalancerIPs: "` + strings.Repeat("x", 60) + `…" is not one IP address: write one, or remove it`},
+		{name: "an address of a version that the Service does not have", field: "fd00::1",
+			err: "the Service asks for fd00::1, which is IPv6, and spec.ipFamilies is [IPv4]: change one of the two"},
+		{name: "to share", annotations: map[string]string{"metallb.universe.tf/allow-shared-ip": "web and mail"}, key: "web and mail"},
+		{name: "to share under two keys", annotations: map[string]string{"metallb.universe.tf/allow-shared-ip": "a", "metallb.io/allow-shared-ip": "b"},
+			err: "annotations metallb.universe.tf/allow-shared-ip and metallb.io/allow-shared-ip differ: remove one of the two"},
 		{name: "junk under the later prefix", annotations: map[string]string{"metallb.io/loadBalancerIPs": "any"},
 			err: `annotation metallb.io/loadBalancerIPs: "any" is not one IP address: write one, or remove it`},
 		{name: "spec and the later prefix differ", field: "10.0.0.1", annotations: map[string]string{"metallb.io/loadBalancerIPs": "10.0.0.2"},
 			err: "spec.loadBalancerIP asks for 10.0.0.1, and annotation metallb.io/loadBalancerIPs for 10.0.0.2: remove one of the two"},
-		{name: "IPv6", families: []corev1.IPFamily{corev1.IPv6Protocol}, err: "IPv6 is not supported by this version: set spec.ipFamilies to [IPv4]"},
-		{name: "both IP versions", policy: &dual, families: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol},
-			err: "RequireDualStack is not supported by this version: set spec.ipFamilyPolicy to SingleStack"},
-		{name: "both IP versions, if possible", policy: &prefer, families: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}},
-		{name: "other annotations", annotations: map[string]string{"example.com/address-pool": "vip", "metallb.universe.tf/allow-shared-ip": "key"}},
+		{name: "IPv6", service: "families=6", families: "[IPv6]"},
+		{name: "both IP versions, if possible", service: "families=46 prefer", families: "[IPv4 IPv6]"},
+		{name: "other annotations", annotations: map[string]string{"example.com/address-pool": "vip", "metallb.universe.tf/protocol": "bgp"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			svc := service(t, "shop/web uid=1 want="+test.field)
+			svc := service(t, "shop/web uid=1 label=gold port=80 want="+test.field+" "+test.service)
 			svc.Annotations = test.annotations
-			svc.Spec.IPFamilies, svc.Spec.IPFamilyPolicy = test.families, test.policy
-			got, err := requestOf(svc)
-			if words(err) != test.err {
-				t.Errorf("error %q, want %q", words(err), test.err)
+			got := requestOf(svc)
+			if words(got.Invalid) != test.err {
+				t.Errorf("error %q, want %q", words(got.Invalid), test.err)
 			}
-			if err != nil {
+			if got.Invalid != nil {
 				return
 			}
-			want := loadbalancer.Request{UID: "1", Service: "shop/web", Addr: got.Addr, Pool: test.pool}
-			if got != want || shown(got.Addr) != test.addr {
-				t.Errorf("got %+v, want %+v with address %q", got, want, test.addr)
+			want := loadbalancer.Request{
+				UID: "1", Service: "shop/web", Namespace: "shop", Labels: map[string]string{"tier": "gold"}, Pool: test.pool,
+				Families: got.Families, AllFamilies: strings.Contains(test.service, "require"), Addrs: got.Addrs,
+				Terms: loadbalancer.Terms{Key: test.key, Ports: []loadbalancer.Port{{Protocol: "TCP", Number: 80}}},
+			}
+			if !reflect.DeepEqual(got, want) || shown(got.Addrs) != test.addrs || fmt.Sprint(got.Families) != cmp.Or(test.families, "[IPv4]") {
+				t.Errorf("got %+v, want %+v with addresses %q", got, want, test.addrs)
 			}
 		})
+	}
+}
+
+func TestWhatServicesShareDependsOnTheirPortsAndWhereTheirTrafficMayGo(t *testing.T) {
+	svc := service(t, "shop/web share=k")
+	svc.Spec.Ports = []corev1.ServicePort{{Port: 53, Protocol: corev1.ProtocolUDP}, {Port: 53}, {Port: 53, Protocol: corev1.ProtocolTCP}}
+	svc.Spec.Selector = map[string]string{"b": "2", "a": "1"}
+	want := loadbalancer.Terms{Key: "k", Ports: []loadbalancer.Port{{Protocol: "UDP", Number: 53}, {Protocol: "TCP", Number: 53}}}
+	if got := requestOf(svc).Terms; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	want.Backend = "pods a=1,b=2"
+	if got := requestOf(svc).Terms; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 
@@ -82,13 +116,19 @@ func TestStatusShowsOneAddressAsAVIPAndNothingElse(t *testing.T) {
 		{name: "another", service: "shop/web shows=10.0.0.2", held: "10.0.0.1"},
 		{name: "none", service: "shop/web", held: "10.0.0.1"},
 		{name: "the address without its mode", service: "shop/web shows-without-mode=10.0.0.1", held: "10.0.0.1"},
+		{name: "two addresses", service: "shop/web shows=10.0.0.1,fd00::1", held: "10.0.0.1,fd00::1", want: true},
+		{name: "two addresses in another order", service: "shop/web shows=fd00::1,10.0.0.1", held: "10.0.0.1,fd00::1"},
+		{name: "one of two", service: "shop/web shows=10.0.0.1", held: "10.0.0.1,fd00::1"},
 		{name: "nothing held, nothing shown", service: "shop/web", want: true},
 		{name: "nothing held, something shown", service: "shop/web shows=10.0.0.1"},
 		{name: "nothing held, a host shown", service: "shop/web shows-host=lb.example.com"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			held, _ := address("", test.held)
+			var held []netip.Addr
+			if test.held != "" {
+				held = addrs(test.held)
+			}
 			if got := shows(service(t, test.service), held); got != test.want {
 				t.Errorf("shows %t, want %t", got, test.want)
 			}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -47,6 +48,7 @@ func (o Options) Initialize(config *ccmconfig.CompletedConfig) *Cloud {
 	election := config.ComponentConfig.Generic.LeaderElection
 	config.ComponentConfig.Generic.LeaderElection.LeaderElect = false
 	cloud.election = election
+	cloud.register()
 	return cloud
 }
 
@@ -105,13 +107,16 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 		cloud:    c,
 		config:   config,
 		client:   client,
-		services: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
+		services: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(c.trim.trim)),
 		events:   record.NewBroadcaster(),
 	}
 	c.record = g.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "metallb-controller"})
 	g.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: events.CoreV1().Events("")})
 
 	c.watch = &requeuer{ServiceInformer: g.services.Core().V1().Services()}
+	if err := c.watches.over(c.watch.ServiceInformer.Informer()); err != nil {
+		return nil, fmt.Errorf("watch services: %w", err)
+	}
 	if _, err := c.watch.ServiceInformer.Informer().AddEventHandler(c); err != nil {
 		return nil, fmt.Errorf("watch services: %w", err)
 	}
@@ -200,7 +205,7 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	// An API server that does not answer yet is waited for: restarting would not make it answer sooner.
 	err := wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
 		var err error
-		if services, err = listAll(ctx, g.client); err != nil {
+		if services, err = listAll(ctx, g.client, c.trim); err != nil {
 			klog.ErrorS(err, "Cannot read the Services yet")
 			return false, nil
 		}
@@ -213,7 +218,7 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	if err != nil {
 		return err
 	}
-	c.adopt(config, services)
+	c.adopt(config, g.admission.givenUp, services)
 	if !cache.WaitForCacheSync(ctx.Done(), g.services.Core().V1().Services().Informer().HasSynced) {
 		return ctx.Err()
 	}
@@ -232,10 +237,10 @@ func (c *Cloud) begin() {
 }
 
 // adopt takes over the cluster as it was listed after begin. From then on, the ledger outranks what anybody says.
-func (c *Cloud) adopt(config *loadbalancer.Config, services []*corev1.Service) {
+func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, services []*corev1.Service) {
 	c.mu.Lock()
 	if config != nil {
-		c.ledger.configure(config)
+		c.ledger.configure(config, givenUp)
 	}
 	conflicts := c.ledger.adopt(slices.DeleteFunc(services, func(svc *corev1.Service) bool { return c.gone[svc.UID] }))
 	addresses := len(c.ledger.allocator.Holdings())
@@ -249,8 +254,8 @@ func (c *Cloud) adopt(config *loadbalancer.Config, services []*corev1.Service) {
 
 	klog.InfoS("Adopted the cluster's addresses", "addresses", addresses, "configured", config != nil)
 	for _, x := range conflicts {
-		klog.InfoS("Found two Services on one address", "service", nameOf(x.service), "address", x.addr, "why", x.reason)
-		c.record.Eventf(x.service, corev1.EventTypeWarning, "AddressConflict", "%s, which is older: this Service gets another", x.reason)
+		klog.InfoS("Found two Services on one address", "service", nameOf(x.service), "why", x.why)
+		c.record.Eventf(x.service, corev1.EventTypeWarning, "AddressConflict", "%s. This Service showed it too, is younger, and loses it", x.why)
 	}
 	c.warnNotInPool(strays)
 }
@@ -264,7 +269,7 @@ func (c *Cloud) warnNotInPool(strays []stray) {
 
 // listAll reads every Service from a quorum of the storage, page by page. An informer's cache may lag behind, and an address
 // forgotten is an address given twice.
-func listAll(ctx context.Context, client kubernetes.Interface) ([]*corev1.Service, error) {
+func listAll(ctx context.Context, client kubernetes.Interface, t *trimmer) ([]*corev1.Service, error) {
 	page := func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return client.CoreV1().Services(metav1.NamespaceAll).List(ctx, options)
 	}
@@ -274,7 +279,7 @@ func listAll(ctx context.Context, client kubernetes.Interface) ([]*corev1.Servic
 	}
 	var all []*corev1.Service
 	err = meta.EachListItem(list, func(object runtime.Object) error {
-		trimmed, err := trim(object)
+		trimmed, err := t.trim(object)
 		if svc, ok := trimmed.(*corev1.Service); ok {
 			all = append(all, svc)
 		}

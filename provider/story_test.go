@@ -45,7 +45,7 @@ func service(t rapid.TB, short string) *corev1.Service {
 		case "pool":
 			metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "metallb.universe.tf/address-pool", text)
 		case "shows":
-			svc.Status.LoadBalancer = *statusOf(netip.MustParseAddr(text))
+			svc.Status.LoadBalancer = *statusOf(addrs(text))
 		case "shows-without-mode":
 			svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: text}}
 		case "shows-host":
@@ -68,9 +68,28 @@ func service(t rapid.TB, short string) *corev1.Service {
 			svc.DeletionTimestamp = &metav1.Time{Time: time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC)}
 		case "finalizer":
 			svc.Finalizers = []string{"example.com/mine", servicehelper.LoadBalancerCleanupFinalizer}
-		case "dual-stack":
-			policy := corev1.IPFamilyPolicyRequireDualStack
+		case "families": // 4, 6, 46 or 64, and one of them is SingleStack
+			policy := corev1.IPFamilyPolicySingleStack
+			svc.Spec.IPFamilies, svc.Spec.IPFamilyPolicy = nil, &policy
+			for _, f := range text {
+				svc.Spec.IPFamilies = append(svc.Spec.IPFamilies, corev1.IPFamily("IPv"+string(f)))
+			}
+		case "require", "prefer": // after families
+			policy := map[string]corev1.IPFamilyPolicy{"require": corev1.IPFamilyPolicyRequireDualStack, "prefer": corev1.IPFamilyPolicyPreferDualStack}[key]
 			svc.Spec.IPFamilyPolicy = &policy
+		case "share":
+			metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "metallb.universe.tf/allow-shared-ip", text)
+		case "port":
+			var port int32
+			if _, err := fmt.Sscan(text, &port); err != nil {
+				t.Fatalf("service %q: %v", short, err)
+			}
+			svc.Spec.Ports = []corev1.ServicePort{{Port: port}}
+		case "local": // and what it selects
+			svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+			svc.Spec.Selector = map[string]string{"app": text}
+		case "label":
+			svc.Labels = map[string]string{"tier": text}
 		default:
 			t.Fatalf("service %q: what is %q?", short, word)
 		}
@@ -92,9 +111,18 @@ func text(short string) string {
 	text := "address-pools:\n"
 	for one := range strings.SplitSeq(short, ";") {
 		words := strings.Fields(one)
-		text += fmt.Sprintf("- name: %s\n  cidr: [%s]\n", words[0], words[1])
-		if slices.Contains(words, "manual") {
-			text += "  auto-assign: false\n"
+		text += fmt.Sprintf("- name: %s\n  cidr: ['%s']\n", words[0], strings.ReplaceAll(words[1], ",", "','"))
+		for _, word := range words[2:] {
+			switch key, value, _ := strings.Cut(word, "="); key {
+			case "manual":
+				text += "  auto-assign: false\n"
+			case "tier": // of the Services that may use it
+				text += "  service-selectors: [{match-labels: {tier: " + value + "}}]\n"
+			case "namespace":
+				text += "  namespaces: [" + value + "]\n"
+			default:
+				panic("what is " + word + "?")
+			}
 		}
 	}
 	return text
@@ -117,11 +145,20 @@ func names(services []*corev1.Service) string {
 	return strings.Join(all, " ")
 }
 
-func shown(addr netip.Addr) string {
-	if !addr.IsValid() {
-		return ""
+// addrs reads addresses with commas between them, and shown writes them.
+func addrs(text string) (all []netip.Addr) {
+	for one := range strings.SplitSeq(text, ",") {
+		all = append(all, netip.MustParseAddr(one))
 	}
-	return addr.String()
+	return all
+}
+
+func shown(addrs []netip.Addr) string {
+	var all []string
+	for _, addr := range addrs {
+		all = append(all, addr.String())
+	}
+	return strings.Join(all, ",")
 }
 
 func words(err error) string {

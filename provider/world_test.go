@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -32,6 +33,7 @@ type world struct {
 	book  *eventbook
 
 	config  *loadbalancer.Config // admitted
+	givenUp *netipx.IPSet
 	server  map[string]*corev1.Service
 	version int
 
@@ -78,7 +80,7 @@ func (w *world) restart() {
 		listed = append(listed, svc.DeepCopy())
 	}
 	w.cloud.begin()
-	w.cloud.adopt(w.config, listed)
+	w.cloud.adopt(w.config, w.givenUp, listed)
 }
 
 // put stores a Service. A nil one is gone.
@@ -136,7 +138,7 @@ func (w *world) add(name string) {
 }
 
 // observe brings one change into the cache, and the service controller reacts as the real one does: to type, address,
-// annotations and UID, not to labels, families or status.
+// annotations, ports, policy, number of families and UID, not to labels, selector or status.
 func (w *world) observe() bool {
 	if w.read == len(w.log) {
 		return false
@@ -155,7 +157,8 @@ func (w *world) observe() bool {
 		w.add(name)
 	case before != nil && wantsBalancer(before) != wantsBalancer(c.after):
 		w.add(name)
-	case before != nil && wantsBalancer(c.after) && (before.UID != c.after.UID || before.Spec.LoadBalancerIP != c.after.Spec.LoadBalancerIP || !maps.Equal(before.Annotations, c.after.Annotations)):
+	case before != nil && wantsBalancer(c.after) && (before.UID != c.after.UID || before.Spec.LoadBalancerIP != c.after.Spec.LoadBalancerIP || !maps.Equal(before.Annotations, c.after.Annotations) ||
+		!slices.Equal(before.Spec.Ports, c.after.Spec.Ports) || before.Spec.ExternalTrafficPolicy != c.after.Spec.ExternalTrafficPolicy || len(before.Spec.IPFamilies) != len(c.after.Spec.IPFamilies)):
 		w.add(name)
 	}
 	return true
@@ -283,26 +286,59 @@ func (w *world) wrong() error {
 		if !wants(svc) {
 			continue
 		}
-		held := l.allocator.Held(string(svc.UID))
-		holders[svc.UID] = held.IsValid()
+		held := l.held(svc)
+		holders[svc.UID] = len(held) > 0
 		if !shows(svc, held) {
 			return fmt.Errorf("%s holds %q and shows %v", name, shown(held), svc.Status.LoadBalancer.Ingress)
 		}
-		r, err := requestOf(svc)
-		if err == nil {
-			err = l.allocator.Check(r)
+		r := requestOf(svc)
+		g, same := l.allocator.Check(r)
+		if !same {
+			return fmt.Errorf("%s could have %q and has %q", name, shown(g.Addrs), shown(held))
 		}
-		waiting[svc.UID] = err != nil
-		if got := w.answers[svc.UID]; got != words(err) {
-			return fmt.Errorf("%s was told %q, and the reason is %q", name, got, words(err))
+		waiting[svc.UID] = g.Why != nil || g.More
+		// Of several reasons to wait, the one that it was told may have become the second.
+		if got := w.answers[svc.UID]; (got == "") != (g.Why == nil) {
+			return fmt.Errorf("%s was told %q, and the reason is %q", name, got, words(g.Why))
 		}
-		if err == nil && (!held.IsValid() || r.Addr.IsValid() && r.Addr != held) {
-			return fmt.Errorf("%s could have %+v and has %q", name, r, shown(held))
+		for _, f := range r.Families {
+			if r.AllFamilies && g.Why == nil && !slices.ContainsFunc(held, func(a netip.Addr) bool { return loadbalancer.FamilyOf(a) == f }) {
+				return fmt.Errorf("%s has %q and no reason not to have %s", name, shown(held), f)
+			}
+		}
+		for _, addr := range r.Addrs {
+			if g.Why == nil && !slices.Contains(held, addr) {
+				return fmt.Errorf("%s could have %s and has %q", name, addr, shown(held))
+			}
 		}
 	}
+	used := map[string]string{} // address, protocol and port
 	for _, h := range l.allocator.Holdings() {
-		if holder, _ := l.allocator.Holder(h.Addr); !holders[types.UID(holder.UID)] {
-			return fmt.Errorf("%s is held by %s, which is gone", h.Addr, holder.UID)
+		all := l.allocator.Holders(h.Addr)
+		for _, holder := range all {
+			if !holders[types.UID(holder.UID)] {
+				return fmt.Errorf("%s is held by %s, which is gone", h.Addr, holder.UID)
+			}
+		}
+		e := l.entries[l.uidOf(h.Service)]
+		if e == nil {
+			return fmt.Errorf("%s is held by %s, which nobody knows", h.Addr, h.Service)
+		}
+		for _, p := range e.request.Ports {
+			at := fmt.Sprint(h.Addr, p)
+			if other, taken := used[at]; taken {
+				return fmt.Errorf("%s and %s both use %s", other, h.Service, at)
+			}
+			used[at] = h.Service
+		}
+		keys := 0
+		for _, holder := range all {
+			if l.entries[types.UID(holder.UID)].request.Key != "" {
+				keys++
+			}
+		}
+		if len(all)-keys > 1 {
+			return fmt.Errorf("%s is held by %v, and %d have no key", h.Addr, all, len(all)-keys)
 		}
 	}
 	for uid := range waiting {
@@ -318,11 +354,22 @@ func (w *world) wrong() error {
 	return nil
 }
 
-func (w *world) held() map[string]netip.Addr {
-	all := map[string]netip.Addr{}
-	for _, h := range w.cloud.ledger.allocator.Holdings() {
-		holder, _ := w.cloud.ledger.allocator.Holder(h.Addr)
-		all[holder.UID] = h.Addr
+func (l *ledger) uidOf(name string) types.UID {
+	for uid, e := range l.entries {
+		if nameOf(e.service) == name && len(l.held(e.service)) > 0 {
+			return uid
+		}
+	}
+	return ""
+}
+
+// held returns who holds which addresses, by UID.
+func (w *world) held() map[string]string {
+	all := map[string]string{}
+	for uid := range w.cloud.ledger.entries {
+		if addrs := w.cloud.ledger.allocator.Held(string(uid)); len(addrs) > 0 {
+			all[string(uid)] = shown(addrs)
+		}
 	}
 	return all
 }
@@ -334,49 +381,72 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 	}
 	configs := []*loadbalancer.Config{
 		pools(t, "vip 10.0.0.0/31"),
-		pools(t, "vip 10.0.0.0/30; sandbox 10.1.0.0/31 manual"),
-		pools(t, "sandbox 10.0.0.0/29; moon 10.1.0.0/30"),
-		pools(t, "other 172.16.0.0/30"),
+		pools(t, "vip 10.0.0.0/30,fd00::/127; sandbox 10.1.0.0/31 manual"),
+		pools(t, "sandbox 10.0.0.0/29,fd00::/126; moon 10.1.0.0/30 tier=gold"),
+		pools(t, "other 172.16.0.0/30,fd01::/127; vip 10.0.0.0/32 namespace=shop"),
+		pools(t, "other 172.16.0.0/29,fd01::/126,fd00::/127"),
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)
 		name := func() string {
-			return rapid.SampledFrom([]string{"shop/a", "shop/b", "shop/c", "shop/d", "shop/e"}).Draw(t, "name")
+			return rapid.SampledFrom([]string{"shop/a", "shop/b", "shop/c", "shop/d", "shop/e", "farm/a", "farm/b"}).Draw(t, "name")
 		}
 		addr := func() string {
-			return rapid.SampledFrom([]string{"10.0.0.0", "10.0.0.1", "10.0.0.3", "10.1.0.1", "192.0.2.1"}).Draw(t, "addr")
+			return rapid.SampledFrom([]string{"10.0.0.0", "10.0.0.1", "10.0.0.3", "10.1.0.1", "192.0.2.1", "fd00::1"}).Draw(t, "addr")
 		}
 		wish := func(svc *corev1.Service) {
-			svc.Annotations, svc.Spec.LoadBalancerIP, svc.Spec.IPFamilyPolicy = nil, "", nil
-			switch rapid.IntRange(0, 4).Draw(t, "wish") {
+			svc.Annotations, svc.Spec.LoadBalancerIP = nil, ""
+			switch rapid.IntRange(0, 6).Draw(t, "wish") {
 			case 0:
 				svc.Spec.LoadBalancerIP = addr()
 			case 1:
-				svc.Annotations = map[string]string{"metallb.io/address-pool": rapid.SampledFrom([]string{"vip", "sandbox", "moon"}).Draw(t, "pool")}
+				metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "metallb.io/address-pool", rapid.SampledFrom([]string{"vip", "sandbox", "moon"}).Draw(t, "pool"))
 			case 2:
-				policy := corev1.IPFamilyPolicyRequireDualStack
-				svc.Spec.IPFamilyPolicy = &policy
+				metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "metallb.io/loadBalancerIPs", "10.0.0.1,fd00::1")
+			case 3:
+				metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "metallb.io/loadBalancerIPs", "junk")
 			}
+			if key := rapid.SampledFrom([]string{"", "", "k", "k", "l"}).Draw(t, "key"); key != "" {
+				metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "metallb.universe.tf/allow-shared-ip", key)
+			}
+		}
+		traffic := func(svc *corev1.Service) {
+			svc.Spec.Ports = []corev1.ServicePort{{Port: rapid.Int32Range(1, 3).Draw(t, "port")}}
+			svc.Spec.ExternalTrafficPolicy, svc.Spec.Selector = corev1.ServiceExternalTrafficPolicyCluster, nil
+			if app := rapid.SampledFrom([]string{"", "", "web", "api"}).Draw(t, "local"); app != "" {
+				svc.Spec.ExternalTrafficPolicy, svc.Spec.Selector = corev1.ServiceExternalTrafficPolicyLocal, map[string]string{"app": app}
+			}
+		}
+		families := func(svc *corev1.Service) {
+			four, six := corev1.IPv4Protocol, corev1.IPv6Protocol
+			svc.Spec.IPFamilies = rapid.SampledFrom([][]corev1.IPFamily{{four}, {four}, {six}, {four, six}, {six, four}}).Draw(t, "families")
+			policy := corev1.IPFamilyPolicySingleStack
+			if len(svc.Spec.IPFamilies) > 1 {
+				policy = rapid.SampledFrom([]corev1.IPFamilyPolicy{corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicyPreferDualStack}).Draw(t, "policy")
+			}
+			svc.Spec.IPFamilyPolicy = &policy
 		}
 		// What is held, and whether anybody wished for something else since: the Cloud may learn of a wish long after it was
 		// made. A Service that gave its address back, being internal for a while, may get another.
 		type tenure struct {
-			addr    netip.Addr
+			addrs   string
 			wish    string
 			another bool
 		}
-		before, internal := map[string]tenure{}, map[string]bool{}
+		before, internal, renumbered := map[string]tenure{}, map[string]bool{}, false
 		w.check = func() {
 			now := map[string]tenure{}
-			for uid, addr := range w.held() {
-				r, err := requestOf(w.cloud.ledger.entries[types.UID(uid)].service)
-				is := tenure{addr: addr, wish: fmt.Sprint(r, err)}
+			for uid, addrs := range w.held() {
+				r := requestOf(w.cloud.ledger.entries[types.UID(uid)].service)
+				r.Labels = nil
+				is := tenure{addrs: addrs, wish: fmt.Sprint(r)}
 				if was, ok := before[uid]; ok {
 					is.another = was.another || was.wish != is.wish
-					if was.addr != addr && !is.another && !internal[uid] {
-						t.Fatalf("%s had %s and now has %s, and nobody wished for it", uid, was.addr, addr)
+					// More is no loss.
+					if !strings.Contains(addrs, was.addrs) && !is.another && !internal[uid] && !renumbered {
+						t.Fatalf("%s had %s and now has %s, and nobody wished for it", uid, was.addrs, addrs)
 					}
-					is.another = is.another && (was.addr == addr || w.cloud.ledger.unserved[types.UID(uid)] != nil)
+					is.another = is.another && (was.addrs == addrs || w.cloud.ledger.unserved[types.UID(uid)] != nil)
 				}
 				now[uid] = is
 			}
@@ -392,14 +462,23 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 				created++
 				svc := service(t, name+" uid="+strconv.Itoa(created)+" age="+strconv.Itoa(100-created))
 				wish(svc)
+				traffic(svc)
+				families(svc)
 				w.put(name, svc)
 			},
-			"wish": func(*rapid.T) { w.change(name(), wish) },
+			"wish":     func(*rapid.T) { w.change(name(), wish) },
+			"traffic":  func(*rapid.T) { w.change(name(), traffic) },
+			"families": func(*rapid.T) { w.change(name(), families) },
+			"tier": func(*rapid.T) {
+				w.change(name(), func(s *corev1.Service) {
+					s.Labels = map[string]string{"tier": rapid.SampledFrom([]string{"gold", "tin"}).Draw(t, "tier")}
+				})
+			},
 			"wipe": func(*rapid.T) {
 				w.change(name(), func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
 			},
 			"forge": func(*rapid.T) {
-				status := statusOf(netip.MustParseAddr(addr()))
+				status := statusOf(addrs(addr()))
 				w.change(name(), func(s *corev1.Service) { s.Status.LoadBalancer = *status })
 			},
 			"label": func(*rapid.T) { w.change(name(), func(*corev1.Service) {}) },
@@ -425,9 +504,16 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 			},
 			"configure": func(t *rapid.T) {
 				next := rapid.SampledFrom(configs).Draw(t, "config")
-				if lost := w.cloud.admit(w.config, next); len(lost) == 0 {
+				var lost []loadbalancer.Holding
+				if lost, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, false); len(lost) == 0 {
 					w.config = next
 				}
+			},
+			"renumber": func(t *rapid.T) {
+				renumbered = true
+				next := rapid.SampledFrom(configs).Draw(t, "config")
+				_, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, true)
+				w.config = next
 			},
 			"observe": func(*rapid.T) { w.observe() },
 			"tell":    func(*rapid.T) { w.tell() },
@@ -437,13 +523,11 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 				w.settle()
 				held := w.held()
 				w.restart()
-				for uid, addr := range held {
-					if got := w.cloud.ledger.allocator.Held(uid); got != addr {
-						t.Fatalf("%s had %s before the restart, and then %s", uid, addr, got)
-					}
-				}
 				statuses := w.statuses
 				w.settle()
+				if now := w.held(); !maps.Equal(now, held) {
+					t.Fatalf("before the restart they had %v, and then %v", held, now)
+				}
 				if w.statuses != statuses {
 					t.Fatalf("the restart wrote %d statuses", w.statuses-statuses)
 				}
@@ -464,7 +548,7 @@ func TestANewServiceCostsTwoPatchesAndOneQuestion(t *testing.T) {
 	for _, order := range []string{"every event comes at once", "the Cloud hears of everything last"} {
 		t.Run(order, func(t *testing.T) {
 			w := newWorld(t)
-			w.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"))
+			w.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, false)
 			w.put("shop/web", service(t, "shop/web"))
 			if order == "the Cloud hears of everything last" {
 				for w.observe() || w.work() {
@@ -489,7 +573,7 @@ func TestAServiceDeletedWhileWeListedIsNotAdopted(t *testing.T) {
 	w.cloud.begin()
 	list := listed(t, "shop/web shows=10.0.0.0; shop/api shows=10.0.0.1")
 	w.cloud.OnDelete(cache.DeletedFinalStateUnknown{Key: "shop/web", Obj: list[0]})
-	w.cloud.adopt(pools(t, "vip 10.0.0.0/30"), list)
+	w.cloud.adopt(pools(t, "vip 10.0.0.0/30"), nil, list)
 	if got := fmt.Sprint(w.held()); got != "map[shop/api:10.0.0.1]" {
 		t.Errorf("adopted %s", got)
 	}
@@ -497,7 +581,7 @@ func TestAServiceDeletedWhileWeListedIsNotAdopted(t *testing.T) {
 
 func TestADeletionThatOnlyAListRevealsFreesTheAddress(t *testing.T) {
 	w := newWorld(t)
-	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"))
+	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, false)
 	w.put("shop/web", service(t, "shop/web"))
 	w.settle()
 	w.put("shop/api", service(t, "shop/api"))

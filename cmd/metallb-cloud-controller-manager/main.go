@@ -19,6 +19,7 @@ import (
 	cliflag "k8s.io/component-base/cli/flag"
 	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/provider"
 )
 
@@ -43,6 +44,7 @@ func newCommand() (*cobra.Command, error) {
 	fs := flags.FlagSet("metallb")
 	fs.StringVar(&ours.Namespace, "config-namespace", ours.Namespace, "Namespace of the configuration's ConfigMap and of its admitted copy.")
 	fs.StringVar(&ours.ConfigName, "config-name", ours.ConfigName, "Name of the configuration's ConfigMap; the admitted copy's is this with \"-admitted\" behind it.")
+	fs.BoolVar(&ours.ClassOnly, "load-balancer-class-only", ours.ClassOnly, "Serve only Services with spec.loadBalancerClass "+loadbalancer.Class+", and leave those without a class to others.")
 
 	// The framework returns as soon as stopped is closed, so that it is closed only after the Lease is given up.
 	stopped := make(chan struct{})

@@ -1,0 +1,226 @@
+package loadbalancer
+
+import (
+	"cmp"
+	"container/list"
+	"encoding/binary"
+	"math/big"
+	"net/netip"
+	"slices"
+
+	"go4.org/netipx"
+)
+
+// A stock is what the pools have left to hand out.
+type stock struct {
+	config *Config
+	inUse  func(netip.Addr) bool
+	stores [][2]store // by pool, and by family
+	order  []int      // indices of the pools by priority, then as the operator wrote them
+	byName map[string]int
+
+	// freed holds the list element of each address that was used and is free now, in its store or, if no pool hands it
+	// out, in withheld.
+	freed    map[netip.Addr]*list.Element
+	withheld *list.List
+	clock    uint64 // counts what was freed, so that a new configuration keeps the order
+}
+
+// A store is what a pool has left of one family.
+type store struct {
+	ranges []netipx.IPRange
+	// at is the lowest address that may never have been used, in range number span; past the last range, none is left.
+	span int
+	at   netip.Addr
+	// freed are the addresses that were used before, longest ago first; forgotten is set if there were more.
+	freed     *list.List
+	forgotten bool
+	used      int // addresses in use
+}
+
+type freedAddr struct {
+	addr netip.Addr
+	at   uint64
+}
+
+// mostFreed bounds the memory of which addresses were freed, in each store: enough for an IPv4 network of /16.
+const mostFreed = 1 << 16
+
+func newStock(inUse func(netip.Addr) bool) *stock {
+	return &stock{config: &Config{}, inUse: inUse, freed: map[netip.Addr]*list.Element{}, withheld: list.New()}
+}
+
+// configure changes the pools. It does not forget what was used before.
+func (s *stock) configure(config *Config, held []netip.Addr) {
+	var freed []freedAddr
+	for _, e := range s.freed {
+		freed = append(freed, e.Value.(freedAddr))
+	}
+	slices.SortFunc(freed, func(x, y freedAddr) int { return cmp.Compare(x.at, y.at) })
+
+	s.config = config
+	s.stores = make([][2]store, len(config.Pools))
+	s.order = make([]int, len(config.Pools))
+	s.byName = make(map[string]int, len(config.Pools))
+	for i, pool := range config.Pools {
+		s.order[i] = i
+		s.byName[pool.Name] = i
+		v6 := slices.IndexFunc(pool.Ranges, func(r netipx.IPRange) bool { return r.From().Is6() })
+		if v6 < 0 {
+			v6 = len(pool.Ranges)
+		}
+		for family, ranges := range [][]netipx.IPRange{pool.Ranges[:v6], pool.Ranges[v6:]} {
+			s.stores[i][family] = store{ranges: ranges, freed: list.New()}
+			s.stores[i][family].rewind()
+		}
+	}
+	slices.SortStableFunc(s.order, func(i, j int) int { return cmp.Compare(config.Pools[i].Priority, config.Pools[j].Priority) })
+	for _, addr := range held {
+		if at := s.storeOf(addr); at != nil {
+			at.used++
+		}
+	}
+	clear(s.freed)
+	s.withheld.Init()
+	for _, f := range freed {
+		s.shelve(f)
+	}
+}
+
+func (s *store) rewind() {
+	if s.span, s.forgotten = 0, false; len(s.ranges) > 0 {
+		s.at = s.ranges[0].From()
+	}
+}
+
+func place6(f Family) int {
+	if f == IPv6 {
+		return 1
+	}
+	return 0
+}
+
+func (s *stock) store(pool int, f Family) *store { return &s.stores[pool][place6(f)] }
+
+// has reports whether the pool owns addresses of the family.
+func (s *stock) has(pool int, f Family) bool { return len(s.store(pool, f).ranges) > 0 }
+
+// storeOf returns the store of the pool that owns the address, or nil.
+func (s *stock) storeOf(addr netip.Addr) *store {
+	if i, ok := s.config.index(addr); ok {
+		return s.store(i, FamilyOf(addr))
+	}
+	return nil
+}
+
+// take notes that somebody holds the address from now on, and nobody did before.
+func (s *stock) take(addr netip.Addr) {
+	if at := s.storeOf(addr); at != nil {
+		at.used++
+	}
+	if e, ok := s.freed[addr]; ok {
+		s.listOf(addr).Remove(e)
+		delete(s.freed, addr)
+	}
+}
+
+// free notes that nobody holds the address any more.
+func (s *stock) free(addr netip.Addr) {
+	if at := s.storeOf(addr); at != nil {
+		at.used--
+	}
+	s.clock++
+	s.shelve(freedAddr{addr, s.clock})
+}
+
+func (s *stock) listOf(addr netip.Addr) *list.List {
+	if i, ok := s.config.index(addr); ok && s.config.Pools[i].handsOut(addr) {
+		return s.store(i, FamilyOf(addr)).freed
+	}
+	return s.withheld
+}
+
+// shelve puts an address behind those that were freed before.
+func (s *stock) shelve(f freedAddr) {
+	l := s.listOf(f.addr)
+	s.freed[f.addr] = l.PushBack(f)
+	if l.Len() <= mostFreed {
+		return
+	}
+	oldest := l.Remove(l.Front()).(freedAddr)
+	delete(s.freed, oldest.addr)
+	if at := s.storeOf(oldest.addr); at != nil {
+		at.forgotten = true
+	}
+}
+
+// next returns the address that the pool hands out next, and leaves it there.
+func (s *stock) next(pool int, f Family) netip.Addr {
+	p, at := &s.config.Pools[pool], s.store(pool, f)
+	for range 2 {
+		for at.span < len(at.ranges) {
+			if addr := at.at; p.handsOut(addr) && !s.inUse(addr) && s.freed[addr] == nil {
+				return addr
+			}
+			// Each address is passed once, so that the cost is spread over the allocations before.
+			if at.at != at.ranges[at.span].To() {
+				at.at = at.at.Next()
+			} else if at.span++; at.span < len(at.ranges) {
+				at.at = at.ranges[at.span].From()
+			}
+		}
+		if e := at.freed.Front(); e != nil {
+			return e.Value.(freedAddr).addr
+		}
+		if !at.forgotten {
+			break
+		}
+		at.rewind() // what was forgotten is somewhere before
+	}
+	return netip.Addr{}
+}
+
+// Usage is how many addresses a pool has of one family, and how many of them are in use. However many Services share an
+// address, it is one.
+type Usage struct {
+	Pool   string
+	Family Family
+	// Total leaves out those that the pool avoids. An IPv6 pool may have more than any integer counts.
+	Total float64
+	InUse int
+}
+
+// Usage returns the usage of every pool and of each family that it has addresses of.
+func (a *Allocator) Usage() (all []Usage) {
+	for i, pool := range a.config.Pools {
+		for _, f := range []Family{IPv4, IPv6} {
+			at := a.stock.store(i, f)
+			if len(at.ranges) == 0 {
+				continue
+			}
+			total := 0.0
+			for _, r := range at.ranges {
+				total += count(r)
+				if pool.AvoidBuggyIPs && f == IPv4 {
+					total -= float64(buggyUpTo(r.To(), 1) - buggyUpTo(r.From(), 0))
+				}
+			}
+			all = append(all, Usage{pool.Name, f, total, at.used})
+		}
+	}
+	return all
+}
+
+func count(r netipx.IPRange) float64 {
+	from, to := r.From().As16(), r.To().As16()
+	n := new(big.Int).Sub(new(big.Int).SetBytes(to[:]), new(big.Int).SetBytes(from[:]))
+	f, _ := new(big.Float).SetInt(n.Add(n, big.NewInt(1))).Float64()
+	return f
+}
+
+// buggyUpTo counts the IPv4 addresses below addr, or up to it with one more, that end in .0 or .255.
+func buggyUpTo(addr netip.Addr, more uint64) uint64 {
+	b := addr.As4()
+	n := uint64(binary.BigEndian.Uint32(b[:])) + more
+	return (n+255)/256 + n/256
+}

@@ -1,0 +1,181 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/legacyregistry"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+)
+
+// The metrics have MetalLB's names where it has them, so that dashboards and alerts go on working.
+var (
+	updates = metrics.NewCounter(&metrics.CounterOpts{
+		Name:           "metallb_k8s_client_updates_total",
+		Help:           "How many changes of Services and configurations were looked at.",
+		StabilityLevel: metrics.ALPHA,
+	})
+	updateErrors = metrics.NewCounter(&metrics.CounterOpts{
+		Name:           "metallb_k8s_client_update_errors_total",
+		Help:           "How many of these could not be dealt with, and were tried again.",
+		StabilityLevel: metrics.ALPHA,
+	})
+	assignment = metrics.NewHistogram(&metrics.HistogramOpts{
+		Name:           "metallb_allocator_assignment_seconds",
+		Help:           "From when the controller manager saw a Service without an address until the Service's status showed one.",
+		Buckets:        metrics.ExponentialBuckets(0.01, 2, 16), // 10 ms to 5 minutes
+		StabilityLevel: metrics.ALPHA,
+	})
+)
+
+func gauge(name, help string, labels ...string) *metrics.Desc {
+	return metrics.NewDesc(name, help, labels, nil, metrics.ALPHA, "")
+}
+
+var (
+	addressesTotal = gauge("metallb_allocator_addresses_total", "How many addresses the pool may hand out.", "pool")
+	addressesInUse = gauge("metallb_allocator_addresses_in_use_total", "How many addresses of the pool are in use. One that Services share counts once.", "pool")
+	byFamily       = map[loadbalancer.Family][2]*metrics.Desc{
+		loadbalancer.IPv4: {
+			gauge("metallb_allocator_ipv4_addresses_total", "How many IPv4 addresses the pool may hand out.", "pool"),
+			gauge("metallb_allocator_ipv4_addresses_in_use_total", "How many IPv4 addresses of the pool are in use.", "pool"),
+		},
+		loadbalancer.IPv6: {
+			gauge("metallb_allocator_ipv6_addresses_total", "How many IPv6 addresses the pool may hand out.", "pool"),
+			gauge("metallb_allocator_ipv6_addresses_in_use_total", "How many IPv6 addresses of the pool are in use.", "pool"),
+		},
+	}
+	servicesPending = gauge("metallb_allocator_services_pending", "How many Services do not have what they ask for.")
+	configLoaded    = gauge("metallb_k8s_client_config_loaded_bool", "1 if a configuration is in force.")
+	configStale     = gauge("metallb_k8s_client_config_stale_bool", "1 if the configuration in force is not what the operator wrote last.")
+)
+
+// register offers the Cloud's metrics where the framework serves its own.
+func (c *Cloud) register() {
+	legacyregistry.MustRegister(updates, updateErrors, assignment)
+	legacyregistry.CustomMustRegister(&collector{cloud: c})
+}
+
+// A collector looks at the Cloud when somebody asks for metrics. A standby has none to give.
+type collector struct {
+	metrics.BaseStableCollector
+	cloud *Cloud
+}
+
+func (k *collector) DescribeWithStability(to chan<- *metrics.Desc) {
+	for _, d := range []*metrics.Desc{addressesTotal, addressesInUse, servicesPending, configLoaded, configStale} {
+		to <- d
+	}
+	for _, both := range byFamily {
+		to <- both[0]
+		to <- both[1]
+	}
+}
+
+func (k *collector) CollectWithStability(to chan<- metrics.Metric) {
+	usage, pending, config, leads := k.cloud.figures()
+	if !leads {
+		return
+	}
+	give := func(d *metrics.Desc, value float64, labels ...string) {
+		to <- metrics.NewLazyConstMetric(d, metrics.GaugeValue, value, labels...)
+	}
+	total, inUse := map[string]float64{}, map[string]float64{}
+	for _, u := range usage {
+		total[u.Pool] += u.Total
+		inUse[u.Pool] += float64(u.InUse)
+		give(byFamily[u.Family][0], u.Total, u.Pool)
+		give(byFamily[u.Family][1], float64(u.InUse), u.Pool)
+	}
+	for pool := range total {
+		give(addressesTotal, total[pool], pool)
+		give(addressesInUse, inUse[pool], pool)
+	}
+	give(servicesPending, float64(pending))
+	give(configLoaded, oneIf(config.loaded))
+	give(configStale, oneIf(config.stale))
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// A configState is what metrics say about the configuration.
+type configState struct{ loaded, stale bool }
+
+// figures are what the metrics show of a leader.
+func (c *Cloud) figures() (usage []loadbalancer.Usage, pending int, config configState, leads bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.ledger.unserved {
+		if e.why != "" || e.owed || len(c.ledger.held(e.service)) == 0 {
+			pending++
+		}
+	}
+	return c.ledger.allocator.Usage(), pending, c.config, c.ready && !c.frozen
+}
+
+// clock measures how long a Service waits for its first address.
+func (c *Cloud) clock(svc *corev1.Service, now time.Time) {
+	shown := len(svc.Status.LoadBalancer.Ingress) > 0
+	began, waits := c.began[svc.UID]
+	switch {
+	case wants(svc) && !shown && !waits:
+		c.began[svc.UID] = now
+	case wants(svc) && !shown:
+	case waits:
+		delete(c.began, svc.UID)
+		if shown {
+			assignment.Observe(now.Sub(began).Seconds())
+		}
+	}
+}
+
+// watches know since when reading from the API server fails.
+type watches struct {
+	mu           sync.Mutex
+	since, until time.Time
+}
+
+const (
+	// A reflector that fails tries again within a minute. After twice that without a failure, it is well.
+	watchIsWell = 2 * time.Minute
+	// watchIsLost is how long failures may go on until the process is better started again.
+	watchIsLost = 5 * time.Minute
+)
+
+// over learns of the failures of an informer.
+func (w *watches) over(informer cache.SharedIndexInformer) error {
+	return informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, r *cache.Reflector, err error) {
+		w.fail(time.Now())
+		cache.DefaultWatchErrorHandler(ctx, r, err)
+	})
+}
+
+func (w *watches) fail(now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now.Sub(w.until) > watchIsWell {
+		w.since = now
+	}
+	w.until = now
+}
+
+// check returns an error if reading has failed for long, and still does.
+func (w *watches) check(now time.Time) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now.Sub(w.until) <= watchIsWell && w.until.Sub(w.since) > watchIsLost {
+		return fmt.Errorf("reading from the API server has failed since %s", w.since.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
