@@ -284,7 +284,7 @@ func (l *ledger) serve() (changed []*corev1.Service) {
 	for _, e := range waiting {
 		held, why := l.held(e.service), e.why
 		g := l.decide(e)
-		if e.asked && (!slices.Equal(held, g.Addrs) || e.why != why) {
+		if e.asked && (!slices.Equal(held, g.Addrs) || e.why != why && !e.owed) {
 			changed = append(changed, e.service)
 		}
 		eased = eased || g.Eased

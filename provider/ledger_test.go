@@ -231,6 +231,93 @@ func TestAnAddressThatAServiceLeavesServesWhoWaits(t *testing.T) {
 	})
 }
 
+func TestSharersStayTogetherOverARestartAndMakeRoomForEachOther(t *testing.T) {
+	taken := `address 10.0.0.0 is held by service shop/web, and both use TCP port 80: use different ports, or ask for another address`
+	full := `no free address in pool "vip": add addresses, or delete a Service that holds one`
+	tell(t, []step{
+		{then: "there is a pool", configure: "vip 10.0.0.0/31"},
+		{then: "three show one address: the third uses web's port", adopt: "shop/web shows=10.0.0.0 share=k port=80 age=3; farm/mail shows=10.0.0.0 share=k port=25 age=2; shop/www shows=10.0.0.0 share=k port=80 age=1", conflicts: "shop/www"},
+		{then: "web keeps it", ask: "shop/web shows=10.0.0.0 share=k port=80 age=3", addr: "10.0.0.0"},
+		{then: "so does mail, of another namespace", ask: "farm/mail shows=10.0.0.0 share=k port=25 age=2", addr: "10.0.0.0"},
+		{then: "www gets another", ask: "shop/www shows=10.0.0.0 share=k port=80 age=1", addr: "10.0.0.1", news: true},
+		{then: "dns joins that, and not mail of the other namespace", ask: "shop/dns share=k port=53", addr: "10.0.0.1", news: true},
+	})
+	tell(t, []step{
+		{then: "there is a pool", configure: "vip 10.0.0.0/31"},
+		{then: "two share", adopt: "shop/web shows=10.0.0.0 share=k port=80 age=4; shop/mail shows=10.0.0.0 share=k port=25 age=3"},
+		{then: "web keeps it", ask: "shop/web shows=10.0.0.0 share=k port=80 age=4", addr: "10.0.0.0"},
+		{then: "so does mail", ask: "shop/mail shows=10.0.0.0 share=k port=25 age=3", addr: "10.0.0.0"},
+		{then: "dns joins", ask: "shop/dns share=k port=53 age=2", addr: "10.0.0.0", news: true},
+		{then: "www shares with nobody", ask: "shop/www port=80 age=1", addr: "10.0.0.1", news: true},
+		{then: "api asks for a port that is taken", ask: "shop/api want=10.0.0.0 share=k port=80", why: taken},
+		{then: "web takes another port, and api is served", ask: "shop/web shows=10.0.0.0 share=k port=81 age=4", addr: "10.0.0.0", changed: "shop/api"},
+		{then: "api has it", ask: "shop/api want=10.0.0.0 share=k port=80", addr: "10.0.0.0", news: true},
+		{then: "dns takes api's port, and must go where none is free", ask: "shop/dns shows=10.0.0.0 share=k port=80 age=2", moved: "10.0.0.0"},
+		{then: "its status is empty", see: "shop/dns share=k port=80 age=2", again: true},
+		{then: "and it hears why", ask: "shop/dns share=k port=80 age=2", why: full},
+		{then: "mail drops its key, and stays with a remark", ask: "shop/mail shows=10.0.0.0 port=25 age=3", addr: "10.0.0.0", why: full},
+		{then: "www goes, and the older of the two is served: mail, which wants no company", forget: "shop/www", changed: "shop/mail"},
+		{then: "it moves", ask: "shop/mail shows=10.0.0.0 port=25 age=3", addr: "10.0.0.1", news: true, moved: "10.0.0.0"},
+	})
+}
+
+func TestASharersOtherPolicyCostsNobodyTheAddress(t *testing.T) {
+	other := "address 10.0.0.0 is held by service shop/web, whose externalTrafficPolicy is another: give both the same, or ask for another address"
+	tell(t, []step{
+		{then: "there is a pool", configure: "vip 10.0.0.0/30"},
+		{then: "web has an address", ask: "shop/web share=k port=80 local=x", addr: "10.0.0.0", news: true},
+		{then: "api shares it", ask: "shop/api share=k port=81 local=x", addr: "10.0.0.0", news: true},
+		{then: "api's policy changes: it stays and hears of it", ask: "shop/api share=k port=81 shows=10.0.0.0", addr: "10.0.0.0", why: other},
+		{then: "web is not to blame", ask: "shop/web share=k port=80 local=x shows=10.0.0.0", addr: "10.0.0.0"},
+		{then: "web follows, and api is told", ask: "shop/web share=k port=80 shows=10.0.0.0", addr: "10.0.0.0", changed: "shop/api"},
+		{then: "all is well", ask: "shop/api share=k port=81 shows=10.0.0.0", addr: "10.0.0.0"},
+		{then: "web's is Local again", ask: "shop/web share=k port=80 local=x shows=10.0.0.0", addr: "10.0.0.0",
+			why: "address 10.0.0.0 is held by service shop/api, whose externalTrafficPolicy is another: give both the same, or ask for another address"},
+		{then: "and api's", ask: "shop/api share=k port=81 local=y shows=10.0.0.0", addr: "10.0.0.0", changed: "shop/web"},
+		{then: "web hears that it selects other pods", ask: "shop/web share=k port=80 local=x shows=10.0.0.0", addr: "10.0.0.0",
+			why: "address 10.0.0.0 is held by service shop/api, whose selector is another: with externalTrafficPolicy Local, give both the same, or ask for another address"},
+		{then: "a selector is nothing that the service controller looks at", see: "shop/api share=k port=81 local=x shows=10.0.0.0", again: true},
+		{then: "api selects the same", ask: "shop/api share=k port=81 local=x shows=10.0.0.0", addr: "10.0.0.0", changed: "shop/web"},
+		{then: "all is well again", ask: "shop/web share=k port=80 local=x shows=10.0.0.0", addr: "10.0.0.0"},
+	})
+}
+
+func TestTwoFamiliesComeFromOnePool(t *testing.T) {
+	tell(t, []step{
+		{then: "one pool has both", configure: "four 10.0.0.0/30; both 10.1.0.0/30,fd00::/127"},
+		{then: "web needs both", ask: "shop/web families=46 require", addr: "10.1.0.0,fd00::", news: true},
+		{then: "api would like both, IPv6 first", ask: "shop/api families=64 prefer", addr: "fd00::1,10.1.0.1", news: true},
+		{then: "blog would like both, and gets what there is", ask: "shop/blog families=46 prefer", addr: "10.0.0.0", news: true},
+		{then: "mail too, of that pool", ask: "shop/mail families=46 prefer pool=both", addr: "10.1.0.2", news: true},
+		{then: "shop needs both", ask: "shop/shop families=46 require", why: `no free IPv4 and IPv6 address in one of the pools "four", "both": add addresses of both, or set spec.ipFamilyPolicy to PreferDualStack`},
+		{then: "six needs IPv6", ask: "shop/six families=6", why: `no free IPv6 address in one of the pools "four", "both": add addresses, or delete a Service that holds one`},
+		{then: "shop is content with one after all, to which the service controller is deaf", see: "shop/shop families=46 prefer", again: true},
+		{then: "and gets it", ask: "shop/shop families=46 prefer", addr: "10.0.0.1", news: true},
+		{then: "web goes: six, which has nothing, comes before mail, which has one", forget: "shop/web", changed: "shop/six"},
+		{then: "six has it", ask: "shop/six families=6", addr: "fd00::", news: true},
+		{then: "api goes: the second address of its pool is mail's", forget: "shop/api", changed: "shop/mail"},
+		{then: "mail has both", ask: "shop/mail families=46 prefer pool=both shows=10.1.0.2", addr: "10.1.0.2,fd00::1", news: true},
+		{then: "mail needs only one", ask: "shop/mail families=4 pool=both shows=10.1.0.2,fd00::1", addr: "10.1.0.2", moved: "fd00::1"},
+	})
+}
+
+func TestAPoolIsForThoseThatItsOperatorNamed(t *testing.T) {
+	tell(t, []step{
+		{then: "one pool is for gold, one for the farm", configure: "gold 10.0.0.0/30 tier=gold; farm 10.1.0.0/30 namespace=farm"},
+		{then: "neither is for web", ask: "shop/web", why: `no pool is for this Service: change its labels, or the namespaces or service-selectors of one of the pools "gold", "farm"`},
+		{then: "also by name", ask: "shop/api pool=farm", why: `pool "farm" is not for this Service: ask for another, or change its namespaces or service-selectors`},
+		{then: "also by address", ask: "shop/ftp want=10.1.0.1", why: `address 10.1.0.1 belongs to pool "farm", which is not for this Service: ask for another, or change its namespaces or service-selectors`},
+		{then: "the farm's own is served", ask: "farm/web", addr: "10.1.0.0", news: true},
+		{then: "a label makes the difference", see: "shop/web label=gold", again: true},
+		{then: "web is served", ask: "shop/web label=gold", addr: "10.0.0.0", news: true},
+		{then: "it is there", see: "shop/web label=gold shows=10.0.0.0"},
+		{then: "without the label it stays where it is", see: "shop/web shows=10.0.0.0"},
+		{then: "asked again, too", ask: "shop/web shows=10.0.0.0", addr: "10.0.0.0"},
+		{then: "the operator opens the farm", configure: "gold 10.0.0.0/30 tier=gold; farm 10.1.0.0/30", changed: "shop/ftp shop/api"},
+		{then: "ftp has what it wants", ask: "shop/ftp want=10.1.0.1", addr: "10.1.0.1", news: true},
+	})
+}
+
 func TestAChangedStatusIsSeenOnceItHadBeenShown(t *testing.T) {
 	tell(t, []step{
 		{then: "there is a pool", configure: "vip 10.0.0.0/30"},
