@@ -2,6 +2,7 @@ package provider
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -22,6 +23,12 @@ type ledger struct {
 	// unserved are the entries of Services that do not have what they ask for, so that a freed address costs work for
 	// those only.
 	unserved map[types.UID]*entry
+	// queue has the unserved in the order in which they are served, unless unsorted is set. Who is served by now may still
+	// stand in it.
+	queue    []*entry
+	unsorted bool
+	// selective is set if some pool is for Services with certain labels only.
+	selective bool
 }
 
 // An entry is the ledger's line for one Service.
@@ -40,6 +47,7 @@ type entry struct {
 	owed bool
 	// told are the addresses that an event has announced, or that the Service had before we knew it.
 	told []netip.Addr
+	rank int // in the queue
 	// conflict and renumbered say why the Service does not have the ones that it was told any more.
 	conflict   error
 	renumbered bool
@@ -93,9 +101,9 @@ func (l *ledger) adopt(services []*corev1.Service) (conflicts []conflict) {
 		e.told = l.held(svc)
 		e.shown = len(e.told) > 0 && shows(svc, e.told)
 	}
-	for uid, e := range l.entries {
+	for _, e := range l.entries {
 		if wants(e.service) && len(l.held(e.service)) == 0 {
-			l.unserved[uid] = e
+			l.wait(e)
 		}
 	}
 	l.serve()
@@ -123,14 +131,23 @@ func (l *ledger) decide(e *entry) loadbalancer.Grant {
 	e.conflict = cmp.Or(g.Conflict, e.conflict)
 	e.renumbered = e.renumbered || g.Renumbered
 	e.why = ""
-	delete(l.unserved, e.service.UID)
 	if g.Why != nil {
 		e.why = g.Why.Error()
 	}
 	if g.Why != nil || g.More {
-		l.unserved[e.service.UID] = e
+		l.wait(e)
+	} else {
+		delete(l.unserved, e.service.UID)
 	}
 	return g
+}
+
+// wait enters a Service among those that do not have what they ask for, or puts it in another place there.
+func (l *ledger) wait(e *entry) {
+	if rank := l.rankOf(e); l.unserved[e.service.UID] != e || rank != e.rank {
+		e.rank, l.unsorted = rank, true
+	}
+	l.unserved[e.service.UID] = e
 }
 
 // A decision is what the service controller, the cluster's users and the log hear of a Service.
@@ -210,6 +227,9 @@ func (l *ledger) see(svc *corev1.Service) (again bool) {
 		}
 		return false
 	}
+	if l.unserved[svc.UID] == e {
+		l.wait(e) // perhaps in another place
+	}
 	same := shows(svc, held)
 	// Before the decision was shown, the status may still be what it was then. Anything else is somebody's doing.
 	forged := !same && (e.shown || e.asked && !equality.Semantic.DeepEqual(svc.Status.LoadBalancer.Ingress, e.stale))
@@ -241,12 +261,13 @@ func (l *ledger) forget(uid types.UID) []netip.Addr {
 // served.
 func (l *ledger) configure(config *loadbalancer.Config, givenUp *netipx.IPSet) {
 	l.allocator.Configure(config, givenUp)
-	for uid, e := range l.entries {
+	l.selective = slices.ContainsFunc(config.Pools, func(p loadbalancer.Pool) bool { return len(p.ServiceSelectors) > 0 })
+	for _, e := range l.entries {
 		if !wants(e.service) {
 			continue
 		}
 		if g, same := l.allocator.Check(e.request); !same || g.More || g.Why != nil {
-			l.unserved[uid] = e
+			l.wait(e)
 		}
 	}
 }
@@ -273,21 +294,31 @@ func (l *ledger) strays() (all []stray) {
 // serve gives Services that wait what there is for them now: first those that ask for one address, then the older, and last
 // those that have one and would like another. It returns those for which the answer changed.
 func (l *ledger) serve() (changed []*corev1.Service) {
-	waiting := make([]*entry, 0, len(l.unserved))
-	for _, e := range l.unserved {
-		waiting = append(waiting, e)
+	if l.unsorted || len(l.queue) > 2*len(l.unserved)+16 {
+		l.queue = slices.SortedFunc(maps.Values(l.unserved), func(a, b *entry) int {
+			return cmp.Or(cmp.Compare(a.rank, b.rank), older(a.service, b.service))
+		})
+		l.unsorted = false
 	}
-	slices.SortFunc(waiting, func(a, b *entry) int {
-		return cmp.Or(cmp.Compare(l.rank(a), l.rank(b)), older(a.service, b.service))
-	})
 	eased := false
-	for _, e := range waiting {
+	failed := map[shape]string{}
+	for _, e := range l.queue {
+		if l.unserved[e.service.UID] != e {
+			continue
+		}
 		held, why := l.held(e.service), e.why
+		shape, plain := l.shapeOf(e.request)
+		if plain = plain && len(held) == 0; plain && why != "" && failed[shape] == why {
+			continue // as it was told, and as one before it was told now
+		}
 		g := l.decide(e)
 		if e.asked && (!slices.Equal(held, g.Addrs) || e.why != why && !e.owed) {
 			changed = append(changed, e.service)
 		}
 		eased = eased || g.Eased
+		if plain {
+			failed[shape] = e.why
+		}
 	}
 	if eased { // there is something that one before may have waited for
 		changed = append(changed, l.serve()...)
@@ -295,7 +326,23 @@ func (l *ledger) serve() (changed []*corev1.Service) {
 	return changed
 }
 
-func (l *ledger) rank(e *entry) int {
+// A shape is what requests have in common that get the same answer if they get nothing.
+type shape struct {
+	namespace, pool string
+	families        [2]loadbalancer.Family
+	all             bool
+}
+
+// shapeOf returns the shape of a request, and false for one that is like no other.
+func (l *ledger) shapeOf(r loadbalancer.Request) (shape, bool) {
+	s := shape{namespace: r.Namespace, pool: r.Pool, all: r.AllFamilies}
+	if copy(s.families[:], r.Families) < len(r.Families) || len(r.Addrs) > 0 || r.Key != "" || r.Invalid != nil {
+		return shape{}, false
+	}
+	return s, len(r.Labels) == 0 || !l.selective
+}
+
+func (l *ledger) rankOf(e *entry) int {
 	switch {
 	case len(e.request.Addrs) > 0:
 		return 0
