@@ -66,6 +66,9 @@ type Lab struct {
 	Router *router.Router
 	Nodes  []Node
 
+	// ControllerPort is where the controller manager that was started last serves /healthz and /metrics.
+	ControllerPort int
+
 	root      string // of the repository
 	processes []*kubernetes.Process
 	count     atomic.Int32
@@ -176,6 +179,7 @@ func (l *Lab) StartController(ctx context.Context, more ...string) (*kubernetes.
 		// The framework waits this long before it starts its controllers, of which there is one.
 		"--controller-start-interval=0s",
 	}, more...)
+	l.ControllerPort = port
 	p, err := l.start("metallb-cloud-controller-manager", nil, args...)
 	if err != nil {
 		return nil, err
@@ -309,14 +313,18 @@ func Until(ctx context.Context, what string, answers func(context.Context) error
 	defer cancel()
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
+	var last error
 	for {
 		err := answers(ctx)
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() == nil || last == nil { // afterwards, everything fails
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waited for %s: %w", what, err)
+			return fmt.Errorf("waited for %s: %w", what, last)
 		case <-ticker.C:
 		}
 	}
