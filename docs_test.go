@@ -23,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
@@ -197,6 +198,91 @@ func TestTheReferenceKnowsTheKeysThatParseKnows(t *testing.T) {
 		if !documented[path] {
 			t.Errorf("%s does not list %s", reference, path)
 		}
+	}
+}
+
+// The reference says that labels and namespaces are those that Kubernetes allows. Parse has rules of its own, since the
+// domain does not know Kubernetes.
+func TestParseTakesTheLabelsAndNamespacesThatKubernetesTakes(t *testing.T) {
+	texts := []string{""}
+	for i := 0; len(texts[i]) < 3; i++ {
+		for _, c := range []string{"a", "Z", "0", "-", "_", ".", "/", " ", "é"} {
+			texts = append(texts, texts[i]+c)
+		}
+	}
+	for _, n := range []int{62, 63, 64, 252, 253, 254} {
+		long := strings.Repeat("a", n)
+		dotted := strings.Repeat("a.", n)[:n-1] + "a"
+		texts = append(texts, long, "x/"+long, long+"/x", dotted, "x/"+dotted, dotted+"/x", long+"."+long+"/x")
+	}
+	places := map[string]struct {
+		config string
+		rule   func(string) []string
+	}{
+		"key":       {"peers: [{peer-address: 10.0.0.1, peer-asn: 1, my-asn: 2, node-selectors: [{match-labels: {%q: x}}]}]", validation.IsQualifiedName},
+		"value":     {"peers: [{peer-address: 10.0.0.1, peer-asn: 1, my-asn: 2, node-selectors: [{match-labels: {x: %q}}]}]", validation.IsValidLabelValue},
+		"namespace": {"address-pools: [{name: a, cidr: [10.0.0.0/24], namespaces: [%q]}]", validation.IsDNS1123Label},
+	}
+	for noun, place := range places {
+		for _, text := range texts {
+			_, _, err := loadbalancer.Parse(fmt.Appendf(nil, place.config, text))
+			if why := place.rule(text); (err == nil) != (len(why) == 0) {
+				t.Errorf("the %s %q: Parse says %v, and Kubernetes %v", noun, text, err, why)
+			}
+		}
+	}
+}
+
+// Operators who come from some version of MetalLB find it, and every message that its configurations lead to.
+func TestTheMigrationPageKnowsEveryVersionAndMessage(t *testing.T) {
+	const path, samples = "docs/migration.md", "loadbalancer/testdata/metallb"
+	page := readPage(t, path)
+	listed := map[string]bool{}
+	for _, row := range page.rows("A ConfigMap of v0.2 to v0.12") {
+		listed[row.cells[0]] = true
+	}
+	folders, err := os.ReadDir(samples)
+	if err != nil || len(folders) == 0 {
+		t.Fatal("there are no samples", err)
+	}
+	for _, folder := range folders {
+		if !listed[folder.Name()] {
+			t.Errorf("%s does not list %s", path, folder.Name())
+		}
+		delete(listed, folder.Name())
+	}
+	for version := range listed {
+		t.Errorf("%s lists %s, of which there are no samples", path, version)
+	}
+	// The same message of another place, line and value.
+	text := func(s string) string {
+		s = regexp.MustCompile(` \(column \d+\)`).ReplaceAllString(s, "")
+		s = regexp.MustCompile(`"[^"\n]*"`).ReplaceAllString(s, `"…"`)
+		s = regexp.MustCompile(`(also|peers?) as [^ ]+ on line \d+`).ReplaceAllStringFunc(s, func(s string) string { return strings.Fields(s)[0] + " as …" })
+		return s
+	}
+	told := text(page.text)
+	wants, err := filepath.Glob(samples + "/*/*.want")
+	if err != nil || len(wants) == 0 {
+		t.Fatal("there are no expectations", err)
+	}
+	looked := 0
+	for _, want := range wants {
+		for line := range strings.Lines(read(t, want)) {
+			problem, ok := strings.CutPrefix(strings.TrimSpace(line), "refused: ")
+			if !ok {
+				continue
+			}
+			looked++
+			_, what, _ := strings.Cut(problem, ": ") // the line
+			_, what, _ = strings.Cut(what, ": ")     // the key
+			if !strings.Contains(told, text(what)) {
+				t.Errorf("%s does not show what %s leads to:\n%s", path, want, text(what))
+			}
+		}
+	}
+	if looked == 0 {
+		t.Error("no sample is refused: this test looks at nothing")
 	}
 }
 

@@ -2,7 +2,6 @@ package loadbalancer
 
 import (
 	"net/netip"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -14,12 +13,8 @@ import (
 
 // FuzzParse checks what everybody behind Parse relies on.
 func FuzzParse(f *testing.F) {
-	files, err := filepath.Glob("testdata/*.yaml")
-	if err != nil || len(files) == 0 {
-		f.Fatal("no samples", err)
-	}
-	for _, file := range files {
-		f.Add(sample(f, filepath.Base(file)))
+	for _, file := range append(samples(f, "metallb"), samples(f, "admitted")...) {
+		f.Add(configIn(f, sample(f, file)))
 	}
 	for _, text := range []string{
 		"",
@@ -30,6 +25,11 @@ func FuzzParse(f *testing.F) {
 		peer("password: hunter2", "ttl-security: true", "hold-time: 1s"),
 		pool("advertisements: [{aggregation-length: 24, localpref: 200, communities: [no-export, '1:2', 'large:1:2:3'], as-path-prepend: 2}, ~]"),
 		pool("auto-assign: no", "avoid-buggy-ips: on", "priority: -7", "protocol: bgp"),
+		pool("namespaces: [shop, blog, shop]", "service-selectors: [{match-labels: {tier: front}}, ~]", "share-across-namespaces: yes"),
+		pool("namespaces: [Shop, '', ~]", "service-selectors: [{match-labels: {a-: -b}, match-expressions: [{key: x/y/z, operator: In, values: [é]}]}]"),
+		"address-pools:\n- {name: a, cidr: ['2001:db8::/64', 10.0.0.0/30, '::1-::7'], advertisements: [{aggregation-length: 31, aggregation-length-v6: 126}]}\n",
+		"address-pools:\n- {name: a, cidr: ['::/0']}\n- {name: b, cidr: ['ffff::/16', '0.0.0.0-255.255.255.255']}\n",
+		"peers:\n- {peer-address: 10.0.0.1, peer-asn: 1, my-asn: 2}\n- {peer-address: 10.0.0.1, peer-asn: 1, my-asn: 3}\n- {name: '10.0.0.1#2', peer-address: 10.0.0.1, peer-asn: 1, my-asn: 2}\n",
 		"address-pools:\n- {name: a, cidr: [10.0.0.0/8]}\n- {name: b, addresses: [10.1.0.0-10.2.0.0]}\n",
 		"address-pools:\n- {name: a, cidr: [10.0.0.7-10.0.0.9, 10.0.0.0/30], advertisements: [{aggregation-length: 31}]}\n",
 		"peers: &p [*p]\n",
@@ -51,8 +51,15 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("%T with %d problems, config %v", err, len(problems), config)
 			}
 			located(t, text, problems)
-			if _, _, err := ParseAdmitted(text); err != nil {
+			admitted, _, err := ParseAdmitted(text)
+			if err != nil {
 				located(t, text, err.(Problems))
+				return
+			}
+			for i, p := range admitted.Pools {
+				if p.Name == "" || len(p.Advertisements) == 0 || len(p.Ranges) == 0 || admitted.Pool(p.Ranges[0].To()) != &admitted.Pools[i] {
+					t.Fatalf("pool %+v", p)
+				}
 			}
 			return
 		}
@@ -91,6 +98,7 @@ func sound(t *testing.T, config *Config) {
 			t.Fatalf("the name of a peer: %q", p.Name)
 		}
 		names[p.Name] = true
+		labelled(t, p.NodeSelectors)
 		whole := func(d time.Duration) bool { return d%time.Second == 0 && d <= 65535*time.Second }
 		switch {
 		case !p.Addr.Is4() || p.Port == 0 || p.ASN == 0 || p.MyASN == 0:
@@ -112,23 +120,30 @@ func sound(t *testing.T, config *Config) {
 		}
 	}
 	pools := map[string]bool{}
-	var all []netipx.IPRange
+	var ranges []netipx.IPRange
 	for i := range config.Pools {
 		p := &config.Pools[i]
 		if p.Name == "" || pools[p.Name] || len(p.Ranges) == 0 || len(p.Advertisements) == 0 {
 			t.Fatalf("pool %+v", p)
 		}
 		pools[p.Name] = true
+		once := slices.IsSorted(p.Namespaces) && len(slices.Compact(slices.Clone(p.Namespaces))) == len(p.Namespaces)
+		if !once || !every(p.Namespaces, isNamespace) {
+			t.Fatalf("namespaces %q", p.Namespaces)
+		}
+		labelled(t, p.ServiceSelectors)
 		if !slices.IsSortedFunc(p.Ranges, func(a, b netipx.IPRange) int { return a.From().Compare(b.From()) }) {
 			t.Fatalf("ranges %v", p.Ranges)
 		}
-		all = append(all, p.Ranges...)
+		ranges = append(ranges, p.Ranges...)
 		for _, r := range p.Ranges {
 			if !r.IsValid() || config.Pool(r.From()) != p || config.Pool(r.To()) != p {
 				t.Fatalf("range %v of pool %q", r, p.Name)
 			}
-			if before := r.From().Prev(); before.IsValid() && config.Pool(before) == p && !ranged(p, before) {
-				t.Fatalf("pool %q owns %s", p.Name, before)
+			for _, beside := range []netip.Addr{r.From().Prev(), r.To().Next()} {
+				if beside.IsValid() && config.Pool(beside) == p && !ranged(p, beside) {
+					t.Fatalf("pool %q owns %s", p.Name, beside)
+				}
 			}
 			announced(t, config, p, r)
 		}
@@ -136,6 +151,7 @@ func sound(t *testing.T, config *Config) {
 			if a.AggregationLength < 0 || a.AggregationLength > 32 || a.AggregationLengthV6 < 0 || a.AggregationLengthV6 > 128 || a.Prepend > 10 {
 				t.Fatalf("advertisement %+v", a)
 			}
+			labelled(t, a.NodeSelectors)
 			for _, peer := range a.Peers {
 				if !names[peer] {
 					t.Fatalf("an advertisement for %q", peer)
@@ -150,13 +166,33 @@ func sound(t *testing.T, config *Config) {
 			}
 		}
 	}
-	for i, r := range all {
-		for _, other := range all[:min(i, 100)] {
+	for i, r := range ranges {
+		for _, other := range ranges[:min(i, 100)] {
 			if r.Overlaps(other) {
 				t.Fatalf("%v overlaps %v", r, other)
 			}
 		}
 	}
+}
+
+// labelled checks that there can be objects with the labels that selectors name.
+func labelled(t *testing.T, selectors []Selector) {
+	for _, s := range selectors {
+		for key, value := range s.MatchLabels {
+			if !isLabelKey(key) || !isLabelValue(value) {
+				t.Fatalf("label %q: %q", key, value)
+			}
+		}
+		for _, e := range s.MatchExpressions {
+			if !isLabelKey(e.Key) || !slices.Contains(operators, e.Operator) || !every(e.Values, isLabelValue) {
+				t.Fatalf("condition %+v", e)
+			}
+		}
+	}
+}
+
+func every(list []string, holds func(string) bool) bool {
+	return !slices.ContainsFunc(list, func(s string) bool { return !holds(s) })
 }
 
 func ranged(p *Pool, addr netip.Addr) bool {
@@ -166,7 +202,7 @@ func ranged(p *Pool, addr netip.Addr) bool {
 // announced checks that no peer hears one prefix in two ways on a node without labels, and that no prefix is wider than
 // the widest network of some range allows.
 func announced(t *testing.T, config *Config, p *Pool, r netipx.IPRange) {
-	shortest := 32
+	shortest := r.From().BitLen()
 	for _, prefix := range r.Prefixes() {
 		shortest = min(shortest, prefix.Bits())
 	}

@@ -33,11 +33,13 @@ func Parse(text []byte) (config *Config, warnings Problems, err error) {
 	if len(r.problems) > 0 {
 		return nil, nil, r.all()
 	}
-	return config, inOrder(r.warnings), nil
+	return config, few(inOrder(r.warnings)), nil
 }
 
-// ParseAdmitted reads a text that some version of Parse has accepted, perhaps a later one than this. It skips what this
-// version does not know, keys and IPv6 peers, so that a rollback loses no other routes, and returns how many it skipped. Advertisements still name the peers that were skipped, lest they reach others instead.
+// ParseAdmitted reads a text that some version of Parse has accepted, perhaps an earlier or a later one than this. It skips
+// what this version does not know, keys and IPv6 peers, so that a rollback loses no other routes, and returns how many it
+// skipped. Advertisements still name the peers that were skipped, lest they reach others instead. Labels and namespaces that
+// cannot exist, which earlier versions did not refuse, are read as written: nothing has them.
 func ParseAdmitted(text []byte) (config *Config, ignored int, err error) {
 	r := &reader{tolerant: true}
 	config = r.config(text)
@@ -53,6 +55,15 @@ func (r *reader) all() Problems {
 		problems = append(problems, Problem{Text: fmt.Sprintf("there are %d more problems: solve these first", r.unlisted)})
 	}
 	return problems
+}
+
+// few keeps the first warnings and counts the others: each becomes an event.
+func few(warnings Problems) Problems {
+	const most = 20
+	if more := len(warnings) - most; more > 0 {
+		warnings = append(warnings[:most:most], Problem{Text: fmt.Sprintf("there are %d more warnings", more)})
+	}
+	return warnings
 }
 
 func inOrder(problems Problems) Problems {
@@ -124,19 +135,10 @@ func (r *reader) config(text []byte) *Config {
 	fields, _ := r.fields(root, configKeys)
 	config := &Config{}
 
-	names := newNames("peer")
-	for _, v := range r.items(fields["peers"]) {
-		peer, supported := r.peer(v)
-		r.name(names, v, peer.Name)
-		if supported {
-			config.Peers = append(config.Peers, peer)
-		}
-	}
-	peers := names.first
-
+	peers := r.peers(config, fields["peers"])
 	defined := r.communities(fields["communities"])
 	var entries []entry
-	names = newNames("pool")
+	names := newNames("pool")
 	for _, v := range r.items(fields["address-pools"]) {
 		pool, ranges := r.pool(v, len(config.Pools), defined, peers)
 		r.name(names, v, pool.Name)
@@ -146,6 +148,7 @@ func (r *reader) config(text []byte) *Config {
 		}
 	}
 	r.apart(entries)
+	r.unannounced(entries)
 	for _, e := range entries {
 		config.owners = append(config.owners, owner{e.IPRange, e.pool})
 	}
@@ -217,6 +220,9 @@ func syntax(text []byte, err error) Problem {
 	if parserError.MatchString(what) {
 		line = lineOf(text, line)
 	}
+	if strings.HasPrefix(what, "exceeded max depth") {
+		return Problem{Text: "lists or mappings are nested too deep for a configuration: look for brackets or dashes without end"}
+	}
 	if m := unknownAnchor.FindStringSubmatch(what); m != nil {
 		// The library quotes the anchor, which may be a password that begins with an asterisk, and not its line.
 		what = "an alias (*name) stands for nothing: put a value that begins with * into quotes"
@@ -285,7 +291,47 @@ func (r *reader) name(list nameList, at value, name string) {
 	list.first[name] = at
 }
 
-// peer reports false for a peer that cannot be had from this version.
+// peers adds the peers to the configuration and returns where each name stands.
+func (r *reader) peers(config *Config, list value) map[string]value {
+	names := newNames("peer")
+	var places []value
+	var all []Peer
+	var supported []bool
+	for _, v := range r.items(list) {
+		peer, ok := r.peer(v)
+		r.name(names, v, peer.Name)
+		places, all, supported = append(places, v), append(all, peer), append(supported, ok)
+	}
+	// A name that somebody wrote goes before one that we make up.
+	last, equals := map[netip.Addr]int{}, map[string]value{}
+	for i, p := range all {
+		if p.Name == "" && p.Addr.IsValid() {
+			r.nameAfterAddress(&all[i], places[i], names, last, equals)
+		}
+		if supported[i] {
+			config.Peers = append(config.Peers, all[i])
+		}
+	}
+	return names.first
+}
+
+// nameAfterAddress gives a peer without a name that of its address. MetalLB knows no names, and its configurations may have
+// several sessions with one router, from different nodes or to different ports: 10.0.0.1, 10.0.0.1#2 and so on.
+func (r *reader) nameAfterAddress(p *Peer, at value, names nameList, last map[netip.Addr]int, equals map[string]value) {
+	written := fmt.Sprintf("%+v", *p)
+	if before, twice := equals[written]; twice && !r.tolerant { // a key that we skipped may be what differs
+		r.problem(at, "is the same peer as %s: keep one", place(before))
+		return
+	}
+	equals[written] = at
+	taken := func(name string) bool { _, ok := names.first[name]; return ok }
+	for p.Name = p.Addr.String(); taken(p.Name); p.Name = fmt.Sprintf("%s#%d", p.Addr, 1+last[p.Addr]) {
+		last[p.Addr]++
+	}
+	names.first[p.Name] = at
+}
+
+// peer reports false for a peer that cannot be had from this version. Its name is empty if the operator wrote none.
 func (r *reader) peer(v value) (p Peer, supported bool) {
 	f, ok := r.fields(v, peerKeys)
 	if !ok {
@@ -301,14 +347,11 @@ func (r *reader) peer(v value) (p Peer, supported bool) {
 		RestartTime:   r.gracefulRestart(f["graceful-restart"]),
 	}
 	p.Addr, supported = r.peerAddress(v, f["peer-address"])
-	switch name, named := r.text(f["name"]); {
-	case named && name == "":
+	name, named := r.text(f["name"])
+	if named && name == "" {
 		r.problem(f["name"], "is empty: write a name or remove the key")
-	case named:
-		p.Name = name
-	case p.Addr.IsValid():
-		p.Name = p.Addr.String()
 	}
+	p.Name = name
 	p.HoldTime, p.KeepaliveTime = r.holdTimes(f["hold-time"], f["keepalive-time"])
 	p.SourceAddress, p.SourceNodeIP = r.sourceAddress(f["source-address"], p.Addr)
 	p.TTL = r.multihop(f["ebgp-multihop"], p.IBGP() && p.ASN != 0)
@@ -503,11 +546,12 @@ func (r *reader) selectors(v value) []Selector {
 		var s Selector
 		labels, values := r.entries(f["match-labels"])
 		for i, label := range labels {
+			r.labelKey(label)
 			if text, ok := r.label(values[i]); ok {
 				if s.MatchLabels == nil {
 					s.MatchLabels = map[string]string{}
 				}
-				s.MatchLabels[label] = text
+				s.MatchLabels[label.node.Value] = text
 			}
 		}
 		for _, e := range r.items(f["match-expressions"]) {
@@ -528,6 +572,9 @@ func (r *reader) expression(v value) Expression {
 	key, _ := r.text(f["key"])
 	if key == "" && (f["key"].absent() || f["key"].node.Kind == yaml.ScalarNode) {
 		r.problem(value{v.node, join(v.path, "key")}, "is missing: write the label that the condition is about")
+	}
+	if key != "" {
+		r.labelKey(f["key"])
 	}
 	e := Expression{Key: key}
 	for _, item := range r.items(f["values"]) {
@@ -594,7 +641,7 @@ func (r *reader) communities(v value) map[string]tag {
 			r.problem(values[i], "%s is not a community: %s", r.quote(values[i]), tagRule)
 			continue
 		}
-		defined[name] = t
+		defined[name.node.Value] = t
 	}
 	return defined
 }
@@ -666,9 +713,6 @@ func (r *reader) pool(v value, index int, defined map[string]tag, peers map[stri
 		r.problem(f["protocol"], "%s: this provider speaks BGP only: use bgp, or remove the pool", r.quote(f["protocol"]))
 	}
 	entries := r.spans(v, f["cidr"], index)
-	if i := slices.IndexFunc(entries, func(e entry) bool { return e.From().Is6() }); i >= 0 {
-		r.warn(entries[i].at, "Services get IPv6 addresses, and this version does not announce them: routers hear of IPv4 addresses only")
-	}
 	for _, e := range entries {
 		p.Ranges = append(p.Ranges, e.IPRange)
 	}
@@ -697,21 +741,18 @@ func (r *reader) namespaces(v value) (names []string) {
 	for _, item := range r.items(v) {
 		name, ok := r.text(item)
 		switch {
-		case item.absent() || ok && name == "":
+		case (item.absent() || ok && name == "") && !r.tolerant:
 			// To skip it could leave none, which means all.
 			r.problem(item, "is empty: write the name of a namespace")
-		case ok && !namespaceName.MatchString(name):
-			r.problem(item, "%s is not the name of a namespace: write one, in small letters", r.quote(item))
-		case ok:
+		case ok && !isNamespace(name) && !r.tolerant:
+			r.problem(item, "%s is not the name of a namespace: write %s", r.quote(item), namespaceRule)
+		default:
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
 }
-
-// Namespaces have names of 1 to 63 characters (RFC 1123 labels).
-var namespaceName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 // spans reads a pool's list of addresses.
 func (r *reader) spans(pool, v value, index int) (entries []entry) {
@@ -720,11 +761,7 @@ func (r *reader) spans(pool, v value, index int) (entries []entry) {
 		if !ok {
 			continue
 		}
-		shortest := span.From().BitLen()
-		for _, prefix := range span.Prefixes() {
-			shortest = min(shortest, prefix.Bits())
-		}
-		entries = append(entries, entry{item, index, span, shortest})
+		entries = append(entries, entry{item, index, span, widest(span)})
 	}
 	if v.absent() || v.node.Kind == yaml.SequenceNode && len(v.node.Content) == 0 {
 		r.problem(value{pool.node, join(pool.path, "cidr")}, "is missing: list the pool's addresses, as in 192.168.10.0/24")
@@ -773,6 +810,21 @@ func parseRange(text string) (netipx.IPRange, bool) {
 	return netipx.RangeOfPrefix(prefix), true // without the host bits
 }
 
+// widest returns the prefix length of the widest network within a range.
+func widest(span netipx.IPRange) int {
+	for length := 0; length < span.From().BitLen(); length++ {
+		begin := netip.PrefixFrom(span.From(), length).Masked()
+		if begin.Addr() != span.From() {
+			// The next one of that length, unless there is none.
+			begin = netip.PrefixFrom(netipx.PrefixLastIP(begin).Next(), length)
+		}
+		if begin.IsValid() && netipx.PrefixLastIP(begin).Compare(span.To()) <= 0 {
+			return length
+		}
+	}
+	return span.From().BitLen()
+}
+
 func plain(addr netip.Addr) bool { return !addr.Is4In6() && addr.Zone() == "" }
 
 // apart sorts the entries by address and reports those that overlap, in one pool or in two.
@@ -780,7 +832,10 @@ func (r *reader) apart(entries []entry) {
 	slices.SortStableFunc(entries, func(a, b entry) int { return a.From().Compare(b.From()) })
 	var reach entry // of those before, the one that ends last
 	for i, e := range entries {
-		if i > 0 && e.From().Compare(reach.To()) <= 0 {
+		switch overlaps := i > 0 && e.From().Compare(reach.To()) <= 0; {
+		case overlaps && r.full():
+			r.unlisted++
+		case overlaps:
 			above, below := reach.at, e.at
 			if cmp.Or(above.node.Line-below.node.Line, above.node.Column-below.node.Column) > 0 {
 				above, below = below, above
@@ -790,6 +845,19 @@ func (r *reader) apart(entries []entry) {
 		if i == 0 || e.To().Compare(reach.To()) > 0 {
 			reach = e
 		}
+	}
+}
+
+// unannounced warns of IPv6 addresses, once however many there are.
+func (r *reader) unannounced(entries []entry) {
+	var first value
+	for _, e := range entries {
+		if at := e.at; e.From().Is6() && (first.node == nil || cmp.Or(at.node.Line-first.node.Line, at.node.Column-first.node.Column) < 0) {
+			first = at
+		}
+	}
+	if first.node != nil {
+		r.warn(first, "%s: this version gives IPv6 addresses to Services and announces IPv4 addresses only: until a later one, routers must learn of them in another way", r.quote(first))
 	}
 }
 

@@ -2,10 +2,13 @@ package loadbalancer
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -13,13 +16,14 @@ import (
 
 	"go4.org/netipx"
 	"gopkg.in/yaml.v3"
+	"pgregory.net/rapid"
 )
 
 func TestTheBasicConfigurationParsesAsPrinted(t *testing.T) {
 	var configMap struct {
 		Data map[string]string `yaml:"data"`
 	}
-	if err := yaml.Unmarshal(sample(t, "basic.yaml"), &configMap); err != nil {
+	if err := yaml.Unmarshal(sample(t, "admitted/v0.1/basic.yaml"), &configMap); err != nil {
 		t.Fatal(err)
 	}
 	config := parse(t, configMap.Data["config"])
@@ -47,7 +51,7 @@ func TestTheBasicConfigurationParsesAsPrinted(t *testing.T) {
 }
 
 func TestTheEcommerceConfigurationParsesAsPrinted(t *testing.T) {
-	config := parse(t, string(sample(t, "ecommerce.yaml")))
+	config := parse(t, string(sample(t, "admitted/v0.1/ecommerce.yaml")))
 
 	want := &Config{
 		Pools: []Pool{{
@@ -66,56 +70,6 @@ func TestTheEcommerceConfigurationParsesAsPrinted(t *testing.T) {
 		}},
 	}
 	equal(t, config, owned(want))
-}
-
-func TestConfigurationsOfEachEraOfMetalLBAreAccepted(t *testing.T) {
-	tests := []struct {
-		file     string
-		routes   string // of the pool's first address, on a node of rack frontend
-		warnings string
-	}{
-		{file: "metallb-v0.2.yaml", routes: `
-			203.0.113.0/32 pref 150 [64512:900]
-			203.0.113.0/26 pref 100`},
-		{file: "metallb-v0.3.yaml", routes: `
-			203.0.113.64/32 pref 100 [64512:900 65535:65281]`},
-		{file: "metallb-v0.12.yaml", routes: `
-			203.0.113.0/32 pref 100 [64512:900]
-			203.0.113.0/25 pref 100`, warnings: `
-			line 10: peers[0].bfd-profile: has no effect: this version does not speak BFD; a short hold-time, such as 9s, finds a dead node as well (column 3)
-			line 14: bfd-profiles: has no effect: this version does not speak BFD; a short hold-time, such as 9s, finds a dead node as well (column 1)`},
-	}
-	for _, test := range tests {
-		t.Run(test.file, func(t *testing.T) {
-			config, warnings, err := Parse(sample(t, test.file))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got, want := warnings.Error(), trimmed(test.warnings); got != want {
-				t.Errorf("warnings:\n%s\nwant:\n%s", got, want)
-			}
-			web := config.Pools[0]
-			routes := config.Routes(web.Ranges[0].From(), map[string]string{"rack": "frontend"})
-			if got, want := notation(routes), trimmed(test.routes); got != want {
-				t.Errorf("routes:\n%s\nwant:\n%s", got, want)
-			}
-			admitted, ignored, err := ParseAdmitted(sample(t, test.file))
-			if err != nil || ignored != 0 {
-				t.Fatalf("ParseAdmitted: %d ignored, %v", ignored, err)
-			}
-			equal(t, admitted, config)
-		})
-	}
-
-	old := parse(t, string(sample(t, "metallb-v0.3.yaml")))
-	if old.Pools[0].AutoAssign || !old.Pools[0].AvoidBuggyIPs {
-		t.Error("no and yes are booleans in MetalLB's YAML")
-	}
-	want := []Selector{
-		{MatchLabels: map[string]string{"rack": "frontend", "node-role.kubernetes.io/edge": ""}},
-		{MatchExpressions: []Expression{{Key: "kubernetes.io/hostname", Operator: "In", Values: []string{"edge-a", "edge-b"}}}},
-	}
-	equal(t, old.Peers[0].NodeSelectors, want)
 }
 
 func TestOldAndNewNamesOfKeysAreSynonyms(t *testing.T) {
@@ -172,6 +126,132 @@ peers:
 	})
 }
 
+func TestEveryKeyOfAPool(t *testing.T) {
+	config := parse(t, `
+communities: {vpn: "1234:1"}
+address-pools:
+- name: web
+  protocol: bgp
+  cidr: ["2001:db8::/120", 10.1.0.0/24]
+  auto-assign: false
+  avoid-buggy-ips: true
+  namespaces: [shop, blog, shop]
+  service-selectors:
+  - match-labels: {tier: front, example.com/public: }
+    match-expressions:
+    - {key: legacy, operator: DoesNotExist}
+    - {key: team, operator: In, values: [b, a, b]}
+  - match-labels: {tier: edge}
+  priority: -3
+  share-across-namespaces: true
+  advertisements:
+  - {aggregation-length: 24, aggregation-length-v6: 120, localpref: 7, communities: [vpn], as-path-prepend: 2}
+`)
+	equal(t, config.Pools[0], Pool{
+		Name:          "web",
+		Ranges:        spans("10.1.0.0-10.1.0.255", "2001:db8::-2001:db8::ff"),
+		AvoidBuggyIPs: true,
+		Priority:      -3,
+		Namespaces:    []string{"blog", "shop"},
+		ServiceSelectors: []Selector{
+			{
+				MatchLabels:      map[string]string{"tier": "front", "example.com/public": ""},
+				MatchExpressions: []Expression{{Key: "legacy", Operator: "DoesNotExist"}, {Key: "team", Operator: "In", Values: []string{"a", "b"}}},
+			},
+			{MatchLabels: map[string]string{"tier": "edge"}},
+		},
+		ShareAcrossNamespaces: true,
+		Advertisements:        []Advertisement{{AggregationLength: 24, AggregationLengthV6: 120, LocalPref: 7, Communities: []Community{1234<<16 | 1}, Prepend: 2}},
+	})
+}
+
+func TestAPoolServesTheNamespacesAndServicesThatItNames(t *testing.T) {
+	type labels = map[string]string
+	tests := []struct {
+		lines     string
+		namespace string
+		service   labels
+		want      bool
+	}{
+		{"", "shop", nil, true},
+		{"namespaces: [shop, blog]", "shop", nil, true},
+		{"namespaces: [shop, blog]", "blog", nil, true},
+		{"namespaces: [shop, blog]", "wiki", nil, false},
+		{"namespaces: [shop]", "", nil, false},
+		{"service-selectors: [{match-labels: {tier: front}}]", "shop", labels{"tier": "front"}, true},
+		{"service-selectors: [{match-labels: {tier: front}}]", "shop", nil, false},
+		{"service-selectors: [{match-labels: {tier: front}}, {match-labels: {tier: edge}}]", "shop", labels{"tier": "edge"}, true},
+		{"service-selectors: [{match-labels: {tier: front}}, {}]", "shop", nil, true},
+		{"namespaces: [shop]\n  service-selectors: [{match-labels: {tier: front}}]", "shop", labels{"tier": "front"}, true},
+		{"namespaces: [shop]\n  service-selectors: [{match-labels: {tier: front}}]", "blog", labels{"tier": "front"}, false},
+		{"namespaces: [shop]\n  service-selectors: [{match-labels: {tier: front}}]", "shop", labels{"tier": "back"}, false}, // both must hold
+	}
+	for _, test := range tests {
+		p := parse(t, pool(test.lines)).Pools[0]
+		if got := p.Serves(test.namespace, test.service); got != test.want {
+			t.Errorf("%s serves %v in %q: %v, want %v", test.lines, test.service, test.namespace, got, test.want)
+		}
+	}
+}
+
+func TestIPv6IsGivenOutWithOneWarning(t *testing.T) {
+	config, warnings, err := Parse([]byte(`
+address-pools:
+- name: four
+  cidr: [10.0.0.0/24]
+- name: both
+  cidr: [10.0.1.0/24, "2001:db8:1::/64"]
+- name: six
+  cidr: ["2001:db8::/64", "2001:db8:2::5-2001:db8:2::9"]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `line 6: address-pools[1].cidr[1]: "2001:db8:1::/64": this version gives IPv6 addresses to Services and announces IPv4 addresses only: until a later one, routers must learn of them in another way (column 23)`
+	if got := warnings.Error(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	equal(t, config.Pools[2].Ranges, spans("2001:db8::-2001:db8:0:0:ffff:ffff:ffff:ffff", "2001:db8:2::5-2001:db8:2::9"))
+	for addr, want := range map[string]string{"10.0.1.7": "both", "2001:db8:1::7": "both", "2001:db8::7": "six", "2001:db8:2::7": "six", "2001:db8:2::a": ""} {
+		got := ""
+		if p := config.Pool(netip.MustParseAddr(addr)); p != nil {
+			got = p.Name
+		}
+		if got != want {
+			t.Errorf("%s belongs to pool %q, want %q", addr, got, want)
+		}
+	}
+}
+
+func TestWarningsPastTheFirstTwentyAreCounted(t *testing.T) {
+	text := "peers:\n"
+	for i := range 30 {
+		text += fmt.Sprintf("- {peer-address: 10.0.0.%d, peer-asn: 100, my-asn: 42, bfd-profile: quick}\n", i)
+	}
+	_, warnings, err := Parse([]byte(text))
+	if last := warnings[len(warnings)-1].Error(); err != nil || len(warnings) != 21 || last != "there are 10 more warnings" {
+		t.Errorf("%d warnings, the last is %q, %v", len(warnings), last, err)
+	}
+}
+
+// MetalLB's configurations have no names, and may have several sessions with one router.
+func TestPeersOfOneAddressGetNamesOfTheirOwn(t *testing.T) {
+	config := parse(t, `
+peers:
+- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42, node-selectors: [{match-labels: {rack: one}}]}
+- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: 43, node-selectors: [{match-labels: {rack: two}}]}
+- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42, peer-port: 1179}
+- {peer-address: 10.0.0.2, peer-asn: 100, my-asn: 42}
+- {name: 10.0.0.2, peer-address: 10.0.0.3, peer-asn: 100, my-asn: 42}
+- {name: "10.0.0.1#2", peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42, peer-port: 1180}
+`)
+	var names []string
+	for _, p := range config.Peers {
+		names = append(names, p.Name)
+	}
+	equal(t, names, []string{"10.0.0.1", "10.0.0.1#3", "10.0.0.1#4", "10.0.0.2#2", "10.0.0.2", "10.0.0.1#2"})
+}
+
 func TestValuesOfAPeerThatDependOnEachOther(t *testing.T) {
 	tests := []struct {
 		name, line string
@@ -216,6 +296,9 @@ func TestAddressesAsOperatorsWriteThem(t *testing.T) {
 		{" 10.0.0.5 -  10.0.0.9 ", "10.0.0.5-10.0.0.9"},
 		{"10.0.0.5-10.0.0.5", "10.0.0.5-10.0.0.5"},
 		{"0.0.0.0/0", "0.0.0.0-255.255.255.255"},
+		{"2001:db8::7/64", "2001:db8::-2001:db8::ffff:ffff:ffff:ffff"},
+		{"2001:DB8::5 - 2001:db8:0::9", "2001:db8::5-2001:db8::9"},
+		{"::/0", "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"},
 	}
 	for _, test := range tests {
 		config := parse(t, fmt.Sprintf("address-pools:\n- {name: a, cidr: [%q]}\n", test.written))
@@ -223,6 +306,28 @@ func TestAddressesAsOperatorsWriteThem(t *testing.T) {
 			t.Errorf("%s: %s, want %s", test.written, got, test.want)
 		}
 	}
+
+	rapid.Check(t, func(t *rapid.T) {
+		from := rapid.Uint32().Draw(t, "from")
+		to := from + rapid.Uint32Range(0, min(math.MaxUint32-from, 1<<rapid.IntRange(0, 31).Draw(t, "size"))).Draw(t, "more")
+		v4 := func(n uint32) netip.Addr {
+			return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+		}
+		v6 := func(n uint32) netip.Addr {
+			a := [16]byte{0: 0xff, 1: 0xff, 15: 0xff}
+			copy(a[rapid.IntRange(2, 12).Draw(t, "at"):], v4(n).AsSlice())
+			return netip.AddrFrom16(a)
+		}
+		for _, span := range []netipx.IPRange{netipx.IPRangeFrom(v4(from), v4(to)), netipx.IPRangeFrom(v6(from), v6(to))} {
+			want := 128
+			for _, network := range span.Prefixes() {
+				want = min(want, network.Bits())
+			}
+			if got := widest(span); span.IsValid() && got != want {
+				t.Fatalf("the widest network of %s has /%d, want /%d", span, got, want)
+			}
+		}
+	})
 
 	config := parse(t, "address-pools:\n- {name: a, cidr: [10.0.2.0/24, 10.0.0.0/24, 10.0.1.0/24]}\n")
 	equal(t, config.Pools[0].Ranges, spans("10.0.0.0-10.0.0.255", "10.0.1.0-10.0.1.255", "10.0.2.0-10.0.2.255"))
@@ -329,6 +434,8 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			"line 2: peers[0].<<: does not stand for a mapping: merge mappings only (column 7)"},
 		{"a mapping that merges itself", "peers:\n- &r\n  <<: *r\n  peer-address: 10.0.0.1\n  peer-asn: 100\n  my-asn: 42\n",
 			"line 2: peers[0].<<: merges mappings that merge others, more than 16 deep: write out some of them (column 3)"},
+		{"brackets without end", strings.Repeat("[", 20_000),
+			"lists or mappings are nested too deep for a configuration: look for brackets or dashes without end"},
 		{"a list for a key", "peers:\n- [a]: b\n  peer-address: 10.0.0.1\n  peer-asn: 100\n  my-asn: 42\n",
 			"line 2: peers[0]: has a list for a key: write a single word (column 3)"},
 		{"a key twice", "peers: []\npeers: []\n",
@@ -354,8 +461,8 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			"line 5: peers[0].name: a list does not belong here: write a single value (column 9)"},
 		{"two of one name", "peers:\n- {name: tor, peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42}\n- {name: tor, peer-address: 10.0.0.2, peer-asn: 100, my-asn: 42}\n",
 			`line 3: peers[1]: peers[0] on line 2 is a peer named "tor" as well: give one of them another name (column 3)`},
-		{"two of one address without names", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42}\n- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42, peer-port: 1179}\n",
-			`line 3: peers[1]: peers[0] on line 2 is a peer named "10.0.0.1" as well: give one of them another name (column 3)`},
+		{"one twice, without names", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42}\n- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42, hold-time: 90s}\n",
+			`line 3: peers[1]: is the same peer as peers[0] on line 2: keep one (column 3)`},
 		{"peer-address missing", "peers:\n- peer-asn: 100\n  my-asn: 42\n",
 			"line 2: peers[0].peer-address: is missing: write the router's IP address (column 3)"},
 		{"peer-address is a name", "peers:\n- {peer-address: tor.example.com, peer-asn: 100, my-asn: 42}\n",
@@ -484,6 +591,20 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			"line 5: peers[0].node-selectors[0].match-expressions[0].values: is missing: In needs at least one value (column 41)"},
 		{"Exists with values", peer("node-selectors: [{match-expressions: [{key: rack, operator: Exists, values: [one]}]}]"),
 			"line 5: peers[0].node-selectors[0].match-expressions[0].values: Exists takes no values: remove them (column 79)"},
+		{"a label's key ends in a dash", peer("node-selectors: [{match-labels: {rack-: one}}]"),
+			`line 5: peers[0].node-selectors[0].match-labels.rack-: "rack-" is not a key that a label can have: write ` + nameRule + `, perhaps after a domain, as in example.com/rack (column 36)`},
+		{"a label's key is empty", peer("node-selectors: [{match-labels: {'': one}}]"),
+			`line 5: peers[0].node-selectors[0].match-labels.: "" is not a key that a label can have: write ` + nameRule + `, perhaps after a domain, as in example.com/rack (column 36)`},
+		{"a label's value has a space", peer("node-selectors:", "- match-labels:", "    rack: rack one"),
+			`line 7: peers[0].node-selectors[0].match-labels.rack: "rack one" is not a value that a label can have: write ` + nameRule + `, or nothing (column 13)`},
+		{"a label's value is too long", peer("node-selectors: [{match-labels: {rack: " + strings.Repeat("x", 64) + "}}]"),
+			`line 5: peers[0].node-selectors[0].match-labels.rack: "` + strings.Repeat("x", 60) + `…" is not a value that a label can have: write ` + nameRule + `, or nothing (column 42)`},
+		{"an expression's key has two slashes", peer("node-selectors: [{match-expressions: [{key: a/b/c, operator: Exists}]}]"),
+			`line 5: peers[0].node-selectors[0].match-expressions[0].key: "a/b/c" is not a key that a label can have: write ` + nameRule + `, perhaps after a domain, as in example.com/rack (column 47)`},
+		{"an expression's value begins with a dot", peer("node-selectors: [{match-expressions: [{key: rack, operator: In, values: [one, .two]}]}]"),
+			`line 5: peers[0].node-selectors[0].match-expressions[0].values[1]: ".two" is not a value that a label can have: write ` + nameRule + `, or nothing (column 81)`},
+		{"an expression's key is a list", peer("node-selectors: [{match-expressions: [{key: [a], operator: Exists}]}]"),
+			"line 5: peers[0].node-selectors[0].match-expressions[0].key: a list does not belong here: write a single value (column 47)"},
 		// communities
 		{"no mapping", "communities: [vpn]\n",
 			`line 1: communities: a list is not a mapping: write it as lines of "name: value" (column 14)`},
@@ -535,8 +656,14 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			`line 2: address-pools[0].cidr[0]: "10.0.0.9-10.0.0.1" ends before it begins: write the lower address first (column 20)`},
 		{"a range from IPv4 to IPv6", "address-pools:\n- {name: a, cidr: ['10.0.0.9-2001:db8::1']}\n",
 			`line 2: address-pools[0].cidr[0]: "10.0.0.9-2001:db8::1" is not a range of addresses: write 192.168.10.0/24 or 192.168.10.5-192.168.10.20 (column 20)`},
-		{"IPv6", "address-pools:\n- {name: a, addresses: ['2001:db8::/64']}\n",
-			`line 2: address-pools[0].addresses[0]: "2001:db8::/64": IPv6 addresses are not supported by this version: remove them (column 25)`},
+		{"IPv6 with an interface", "address-pools:\n- {name: a, cidr: ['fe80::1%eth0-fe80::9%eth0']}\n",
+			`line 2: address-pools[0].cidr[0]: "fe80::1%eth0-fe80::9%eth0" is not a range of addresses: write 192.168.10.0/24 or 192.168.10.5-192.168.10.20 (column 20)`},
+		{"a single IPv6 address", "address-pools:\n- {name: a, cidr: ['2001:db8::7']}\n",
+			`line 2: address-pools[0].cidr[0]: "2001:db8::7" is a single address: write 2001:db8::7/128 (column 20)`},
+		{"an IPv6 range that ends before it begins", "address-pools:\n- {name: a, cidr: ['2001:db8::9-2001:db8::1']}\n",
+			`line 2: address-pools[0].cidr[0]: "2001:db8::9-2001:db8::1" ends before it begins: write the lower address first (column 20)`},
+		{"overlap in IPv6", "address-pools:\n- {name: a, cidr: ['2001:db8::/32', 10.0.0.0/8]}\n- {name: b, cidr: [11.0.0.0/8, '2001:db8:1::/48']}\n",
+			`line 3: address-pools[1].cidr[1]: "2001:db8:1::/48" overlaps "2001:db8::/32" of address-pools[0].cidr[0] on line 2: let each address be in one place (column 32)`},
 		{"IPv4 within IPv6", "address-pools:\n- {name: a, cidr: ['::ffff:10.0.0.0/120']}\n",
 			`line 2: address-pools[0].cidr[0]: "::ffff:10.0.0.0/120" is not a range of addresses: write 192.168.10.0/24 or 192.168.10.5-192.168.10.20 (column 20)`},
 		{"both names of cidr", "address-pools:\n- name: a\n  cidr: [10.0.0.0/24]\n  addresses: [10.0.1.0/24]\n",
@@ -558,14 +685,38 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			`line 4: address-pools[0].auto-assign: "false" is neither true nor false: write it without quotes (column 16)`},
 		{"avoid-buggy-ips is a number", pool("avoid-buggy-ips: 1"),
 			`line 4: address-pools[0].avoid-buggy-ips: "1" is neither true nor false: write one of the two (column 20)`},
-		{"namespaces", pool("namespaces: [shop]"),
-			"line 4: address-pools[0].namespaces: is not supported by this version: remove it (column 3)"},
-		{"service-selectors", pool("service-selectors: []"),
-			"line 4: address-pools[0].service-selectors: is not supported by this version: remove it (column 3)"},
+		{"namespaces are no list", pool("namespaces: shop"),
+			`line 4: address-pools[0].namespaces: "shop" is not a list: begin each item with "- " (column 15)`},
+		{"a namespace that is empty", pool("namespaces:", "- shop", "-"),
+			"line 6: address-pools[0].namespaces[1]: is empty: write the name of a namespace (column 4)"},
+		{"a namespace without letters", pool("namespaces: ['']"),
+			"line 4: address-pools[0].namespaces[0]: is empty: write the name of a namespace (column 16)"},
+		{"a namespace in capitals", pool("namespaces: [blog, Shop]"),
+			`line 4: address-pools[0].namespaces[1]: "Shop" is not the name of a namespace: write at most 63 small letters, digits and "-", with a letter or digit at both ends (column 22)`},
+		{"a namespace with a dot", pool("namespaces: [shop.example]"),
+			`line 4: address-pools[0].namespaces[0]: "shop.example" is not the name of a namespace: write at most 63 small letters, digits and "-", with a letter or digit at both ends (column 16)`},
+		{"a namespace too long", pool("namespaces: [" + strings.Repeat("x", 64) + "]"),
+			`line 4: address-pools[0].namespaces[0]: "` + strings.Repeat("x", 60) + `…" is not the name of a namespace: write at most 63 small letters, digits and "-", with a letter or digit at both ends (column 16)`},
+		{"a namespace that is a mapping", pool("namespaces: [{name: shop}]"),
+			"line 4: address-pools[0].namespaces[0]: a mapping does not belong here: write a single value (column 16)"},
+		{"service-selectors are no list", pool("service-selectors: {match-labels: {tier: front}}"),
+			`line 4: address-pools[0].service-selectors: a mapping is not a list: begin each item with "- " (column 22)`},
+		{"service-selectors misspelt", pool("service-selectors: [{match_labels: {tier: front}}]"),
+			`line 4: address-pools[0].service-selectors[0].match_labels: is not a key of this configuration: did you mean "match-labels"? (column 24)`},
+		{"a label of Services that cannot be", pool("service-selectors: [{match-labels: {tier: front end}}]"),
+			`line 4: address-pools[0].service-selectors[0].match-labels.tier: "front end" is not a value that a label can have: write ` + nameRule + `, or nothing (column 45)`},
+		{"a label of Services with a domain in capitals", pool("service-selectors: [{match-expressions: [{key: Example.com/tier, operator: Exists}]}]"),
+			`line 4: address-pools[0].service-selectors[0].match-expressions[0].key: "Example.com/tier" is not a key that a label can have: write ` + nameRule + `, perhaps after a domain, as in example.com/rack (column 50)`},
+		{"an operator of service-selectors in small letters", pool("service-selectors: [{match-expressions: [{key: tier, operator: in, values: [front]}]}]"),
+			`line 4: address-pools[0].service-selectors[0].match-expressions[0].operator: "in" is not an operator: use one of In, NotIn, Exists, DoesNotExist (column 66)`},
 		{"priority is a fraction", pool("priority: 1.5"),
 			`line 4: address-pools[0].priority: "1.5" is not possible here: use a whole number from -2147483648 to 2147483647 (column 13)`},
-		{"share-across-namespaces", pool("share-across-namespaces: true"),
-			"line 4: address-pools[0].share-across-namespaces: is not supported by this version: remove it (column 3)"},
+		{"share-across-namespaces is a list", pool("share-across-namespaces: [shop, blog]"),
+			"line 4: address-pools[0].share-across-namespaces: a list is neither true nor false: write one of the two (column 28)"},
+		{"share-across-namespaces in quotes", pool("share-across-namespaces: 'yes'"),
+			`line 4: address-pools[0].share-across-namespaces: "yes" is neither true nor false: write it without quotes (column 28)`},
+		{"share-across-namespace misspelt", pool("share-across-namespace: true"),
+			`line 4: address-pools[0].share-across-namespace: is not a key of this configuration: did you mean "share-across-namespaces"? (column 3)`},
 		// advertisements
 		{"a word", pool("advertisements: [all]"),
 			`line 4: address-pools[0].advertisements[0]: "all" is not a mapping: write it as lines of "key: value" (column 20)`},
@@ -581,6 +732,11 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			`line 4: address-pools[0].advertisements[0].aggregation-length: "24" reaches beyond the pool's "10.2.0.4-10.2.0.9": use at least 30 (column 41)`},
 		{"aggregation-length-v6 too long", pool("advertisements: [{aggregation-length-v6: 129}]"),
 			`line 4: address-pools[0].advertisements[0].aggregation-length-v6: "129" is not possible here: use a whole number from 0 to 128 (column 44)`},
+		{"aggregation-length-v6 beyond the pool", "address-pools:\n- name: a\n  cidr: [10.0.0.0/8, '2001:db8::/64', '2001:db8:1::/56']\n  advertisements: [{aggregation-length: 24, aggregation-length-v6: 60}]\n",
+			`line 4: address-pools[0].advertisements[0].aggregation-length-v6: "60" reaches beyond the pool's "2001:db8::/64": use at least 64 (column 68)`},
+		{"both lengths beyond the pool", "address-pools:\n- name: a\n  cidr: [10.0.0.0/24, '2001:db8::/64']\n  advertisements: [{aggregation-length-v6: 60, aggregation-length: 20}]\n",
+			`line 4: address-pools[0].advertisements[0].aggregation-length-v6: "60" reaches beyond the pool's "2001:db8::/64": use at least 64 (column 44)` + "\n" +
+				`line 4: address-pools[0].advertisements[0].aggregation-length: "20" reaches beyond the pool's "10.0.0.0/24": use at least 24 (column 68)`},
 		{"localpref below zero", pool("advertisements: [{localpref: -1}]"),
 			`line 4: address-pools[0].advertisements[0].localpref: "-1" is not possible here: use a whole number from 0 to 4294967295 (column 32)`},
 		{"localpref too large", pool("advertisements: [{localpref: 4294967296}]"),
@@ -609,6 +765,8 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			"line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 5)"},
 		{"two that contradict each other in large communities", pool("advertisements:", "- communities: ['large:1:2:3']", "-"),
 			"line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 4)"},
+		{"two that contradict each other for IPv6 only", "address-pools:\n- name: a\n  cidr: [10.1.0.0/16, '2001:db8::/64']\n  advertisements:\n  - {aggregation-length: 24}\n  - {localpref: 200}\n",
+			"line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 5)"},
 		{"two that contradict each other in prepends", pool("advertisements:", "- as-path-prepend: 1", "-"),
 			"line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 4)"},
 	}
@@ -845,11 +1003,11 @@ address-pools:
 	if err != nil {
 		t.Fatal(err)
 	}
-	// drain, telemetry, password-key, colour, peer b, namespaces, link-bandwidth, and two networks
-	if ignored != 9 {
-		t.Errorf("ignored %d, want 9", ignored)
+	// drain, telemetry, password-key, colour, peer b, link-bandwidth
+	if ignored != 6 {
+		t.Errorf("ignored %d, want 6", ignored)
 	}
-	if len(config.Peers) != 1 || len(config.Pools) != 1 {
+	if len(config.Peers) != 1 || len(config.Pools) != 2 {
 		t.Errorf("peers %v, pools %v", config.Peers, config.Pools)
 	}
 	// What only peer b should hear reaches nobody else.
@@ -863,8 +1021,97 @@ address-pools:
 	if _, ignored, err := ParseAdmitted([]byte(apart)); err != nil || ignored != 2 {
 		t.Errorf("what keeps advertisements apart may be unknown: %d ignored, %v", ignored, err)
 	}
+	twins := peer("password-key: day") + "- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42, password-key: night}\n"
+	if config, ignored, err := ParseAdmitted([]byte(twins)); err != nil || ignored != 2 || len(config.Peers) != 2 || config.Peers[0].Name == config.Peers[1].Name {
+		t.Errorf("what keeps peers apart may be unknown: %d ignored, %v, %+v", ignored, err, config)
+	}
 	if _, _, err := ParseAdmitted([]byte(peer("hold-time: 1s"))); err == nil {
 		t.Error("a wrong value of a known key is wrong for speakers as well")
+	}
+}
+
+// Earlier versions admitted labels that nothing can have. Such a text stays in force, and its selectors mean what they say.
+func TestAdmittedLabelsThatNothingHasSelectAsWritten(t *testing.T) {
+	type labels = map[string]string
+	tests := []struct {
+		selectors string
+		node      labels
+		want      bool
+	}{
+		{"{match-labels: {rack: rack one}}", labels{"rack": "one"}, false},
+		{"{match-labels: {rack-: one}}", labels{"rack": "one"}, false},
+		{"{match-labels: {'': one}}", nil, false},
+		{"{match-expressions: [{key: rack, operator: In, values: [rack one, one]}]}", labels{"rack": "one"}, true},
+		{"{match-expressions: [{key: rack, operator: NotIn, values: [rack one]}]}", labels{"rack": "one"}, true},
+		{"{match-expressions: [{key: rack-, operator: Exists}]}", labels{"rack": "one"}, false},
+		{"{match-expressions: [{key: a/b/c, operator: DoesNotExist}]}", labels{"rack": "one"}, true},
+		{"{match-labels: {rack: rack one}}, {match-labels: {rack: two}}", labels{"rack": "two"}, true},
+	}
+	for _, test := range tests {
+		text := peer("node-selectors: ["+test.selectors+"]") + pool("service-selectors: ["+test.selectors+"]", "namespaces: [Shop, shop, ~]", "advertisements: [{node-selectors: ["+test.selectors+"]}]")
+		if _, _, err := Parse([]byte(text)); err == nil {
+			t.Errorf("%s: the operator is not told", test.selectors)
+		}
+		config, ignored, err := ParseAdmitted([]byte(text))
+		if err != nil || ignored != 0 {
+			t.Fatalf("%s: %d ignored, %v", test.selectors, ignored, err)
+		}
+		p := config.Pools[0]
+		for _, got := range []bool{Selects(config.Peers[0].NodeSelectors, test.node), Selects(p.Advertisements[0].NodeSelectors, test.node), p.Serves("shop", test.node)} {
+			if got != test.want {
+				t.Errorf("%s selects %v: %v, want %v", test.selectors, test.node, got, test.want)
+			}
+		}
+		if p.Serves("blog", test.node) {
+			t.Errorf("%v serve blog", p.Namespaces)
+		}
+	}
+	// One that is empty is not skipped, since none at all mean all.
+	if config, _, err := ParseAdmitted([]byte(pool("namespaces: [~]"))); err != nil || config.Pools[0].Serves("shop", nil) {
+		t.Errorf("a pool for no namespace serves shop, %v", err)
+	}
+}
+
+func TestATextThatIsTooLongIsRefusedForThatAlone(t *testing.T) {
+	var pools strings.Builder
+	pools.WriteString("address-pools:\n")
+	for i := range 100_000 {
+		fmt.Fprintf(&pools, "- {name: p%d, cidr: [10.%d.%d.%d/32]}\n", i, i>>16, i>>8&255, i&255)
+	}
+	texts := map[string]string{
+		"600 KiB of comments":      peer("name: tor") + strings.Repeat("#\n", 300<<10),
+		"600 KiB of anything":      strings.Repeat("\xff", 600<<10),
+		"a hundred thousand pools": pools.String(),
+	}
+	for name, text := range texts {
+		r := &reader{}
+		r.config([]byte(text))
+		if want := "the configuration is longer than 512 KiB: name ranges instead of single addresses"; r.all().Error() != want || r.values > 0 {
+			t.Errorf("%s: %s, after %d values, want %s", name, r.all(), r.values, want)
+		}
+		if _, _, err := ParseAdmitted([]byte(text)); err == nil {
+			t.Errorf("%s: admitted", name)
+		}
+	}
+}
+
+func TestTextsThatAreNotUTF8AreRefusedWhereTheyBeginToBe(t *testing.T) {
+	tests := []struct{ text, want string }{
+		{"\xff", "line 1: this is not UTF-8 text: save the file as UTF-8 (column 1)"},
+		{"peers:\n- name: \xc3\x28\n", "line 2: this is not UTF-8 text: save the file as UTF-8 (column 9)"},
+		{"# \xed\xa0\x80\n", "line 1: this is not UTF-8 text: save the file as UTF-8 (column 3)"},          // half of a surrogate pair
+		{"# é\xf8\x88\x80\x80\x80\n", "line 1: this is not UTF-8 text: save the file as UTF-8 (column 4)"}, // five bytes
+		{"peers: []\n\xe2\x82", "line 2: this is not UTF-8 text: save the file as UTF-8 (column 1)"},       // cut short
+		{"\xff\xfep\x00", "line 1: this is not UTF-8 text: save the file as UTF-8 (column 1)"},             // UTF-16
+		{"peers:\n- name: \u0080\n", "line 2: the character U+0080 is not allowed in YAML: remove it (column 9)"},
+	}
+	for _, test := range tests {
+		if _, _, err := Parse([]byte(test.text)); err == nil || err.Error() != test.want {
+			t.Errorf("%q: %v, want %s", test.text, err, test.want)
+		}
+		if _, _, err := ParseAdmitted([]byte(test.text)); err == nil || err.Error() != test.want {
+			t.Errorf("%q, admitted: %v, want %s", test.text, err, test.want)
+		}
 	}
 }
 
@@ -884,6 +1131,7 @@ func TestHostileTextsAreRefusedInBoundedWork(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
+	const most = 1 << 10 // MiB that are allocated in all, most of them by the YAML library
 	fill := func(begin, repeat, end string) string {
 		return begin + strings.Repeat(repeat, (MaxSize-len(begin)-len(end))/len(repeat)) + end
 	}
@@ -905,6 +1153,14 @@ func TestHostileTextsAreRefusedInBoundedWork(t *testing.T) {
 		merges += fmt.Sprintf("%c: &%c {<<: [%s]}\n", c, c, strings.Repeat(fmt.Sprintf("*%c,", c-1), 9))
 	}
 	tests := map[string]string{
+		"namespaces of aliases":                  bomb + "address-pools: [{name: a, cidr: [10.0.0.0/32], namespaces: *j}]\n",
+		"many pools of many selectors":           fill("address-pools:\n- service-selectors: &k ["+strings.Repeat("{},", 1000)+"]\n  name: a\n  cidr: [10.0.0.0/32]\n", "- {name: b, cidr: [10.0.0.1/32], service-selectors: *k}\n", ""),
+		"a long namespace, often":                fill("address-pools:\n- namespaces:\n  - &k "+long+"\n", "  - *k\n", ""),
+		"a long label, often":                    fill("peers:\n- node-selectors:\n  - match-labels: {a: &k "+long+"}\n", "  - match-labels: {*k : *k}\n", ""),
+		"one range of 254 networks, often":       fill("address-pools:\n- name: a\n  cidr: [&k '::1-7fff:ffff:ffff:ffff:ffff:ffff:ffff:fffe'", ",*k", "]\n"),
+		"peers of one address":                   fill("peers:\n", "- {peer-address: 1.1.1.1, peer-asn: 1, my-asn: 2}\n", ""),
+		"BFD, often":                             fill("peers: [", "{bfd-profile: },", "]"),
+		"not UTF-8 at the end":                   fill("", "#\n", "\xff"),
 		"aliases of aliases":                     bomb + "peers: *j\n",
 		"merges of merges":                       merges + "peers: [*j]\n",
 		"a list within itself":                   "peers: &p [*p, *p, *p]\n",
@@ -931,20 +1187,39 @@ func TestHostileTextsAreRefusedInBoundedWork(t *testing.T) {
 			if len(text) > MaxSize {
 				text = text[:MaxSize]
 			}
-			r := &reader{}
-			r.config([]byte(text))
-			problems := r.all()
-			if size := len(problems.Error()); size > 1<<20 {
-				t.Errorf("%d bytes of problems", size)
+			readers := []*reader{{}}
+			if anyKey := []string{"nothing but keys", "namespaces of aliases", "peers of one address"}; slices.Contains(anyKey, name) {
+				readers = append(readers, &reader{tolerant: true})
 			}
-			if r.values > maxValues+MaxSize || r.effort > maxEffort+MaxSize {
-				t.Errorf("%d values, %d comparisons", r.values, r.effort)
-			}
-			if len(problems) == 0 && name != "comments" {
-				t.Error("accepted")
+			for _, r := range readers {
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				r.config([]byte(text))
+				problems := r.all()
+				runtime.ReadMemStats(&after)
+				allocated := (after.TotalAlloc - before.TotalAlloc) >> 20
+				t.Logf("tolerant %v: %d values, %d comparisons, %d MiB, %d problems: %s", r.tolerant, r.values, r.effort, allocated, len(problems), problems.First(1))
+				if size := len(problems.Error()); size > 1<<20 {
+					t.Errorf("%d bytes of problems", size)
+				}
+				if r.values > maxValues+MaxSize || r.effort > maxEffort+MaxSize {
+					t.Errorf("%d values, %d comparisons", r.values, r.effort)
+				}
+				if allocated > most && !raced() {
+					t.Errorf("%d MiB are allocated", allocated)
+				}
+				if len(problems) == 0 && name != "comments" && !r.tolerant {
+					t.Error("accepted")
+				}
 			}
 		})
 	}
+}
+
+// raced reports whether the race detector runs, which throws away at random what could be used again.
+func raced() bool {
+	info, _ := debug.ReadBuildInfo()
+	return info != nil && slices.ContainsFunc(info.Settings, func(s debug.BuildSetting) bool { return s.Key == "-race" && s.Value == "true" })
 }
 
 // A text of eight times the pools may take eight times as long, give or take; if the reader compared each with each, it

@@ -122,11 +122,15 @@ func show(text string) string {
 	if cut {
 		text = text[:4*maxShown]
 	}
-	if at := passwordWord.FindStringIndex(text); at != nil && at[1] < len(text) {
-		text, cut = text[:at[1]], true
+	if strings.ContainsAny(text, "wW") { // the expression takes its time, and most keys have no such letter
+		if at := passwordWord.FindStringIndex(text); at != nil && at[1] < len(text) {
+			text, cut = text[:at[1]], true
+		}
 	}
-	if runes := []rune(text); len(runes) > maxShown {
-		text, cut = string(runes[:maxShown]), true
+	if len(text) > maxShown {
+		if runes := []rune(text); len(runes) > maxShown {
+			text, cut = string(runes[:maxShown]), true
+		}
 	}
 	if cut {
 		text += "…"
@@ -166,12 +170,15 @@ func (r *reader) problem(v value, format string, args ...any) {
 	if r.overrun {
 		return
 	}
-	if len(r.problems) == maxProblems {
+	if r.full() {
 		r.unlisted++
 		return
 	}
 	r.problems = append(r.problems, locate(v, format, args...))
 }
+
+// full reports whether further problems are counted only, so that nobody need find words for them.
+func (r *reader) full() bool { return len(r.problems) == maxProblems }
 
 func (r *reader) warn(v value, format string, args ...any) {
 	r.warnings = append(r.warnings, locate(v, format, args...))
@@ -186,7 +193,7 @@ func locate(v value, format string, args ...any) Problem {
 }
 
 // place names another value in an error.
-func place(v value) string { return fmt.Sprintf("%s on line %d", v.path, v.node.Line) }
+func place(v value) string { return v.path + " on line " + strconv.Itoa(v.node.Line) }
 
 // visit follows an alias to what it stands for. It reports false once the text has used up its budget.
 func (r *reader) visit(node *yaml.Node) (*yaml.Node, bool) {
@@ -327,13 +334,14 @@ func (r *reader) items(v value) []value {
 		if !ok {
 			break
 		}
-		all = append(all, value{node, fmt.Sprintf("%s[%d]", v.path, i)})
+		all = append(all, value{node, v.path + "[" + strconv.Itoa(i) + "]"})
 	}
 	return all
 }
 
-// entries returns the values of a mapping whose keys the operator chooses, in the order of the text.
-func (r *reader) entries(v value) (keys []string, values []value) {
+// entries returns the keys and values of a mapping whose keys the operator chooses, in the order of the text. Both go by the
+// same path, and stand where they stand.
+func (r *reader) entries(v value) (keys, values []value) {
 	if v.absent() {
 		return nil, nil
 	}
@@ -351,7 +359,7 @@ func (r *reader) entries(v value) (keys []string, values []value) {
 			continue
 		}
 		first[p.key.Value] = p
-		keys, values = append(keys, p.key.Value), append(values, at)
+		keys, values = append(keys, value{p.key, at.path}), append(values, at)
 	}
 	return keys, values
 }
@@ -368,13 +376,24 @@ func (r *reader) text(v value) (string, bool) {
 	return v.node.Value, true
 }
 
-// label returns a scalar as written, and null as the empty text, as MetalLB reads "node-role.kubernetes.io/worker:".
-// To skip it would select more nodes than the operator wrote.
+// label returns the value of a label as written, and null as the empty text, as MetalLB reads
+// "node-role.kubernetes.io/worker:". To skip it would select more nodes than the operator wrote.
 func (r *reader) label(v value) (string, bool) {
 	if v.absent() {
 		return "", true
 	}
-	return r.text(v)
+	text, ok := r.text(v)
+	if ok && !isLabelValue(text) && !r.tolerant {
+		r.problem(v, "%s is not a value that a label can have: write %s, or nothing", r.quote(v), nameRule)
+	}
+	return text, ok
+}
+
+// labelKey reports a key that no label can have.
+func (r *reader) labelKey(v value) {
+	if v.node.Kind == yaml.ScalarNode && !isLabelKey(v.node.Value) && !r.tolerant {
+		r.problem(v, "%s is not a key that a label can have: write %s, perhaps after a domain, as in example.com/rack", r.quote(v), nameRule)
+	}
 }
 
 // flag returns a boolean, or otherwise if there is none.

@@ -1,6 +1,9 @@
 package loadbalancer
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // A Selector says which labels an object must carry. The zero Selector matches every object.
 type Selector struct {
@@ -96,4 +99,38 @@ func (s Selector) conditions() []Expression {
 		all = append(all, Expression{Key: key, Operator: "In", Values: []string{want}})
 	}
 	return all
+}
+
+// What Kubernetes takes for the key and the value of a label, and for the name of a namespace. See "Syntax and character
+// set" in its page on labels, and RFC 1123 §2.1 for names.
+const (
+	nameRule      = `at most 63 letters, digits, "-", "_" and ".", with a letter or digit at both ends`
+	namespaceRule = `at most 63 small letters, digits and "-", with a letter or digit at both ends`
+)
+
+func isLabelKey(text string) bool {
+	domain, name, found := strings.Cut(text, "/")
+	if !found {
+		domain, name = "a", text
+	}
+	return name != "" && isLabelValue(name) && len(domain) <= 253 && !slices.ContainsFunc(strings.Split(domain, "."), func(part string) bool {
+		return !isWord(part, smallAndDigits, "-")
+	})
+}
+
+func isLabelValue(text string) bool {
+	return text == "" || len(text) <= 63 && isWord(text, smallAndDigits+capitals, "-_.")
+}
+
+func isNamespace(text string) bool { return len(text) <= 63 && isWord(text, smallAndDigits, "-") }
+
+const (
+	smallAndDigits = "abcdefghijklmnopqrstuvwxyz0123456789"
+	capitals       = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+)
+
+// isWord reports whether a text begins and ends with an outer character, and has only those and inner ones between.
+func isWord(text, outer, inner string) bool {
+	return text != "" && strings.Contains(outer, text[:1]) && strings.Contains(outer, text[len(text)-1:]) &&
+		strings.Trim(text, outer+inner) == ""
 }

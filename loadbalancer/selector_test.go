@@ -1,6 +1,7 @@
 package loadbalancer
 
 import (
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -54,6 +55,41 @@ func TestSelectorsFollowTheKubernetesAPI(t *testing.T) {
 		p := parse(t, peer("node-selectors: ["+test.selectors+"]")).Peers[0]
 		if got := Selects(p.NodeSelectors, test.node); got != test.want {
 			t.Errorf("[%s] selects %v: %v, want %v", test.selectors, test.node, got, test.want)
+		}
+	}
+}
+
+func TestLabelsAreWhatKubernetesTakes(t *testing.T) {
+	long := strings.Repeat("x", 63)
+	domain := strings.Repeat("a.", 126) + "a" // 253
+	keys := map[string]bool{
+		"rack": true, "Rack": true, "7": true, "a.b": true, "a_b": true, "a--b": true, "x-y_z.9": true, long: true,
+		"example.com/rack": true, "a/b": true, "1.2/b": true, domain + "/rack": true, "kubernetes.io/hostname": true,
+		"": false, "-a": false, "a-": false, ".a": false, "a.": false, "_a": false, "a b": false, "a:b": false, "é": false, long + "x": false,
+		"/rack": false, "example.com/": false, "a/b/c": false, "Example.com/rack": false, "a..b/rack": false, ".a/rack": false,
+		"a./rack": false, "-a/rack": false, "a-/rack": false, "a_b/rack": false, domain + "a/rack": false, "a\x10b": false, "a\nb": false, "rack\n": false,
+	}
+	for key, want := range keys {
+		if got := isLabelKey(key); got != want {
+			t.Errorf("the key %q: %v, want %v", key, got, want)
+		}
+	}
+	values := map[string]bool{
+		"": true, "a": true, "7": true, "A.b_c-D": true, long: true,
+		"-": false, "-a": false, "a-": false, "a/b": false, "a b": false, " ": false, "a ": false, long + "x": false, "ä": false, "\xff": false,
+	}
+	for value, want := range values {
+		if got := isLabelValue(value); got != want {
+			t.Errorf("the value %q: %v, want %v", value, got, want)
+		}
+	}
+	namespaces := map[string]bool{
+		"shop": true, "a": true, "7": true, "kube-system": true, "a--b": true, long: true,
+		"": false, "Shop": false, "shop.example": false, "-a": false, "a-": false, "a_b": false, long + "x": false, "shöp": false,
+	}
+	for name, want := range namespaces {
+		if got := isNamespace(name); got != want {
+			t.Errorf("the namespace %q: %v, want %v", name, got, want)
 		}
 	}
 }

@@ -153,7 +153,7 @@ func TestTheUsagePagesConfigurationsAreAdmittedAsPrinted(t *testing.T) {
 	_, err := lab.StartController(t.Context())
 	must(t, err)
 	read := func(name string) string {
-		text, err := os.ReadFile(filepath.Join(lab.root, "loadbalancer/testdata", name))
+		text, err := os.ReadFile(filepath.Join(lab.root, "loadbalancer/testdata/admitted/v0.1", name))
 		must(t, err)
 		return string(text)
 	}
