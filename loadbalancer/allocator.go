@@ -171,7 +171,7 @@ func (a *Allocator) Pool(addr netip.Addr) *Pool { return a.config.Pool(addr) }
 
 // Adopt gives a Service addresses that its status shows, also those that no pool owns: they are in use, whatever the
 // configuration says. Of each family it takes the first. It may hold one together with others if they can all use it at
-// once; else it does not get it, and the error says who holds it.
+// once; else it does not get it, and the error says who holds it. If it gets none, nothing changes.
 func (a *Allocator) Adopt(r Request, addrs []netip.Addr) error {
 	t := &tenant{Holder: Holder{r.UID, r.Service}, namespace: r.Namespace, terms: r.Terms}
 	var conflict error
@@ -185,6 +185,13 @@ func (a *Allocator) Adopt(r Request, addrs []netip.Addr) error {
 		}
 		t.addrs = append(t.addrs, addr)
 		t.odds = t.odds || a.differs(addr, r) != nil
+	}
+	if len(t.addrs) == 0 {
+		return conflict
+	}
+	now := a.tenants[r.UID]
+	if now != nil && !slices.ContainsFunc(t.addrs, func(addr netip.Addr) bool { return !slices.Contains(now.addrs, addr) }) {
+		t.pool, t.key, t.asked = now.pool, now.key, now.asked // it is known how it came to these
 	}
 	a.replace(t)
 	return conflict
@@ -235,13 +242,15 @@ func (a *Allocator) decide(r Request) (Grant, *tenant) {
 		// It keeps what it has. What it cannot have together with another, it loses.
 		addrs = nil
 		for _, addr := range now.addrs {
-			if a.collides(addr, r) == nil {
-				addrs = append(addrs, addr)
+			if a.collides(addr, r) != nil {
+				continue
 			}
+			addrs = append(addrs, addr)
 			if a.isGivenUp(addr) {
 				g.Why = fmt.Errorf("address %s belongs to no pool any more and is not announced: %w", addr, err)
 			}
 		}
+		addrs = inOrderOf(r.Families, addrs)
 	}
 	t := &tenant{Holder: Holder{r.UID, r.Service}, namespace: r.Namespace, addrs: addrs, terms: r.Terms, pool: r.Pool, key: r.Key, asked: true}
 	if err != nil {
@@ -272,7 +281,7 @@ func (a *Allocator) choose(r Request, now *tenant) ([]netip.Addr, error) {
 	if r.Invalid != nil {
 		return nil, r.Invalid
 	}
-	var kept []netip.Addr
+	var kept, disliked []netip.Addr
 	for _, addr := range now.addrs {
 		switch {
 		case !slices.Contains(r.Families, FamilyOf(addr)) || a.isGivenUp(addr) || a.collides(addr, r) != nil:
@@ -284,13 +293,31 @@ func (a *Allocator) choose(r Request, now *tenant) ([]netip.Addr, error) {
 			}
 		case !now.asked && len(r.Addrs) == 0 && !a.isOf(addr, r.Pool):
 			return nil, fmt.Errorf("the Service asks for pool %q and came with address %s, which is kept: to move it there, remove annotation metallb.universe.tf/address-pool and write it again", r.Pool, addr)
+		case now.asked && r.Pool != now.pool && !a.isOf(addr, r.Pool):
+			// It asks for another pool than before. What it was given on the same request is what it asks for, whatever has
+			// become of the pools since.
 		case now.asked && r.Key != now.key && a.differs(addr, r) != nil:
 			// It asks for other company than before.
-		case now.asked && r.Pool == now.pool || a.isOf(addr, r.Pool):
-			// What it was given on the same request before is what it asks for, whatever has become of the pools since.
+			disliked = append(disliked, addr)
+		default:
 			kept = append(kept, addr)
 		}
 	}
+	addrs, err := a.find(r, kept)
+	for _, addr := range disliked {
+		if err != nil || slices.ContainsFunc(addrs, func(other netip.Addr) bool { return FamilyOf(other) == FamilyOf(addr) }) {
+			continue
+		}
+		// It is better than none, if that is what it comes to.
+		if all, err := a.find(r, slices.Concat(kept, disliked)); err == nil && slices.Contains(all, addr) {
+			return nil, a.differs(addr, r)
+		}
+	}
+	return addrs, err
+}
+
+// find finds addresses beside those that are kept.
+func (a *Allocator) find(r Request, kept []netip.Addr) ([]netip.Addr, error) {
 	switch {
 	case len(r.Addrs) > 0:
 		return a.byName(r, kept)
@@ -311,8 +338,10 @@ func (a *Allocator) isGivenUp(addr netip.Addr) bool {
 	return a.givenUp.Contains(addr) && a.config.Pool(addr) == nil
 }
 
-// byName gives the Service the addresses that it asks for, and of its other families what the same pool has.
+// byName gives the Service the addresses that it asks for, and of its other families what the same pool has. What it has
+// already may be of several pools by now: those were drawn anew.
 func (a *Allocator) byName(r Request, kept []netip.Addr) ([]netip.Addr, error) {
+	moves := false
 	for _, want := range r.Addrs {
 		if slices.Contains(kept, want) {
 			continue
@@ -320,15 +349,16 @@ func (a *Allocator) byName(r Request, kept []netip.Addr) ([]netip.Addr, error) {
 		if err := a.mayHold(want, r); err != nil {
 			return nil, err
 		}
+		moves = true
 	}
 	chosen := slices.Clone(r.Addrs)
 	for _, want := range chosen[1:] {
-		if p, q := a.config.Pool(chosen[0]), a.config.Pool(want); p != q && p != nil && q != nil {
+		if p, q := a.config.Pool(chosen[0]), a.config.Pool(want); moves && p != q && p != nil && q != nil {
 			return nil, fmt.Errorf("address %s belongs to pool %q, and %s to pool %q: ask for two of one pool", chosen[0], p.Name, want, q.Name)
 		}
 	}
 	for _, addr := range kept {
-		if !slices.Contains(chosen, addr) && a.config.Pool(addr) == a.config.Pool(chosen[0]) {
+		if !slices.Contains(chosen, addr) && (!moves || a.config.Pool(addr) == a.config.Pool(chosen[0])) {
 			chosen = append(chosen, addr)
 		}
 	}
@@ -372,13 +402,19 @@ func (a *Allocator) couldComplete(addrs []netip.Addr, r Request) bool {
 		return false
 	}
 	pool, ok := a.config.index(addrs[0])
-	return ok && !slices.ContainsFunc(r.Families, func(f Family) bool { return !a.stock.has(pool, f) })
+	return ok && a.config.Pools[pool].Serves(r.Namespace, r.Labels) &&
+		!slices.ContainsFunc(r.Families, func(f Family) bool { return !a.stock.has(pool, f) })
 }
 
+// inOrderOf sorts addresses; those of other families come last.
 func inOrderOf(families []Family, addrs []netip.Addr) []netip.Addr {
-	slices.SortFunc(addrs, func(x, y netip.Addr) int {
-		return slices.Index(families, FamilyOf(x)) - slices.Index(families, FamilyOf(y))
-	})
+	place := func(addr netip.Addr) int {
+		if i := slices.Index(families, FamilyOf(addr)); i >= 0 {
+			return i
+		}
+		return len(families)
+	}
+	slices.SortStableFunc(addrs, func(x, y netip.Addr) int { return place(x) - place(y) })
 	return addrs
 }
 
@@ -502,9 +538,12 @@ func (a *Allocator) mayHold(addr netip.Addr, r Request) error {
 		return err
 	}
 	switch {
-	case pool == nil && len(a.holders[addr]) > 0:
-		return heldBy(addr, a.holders[addr][0])
 	case pool == nil:
+		for _, t := range a.holders[addr] {
+			if t.UID != r.UID {
+				return heldBy(addr, t)
+			}
+		}
 		return fmt.Errorf("no pool owns address %s: ask for an address of %s, or add it to a pool", addr, a.poolNames(func(*Pool) bool { return true }))
 	case r.Pool != "" && pool.Name != r.Pool:
 		return fmt.Errorf("address %s belongs to pool %q, and the Service asks for pool %q: change one of the two", addr, pool.Name, r.Pool)
@@ -526,10 +565,9 @@ func (a *Allocator) replace(t *tenant) {
 	if before != nil {
 		a.leaveFor(before, t)
 	}
-	if len(t.addrs) == 0 {
-		return
+	if len(t.addrs) > 0 {
+		a.tenants[t.UID] = t
 	}
-	a.tenants[t.UID] = t
 	for _, addr := range t.addrs {
 		if i := slices.Index(a.holders[addr], before); before != nil && i >= 0 {
 			a.holders[addr][i] = t
@@ -541,9 +579,15 @@ func (a *Allocator) replace(t *tenant) {
 		a.holders[addr] = append(a.holders[addr], t)
 	}
 	a.list(t)
+	if before != nil {
+		a.absolve(before.addrs)
+	}
 }
 
-func (a *Allocator) leave(t *tenant) { a.leaveFor(t, &tenant{}) }
+func (a *Allocator) leave(t *tenant) {
+	a.leaveFor(t, &tenant{})
+	a.absolve(t.addrs)
+}
 
 // leaveFor takes the addresses from a tenant, except those that it goes on holding as another.
 func (a *Allocator) leaveFor(t, next *tenant) {

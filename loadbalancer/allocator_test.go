@@ -1,299 +1,458 @@
 package loadbalancer
 
 import (
+	"container/list"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
+	"go4.org/netipx"
 	"pgregory.net/rapid"
 )
 
-func TestServicesTakeKeepAndGiveBackAddresses(t *testing.T) {
+// A step is one thing that happens to an allocator, and what comes of it.
+type step struct {
+	then      string
+	configure string // pools in short
+	givenUp   string // prefixes that the operator took away on purpose, with that
+	release   string // a Service
+	adopt     string // a request in short, and what the status shows
+	ask       string // a request in short
+	addrs     string // what the Service holds in the end, in the order of its families
+	from      string // the pool that owns them, if it matters
+	why       string // the error
+	conflict  string // with whom it cannot share what it left
+	also      string // what else the grant says: left and the addresses; renumbered; more; eased, if it left none
+}
+
+// tell plays a story. Whatever happens in it, a question changes nothing and foretells the answer, asking once more changes
+// nothing either, and no other Service's addresses change.
+func tell(t *testing.T, story []step) {
+	t.Helper()
 	a := NewAllocator()
-	steps := []struct {
-		then      string
-		configure string // pools in short: name ranges, and words of a pool
-		adopt     string // service
-		release   string // service
-		service   string
-		want      string // the address it asks for, or shows when it is adopted
-		pool      string // the pool it asks for
-		addr      string // what it has in the end
-		from      string // the pool that owns it
-		err       string
-	}{
-		{then: "nothing is configured", service: "shop/web", err: `no address pool is configured: add one to address-pools`},
-		{then: "nor is a pool of that name", service: "shop/web", pool: "production", err: `no pool is named "production": ask for a pool that exists`},
-
-		{then: "the operator writes a pool of four", configure: "production 42.176.25.64/30"},
-		{then: "web takes the first address", service: "shop/web", addr: "42.176.25.64", from: "production"},
-		{then: "web asks again and keeps it", service: "shop/web", addr: "42.176.25.64", from: "production"},
-		{then: "web asks for it by name and keeps it", service: "shop/web", want: "42.176.25.64", addr: "42.176.25.64", from: "production"},
-		{then: "api may not take web's address", service: "shop/api", want: "42.176.25.64",
-			err: `address 42.176.25.64 is held by service shop/web: ask for another, or delete that Service`},
-		{then: "api takes the last one on request", service: "shop/api", want: "42.176.25.67", addr: "42.176.25.67", from: "production"},
-		{then: "cart takes the next one", service: "shop/cart", addr: "42.176.25.65", from: "production"},
-		{then: "search takes the one after", service: "shop/search", addr: "42.176.25.66", from: "production"},
-		{then: "blog finds the pool empty", service: "shop/blog",
-			err: `no free address in pool "production": add addresses, or delete a Service that holds one`},
-		{then: "also if it asks for the pool", service: "shop/blog", pool: "production",
-			err: `pool "production" has no free address: add addresses to it, or delete a Service that holds one`},
-		{then: "no pool has what blog asks for", service: "shop/blog", want: "8.8.8.8",
-			err: `no pool owns address 8.8.8.8: ask for an address of pool "production", or add it to a pool`},
-		{then: "web asks for an address nobody has, and keeps its own", service: "shop/web", want: "8.8.8.8", addr: "42.176.25.64",
-			err: `no pool owns address 8.8.8.8: ask for an address of pool "production", or add it to a pool`},
-		{then: "web asks for api's address, and keeps its own", service: "shop/web", want: "42.176.25.67", addr: "42.176.25.64",
-			err: `address 42.176.25.67 is held by service shop/api: ask for another, or delete that Service`},
-
-		{then: "search goes away", release: "shop/search"},
-		{then: "search goes away once more", release: "shop/search"},
-		{then: "api goes away", release: "shop/api"},
-		{then: "blog takes what was freed longest ago", service: "shop/blog", addr: "42.176.25.66", from: "production"},
-		{then: "web moves to the address it asks for", service: "shop/web", want: "42.176.25.67", addr: "42.176.25.67", from: "production"},
-		{then: "api is back and finds web's old address", service: "shop/api", addr: "42.176.25.64", from: "production"},
-
-		{then: "the operator adds a pool on request only, and one that comes first",
-			configure: "production 42.176.25.64/30; vip 10.9.0.0/24 manual avoid; sandbox 192.168.144.0/20 priority=-1"},
-		{then: "everybody keeps the address", service: "shop/web", addr: "42.176.25.67", from: "production"},
-		{then: "the pool of lower priority goes first", service: "dev/one", addr: "192.168.144.0", from: "sandbox"},
-		{then: "an address of the other only by name", service: "dev/two", pool: "vip", addr: "10.9.0.1", from: "vip"},
-		{then: "or by address", service: "dev/three", want: "10.9.0.7", addr: "10.9.0.7", from: "vip"},
-		{then: "but none that is avoided", service: "dev/four", want: "10.9.0.255",
-			err: `pool "vip" does not hand out addresses that end in .0 or .255, such as 10.9.0.255: ask for another, or set avoid-buggy-ips to false`},
-		{then: "address and pool must agree", service: "dev/four", want: "10.9.0.9", pool: "sandbox",
-			err: `address 10.9.0.9 belongs to pool "vip", and the Service asks for pool "sandbox": change one of the two`},
-		{then: "and here they do", service: "dev/four", want: "10.9.0.9", pool: "vip", addr: "10.9.0.9", from: "vip"},
-		{then: "no pool has the name", service: "dev/five", pool: "vips",
-			err: `no pool is named "vips": ask for one of the pools "production", "vip", "sandbox"`},
-		{then: "one asks for the other pool and moves", service: "dev/one", pool: "vip", addr: "10.9.0.2", from: "vip"},
-		{then: "one asks for a full pool and stays", service: "dev/one", pool: "production", addr: "10.9.0.2",
-			err: `pool "production" has no free address: add addresses to it, or delete a Service that holds one`},
-		{then: "one asks for nothing particular any more and stays", service: "dev/one", addr: "10.9.0.2", from: "vip"},
-
-		{then: "the operator leaves only the pool on request", configure: "vip 10.9.0.0/24 manual"},
-		{then: "a new Service finds nothing", service: "dev/six",
-			err: `no pool hands out addresses without request: annotate the Service with metallb.universe.tf/address-pool`},
-		{then: "an old one keeps what no pool owns any more", service: "shop/web", addr: "42.176.25.67"},
-		{then: "also by name", service: "shop/web", want: "42.176.25.67", addr: "42.176.25.67"},
-		{then: "nobody else may have that", service: "dev/six", want: "42.176.25.67",
-			err: `address 42.176.25.67 is held by service shop/web: ask for another, or delete that Service`},
-		{then: "nor, once it is free, anybody", release: "shop/web"},
-		{then: "because no pool owns it", service: "dev/six", want: "42.176.25.67",
-			err: `no pool owns address 42.176.25.67: ask for an address of pool "vip", or add it to a pool`},
-
-		{then: "a Service shows an address nobody knows", adopt: "legacy/mail", want: "172.16.0.1", addr: "172.16.0.1"},
-		{then: "and keeps it although it asks for a pool: perhaps it always did", service: "legacy/mail", pool: "vip", addr: "172.16.0.1",
-			err: `the Service asks for pool "vip" and came with address 172.16.0.1, which is kept: to move it there, remove annotation metallb.universe.tf/address-pool and write it again`},
-		{then: "another Service holds what it then wants", service: "legacy/mail", want: "10.9.0.7", addr: "172.16.0.1",
-			err: `address 10.9.0.7 is held by service dev/three: ask for another, or delete that Service`},
-		{then: "another shows the same", adopt: "legacy/copy", want: "172.16.0.1", err: `address 172.16.0.1 is held by service legacy/mail`},
-		{then: "an address that was avoided before comes first now", service: "dev/six", pool: "vip", addr: "10.9.0.0", from: "vip"},
-	}
-	for _, step := range steps {
-		var got string
-		var err error
+	for _, s := range story {
+		var got, also string
+		var why, conflict error
+		before, of := holdingsOf(a), ""
 		switch {
-		case step.configure != "":
-			a.Configure(pools(t, step.configure))
-		case step.release != "":
-			a.Release(step.release)
-		case step.adopt != "":
-			err = a.Adopt(step.adopt, step.adopt, netip.MustParseAddr(step.want))
-			got = shown(a.Held(step.adopt))
+		case s.configure != "":
+			a.Configure(pools(t, s.configure), set(t, s.givenUp))
+		case s.release != "":
+			of = s.release
+			also = grantInWords(Grant{Left: a.Release(of)})
+		case s.adopt != "":
+			r, shows := request(t, s.adopt)
+			of = r.UID
+			why = a.Adopt(r, shows)
+			got = shown(a.Held(of))
 		default:
-			r := Request{UID: step.service, Service: step.service, Pool: step.pool}
-			if step.want != "" {
-				r.Addr = netip.MustParseAddr(step.want)
+			r, _ := request(t, s.ask)
+			of = r.UID
+			foretold, same := a.Check(r)
+			g := a.Allocate(r)
+			if !reflect.DeepEqual(g, foretold) {
+				t.Errorf("%s: got %+v, and the answer was to be %+v", s.then, g, foretold)
 			}
-			var addr netip.Addr
-			var from *Pool
-			addr, from, err = a.Allocate(r)
-			got = shown(a.Held(step.service))
-			if err == nil && addr != a.Held(step.service) {
-				t.Errorf("%s: answered %s and noted %s", step.then, addr, got)
+			if now := holdingsOf(a); same && !maps.Equal(now, before) {
+				t.Errorf("%s: nothing was to change, and they held %v and now %v", s.then, before, now)
 			}
-			name := ""
-			if from != nil {
-				name = from.Name
+			if again, same := a.Check(r); !same || !slices.Equal(again.Addrs, g.Addrs) || words(again.Why) != words(g.Why) {
+				t.Errorf("%s: got %+v, and asking again %+v", s.then, g, again)
 			}
-			if name != step.from {
-				t.Errorf("%s: from pool %q, want %q", step.then, name, step.from)
+			if !slices.Equal(g.Addrs, a.Held(of)) {
+				t.Errorf("%s: answered %s and noted %s", s.then, g.Addrs, a.Held(of))
+			}
+			got, also, why, conflict = shown(g.Addrs), grantInWords(g), g.Why, g.Conflict
+		}
+		if got != s.addrs || words(why) != s.why || words(conflict) != s.conflict || also != s.also {
+			t.Errorf("%s:\n got %q why %q conflict %q also %q\nwant %q why %q conflict %q also %q",
+				s.then, got, words(why), words(conflict), also, s.addrs, s.why, s.conflict, s.also)
+		}
+		for _, addr := range a.Held(of) {
+			if pool := a.Pool(addr); s.from != "" && (pool == nil || pool.Name != s.from) {
+				t.Errorf("%s: %s is of pool %v, want %q", s.then, addr, pool, s.from)
 			}
 		}
-		said := ""
-		if err != nil {
-			said = err.Error()
-		}
-		if got != step.addr || said != step.err {
-			t.Errorf("%s: %s %q, want %s %q", step.then, got, said, step.addr, step.err)
+		now := holdingsOf(a)
+		delete(before, of)
+		delete(now, of)
+		if !maps.Equal(now, before) {
+			t.Errorf("%s: others held %v and now %v", s.then, before, now)
 		}
 		if err := a.inconsistency(); err != nil {
-			t.Fatalf("%s: %v", step.then, err)
+			t.Fatalf("%s: %v", s.then, err)
 		}
 	}
 }
 
+func holdingsOf(a *Allocator) map[string]string {
+	all := map[string]string{}
+	for uid := range a.tenants {
+		all[uid] = shown(a.Held(uid))
+	}
+	return all
+}
+
+func grantInWords(g Grant) string {
+	var all []string
+	for _, word := range []struct {
+		text string
+		is   bool
+	}{
+		{"left " + shown(g.Left), len(g.Left) > 0},
+		{"renumbered", g.Renumbered},
+		{"more", g.More},
+		{"eased", g.Eased && len(g.Left) == 0},
+	} {
+		if word.is {
+			all = append(all, word.text)
+		}
+	}
+	return strings.Join(all, " ")
+}
+
+func words(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func shown(addrs []netip.Addr) string {
+	var all []string
+	for _, addr := range addrs {
+		all = append(all, addr.String())
+	}
+	return strings.Join(all, ",")
+}
+
+// request reads a Service in short: "namespace/name [families=46] [require] [share=key] [ports=80,53/UDP] [local=app]
+// [pool=name] [want=addresses] [tier=label] [invalid=text] [shows=addresses]".
+func request(t testing.TB, short string) (r Request, shows []netip.Addr) {
+	t.Helper()
+	words := strings.Fields(short)
+	r = Request{UID: words[0], Service: words[0], Families: []Family{IPv4}}
+	r.Namespace, _, _ = strings.Cut(words[0], "/")
+	for _, word := range words[1:] {
+		switch key, value, _ := strings.Cut(word, "="); key {
+		case "families":
+			r.Families = nil
+			for _, f := range value {
+				r.Families = append(r.Families, Family(f-'0'))
+			}
+		case "require":
+			r.AllFamilies = true
+		case "share":
+			r.Key = value
+		case "ports":
+			r.Ports = ports(value)
+		case "local":
+			r.Backend = "pods app=" + value
+		case "pool":
+			r.Pool = value
+		case "want":
+			r.Addrs = addresses(value)
+		case "tier":
+			r.Labels = map[string]string{"tier": value}
+		case "invalid":
+			r.Invalid = fmt.Errorf("%s", value)
+		case "shows":
+			shows = addresses(value)
+		default:
+			t.Fatalf("request %q: what is %q?", short, word)
+		}
+	}
+	return r, shows
+}
+
+func ports(short string) (all []Port) {
+	for one := range strings.SplitSeq(short, ",") {
+		number, protocol, _ := strings.Cut(one, "/")
+		if protocol == "" {
+			protocol = "TCP"
+		}
+		n, err := strconv.ParseUint(number, 10, 16)
+		if err != nil {
+			panic(err)
+		}
+		all = append(all, Port{protocol, uint16(n)})
+	}
+	return all
+}
+
+func addresses(short string) (all []netip.Addr) {
+	for one := range strings.SplitSeq(short, ",") {
+		all = append(all, netip.MustParseAddr(one))
+	}
+	return all
+}
+
+// set reads prefixes with commas between them; an empty text is nil.
+func set(t testing.TB, short string) *netipx.IPSet {
+	t.Helper()
+	if short == "" {
+		return nil
+	}
+	var b netipx.IPSetBuilder
+	for one := range strings.SplitSeq(short, ",") {
+		b.AddPrefix(netip.MustParsePrefix(one))
+	}
+	s, err := b.IPSet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// pools writes a configuration in short: "name ranges [manual] [avoid] [priority=n] [namespaces=a,b] [tier=label] [across]; …".
+func pools(t testing.TB, short string) *Config {
+	t.Helper()
+	text := "address-pools:\n"
+	for one := range strings.SplitSeq(short, ";") {
+		words := strings.Fields(one)
+		text += fmt.Sprintf("- name: %s\n  cidr: ['%s']\n", words[0], strings.ReplaceAll(words[1], ",", "', '"))
+		for _, word := range words[2:] {
+			switch key, value, _ := strings.Cut(word, "="); key {
+			case "manual":
+				text += "  auto-assign: false\n"
+			case "avoid":
+				text += "  avoid-buggy-ips: true\n"
+			case "across":
+				text += "  share-across-namespaces: true\n"
+			case "priority":
+				text += "  priority: " + value + "\n"
+			case "namespaces":
+				text += "  namespaces: [" + value + "]\n"
+			case "tier":
+				text += "  service-selectors: [{match-labels: {tier: " + value + "}}]\n"
+			default:
+				t.Fatalf("pools: %q", word)
+			}
+		}
+	}
+	return parse(t, text)
+}
+
+func TestServicesTakeKeepAndGiveBackAddresses(t *testing.T) {
+	tell(t, []step{
+		{then: "nothing is configured", ask: "shop/web", why: `no address pool is configured: add one to address-pools`},
+		{then: "nor is a pool of that name", ask: "shop/web pool=production", why: `no pool is named "production": ask for a pool that exists`},
+
+		{then: "the operator writes a pool of four", configure: "production 42.176.25.64/30"},
+		{then: "web takes the first address", ask: "shop/web", addrs: "42.176.25.64", from: "production"},
+		{then: "web asks again and keeps it", ask: "shop/web", addrs: "42.176.25.64", from: "production"},
+		{then: "web asks for it by name and keeps it", ask: "shop/web want=42.176.25.64", addrs: "42.176.25.64", from: "production"},
+		{then: "api may not take web's address", ask: "shop/api want=42.176.25.64",
+			why: `address 42.176.25.64 is held by service shop/web: ask for another, or delete that Service`},
+		{then: "api takes the last one on request", ask: "shop/api want=42.176.25.67", addrs: "42.176.25.67", from: "production"},
+		{then: "cart takes the next one", ask: "shop/cart", addrs: "42.176.25.65", from: "production"},
+		{then: "search takes the one after", ask: "shop/search", addrs: "42.176.25.66", from: "production"},
+		{then: "blog finds the pool empty", ask: "shop/blog",
+			why: `no free address in pool "production": add addresses, or delete a Service that holds one`},
+		{then: "also if it asks for the pool", ask: "shop/blog pool=production",
+			why: `pool "production" has no free address: add addresses to it, or delete a Service that holds one`},
+		{then: "no pool has what blog asks for", ask: "shop/blog want=8.8.8.8",
+			why: `no pool owns address 8.8.8.8: ask for an address of pool "production", or add it to a pool`},
+		{then: "web asks for an address nobody has, and keeps its own", ask: "shop/web want=8.8.8.8", addrs: "42.176.25.64",
+			why: `no pool owns address 8.8.8.8: ask for an address of pool "production", or add it to a pool`},
+		{then: "web asks for api's address, and keeps its own", ask: "shop/web want=42.176.25.67", addrs: "42.176.25.64",
+			why: `address 42.176.25.67 is held by service shop/api: ask for another, or delete that Service`},
+
+		{then: "search goes away", release: "shop/search", also: "left 42.176.25.66"},
+		{then: "search goes away once more", release: "shop/search"},
+		{then: "api goes away", release: "shop/api", also: "left 42.176.25.67"},
+		{then: "blog takes what was freed longest ago", ask: "shop/blog", addrs: "42.176.25.66", from: "production"},
+		{then: "web moves to the address it asks for", ask: "shop/web want=42.176.25.67", addrs: "42.176.25.67", from: "production", also: "left 42.176.25.64"},
+		{then: "api is back and finds web's old address", ask: "shop/api", addrs: "42.176.25.64", from: "production"},
+
+		{then: "the operator adds a pool on request only, and one that comes first",
+			configure: "production 42.176.25.64/30; vip 10.9.0.0/24 manual avoid; sandbox 192.168.144.0/20 priority=-1"},
+		{then: "everybody keeps the address", ask: "shop/web", addrs: "42.176.25.67", from: "production"},
+		{then: "the pool of lower priority goes first", ask: "dev/one", addrs: "192.168.144.0", from: "sandbox"},
+		{then: "an address of the other only by name", ask: "dev/two pool=vip", addrs: "10.9.0.1", from: "vip"},
+		{then: "or by address", ask: "dev/three want=10.9.0.7", addrs: "10.9.0.7", from: "vip"},
+		{then: "but none that is avoided", ask: "dev/four want=10.9.0.255",
+			why: `pool "vip" does not hand out addresses that end in .0 or .255, such as 10.9.0.255: ask for another, or set avoid-buggy-ips to false`},
+		{then: "address and pool must agree", ask: "dev/four want=10.9.0.9 pool=sandbox",
+			why: `address 10.9.0.9 belongs to pool "vip", and the Service asks for pool "sandbox": change one of the two`},
+		{then: "and here they do", ask: "dev/four want=10.9.0.9 pool=vip", addrs: "10.9.0.9", from: "vip"},
+		{then: "no pool has the name", ask: "dev/five pool=vips",
+			why: `no pool is named "vips": ask for one of the pools "production", "vip", "sandbox"`},
+		{then: "one asks for the other pool and moves", ask: "dev/one pool=vip", addrs: "10.9.0.2", from: "vip", also: "left 192.168.144.0"},
+		{then: "one asks for a full pool and stays", ask: "dev/one pool=production", addrs: "10.9.0.2",
+			why: `pool "production" has no free address: add addresses to it, or delete a Service that holds one`},
+		{then: "one asks for nothing particular any more and stays", ask: "dev/one", addrs: "10.9.0.2", from: "vip"},
+
+		{then: "the operator leaves only the pool on request", configure: "vip 10.9.0.0/24 manual"},
+		{then: "a new Service finds nothing", ask: "dev/six",
+			why: `no pool hands out addresses without request: annotate the Service with metallb.universe.tf/address-pool`},
+		{then: "an old one keeps what no pool owns any more", ask: "shop/web", addrs: "42.176.25.67"},
+		{then: "also by name", ask: "shop/web want=42.176.25.67", addrs: "42.176.25.67"},
+		{then: "nobody else may have that", ask: "dev/six want=42.176.25.67",
+			why: `address 42.176.25.67 is held by service shop/web: ask for another, or delete that Service`},
+		{then: "nor, once it is free, anybody", release: "shop/web", also: "left 42.176.25.67"},
+		{then: "because no pool owns it", ask: "dev/six want=42.176.25.67",
+			why: `no pool owns address 42.176.25.67: ask for an address of pool "vip", or add it to a pool`},
+
+		{then: "a Service shows an address nobody knows", adopt: "legacy/mail shows=172.16.0.1", addrs: "172.16.0.1"},
+		{then: "and keeps it although it asks for a pool: perhaps it always did", ask: "legacy/mail pool=vip", addrs: "172.16.0.1",
+			why: `the Service asks for pool "vip" and came with address 172.16.0.1, which is kept: to move it there, remove annotation metallb.universe.tf/address-pool and write it again`},
+		{then: "another Service holds what it then wants", ask: "legacy/mail want=10.9.0.7", addrs: "172.16.0.1",
+			why: `address 10.9.0.7 is held by service dev/three: ask for another, or delete that Service`},
+		{then: "another shows the same", adopt: "legacy/copy shows=172.16.0.1",
+			why: `address 172.16.0.1 is held by service legacy/mail: ask for another, or delete that Service`},
+		{then: "an address that was avoided before comes first now", ask: "dev/six pool=vip", addrs: "10.9.0.0", from: "vip"},
+	})
+}
+
 func TestPoolsAreTriedByPriorityAndThenInTheOrderOfTheFile(t *testing.T) {
 	a := NewAllocator()
-	a.Configure(pools(t, "c 10.0.3.0/31 priority=5; b 10.0.2.0/31; a 10.0.1.0/31; d 10.0.4.0/31 priority=-5; e 10.0.5.0/31 manual priority=-9"))
+	a.Configure(pools(t, "c 10.0.3.0/31 priority=5; b 10.0.2.0/31; a 10.0.1.0/31; d 10.0.4.0/31 priority=-5; e 10.0.5.0/31 manual priority=-9"), nil)
 	var got []string
 	for i := range 8 {
-		addr, _, err := a.Allocate(Request{UID: fmt.Sprint(i)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		got = append(got, addr.String())
+		got = append(got, take(t, a, fmt.Sprint("shop/", i)))
 	}
 	want := "10.0.4.0 10.0.4.1 10.0.2.0 10.0.2.1 10.0.1.0 10.0.1.1 10.0.3.0 10.0.3.1"
 	if strings.Join(got, " ") != want {
 		t.Errorf("got  %s\nwant %s", strings.Join(got, " "), want)
 	}
-	_, _, err := a.Allocate(Request{UID: "late"})
-	if want := `no free address in one of the pools "c", "b", "a", "d": add addresses, or delete a Service that holds one`; err == nil || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
+	r, _ := request(t, "shop/late")
+	if got, want := words(a.Allocate(r).Why), `no free address in one of the pools "c", "b", "a", "d": add addresses, or delete a Service that holds one`; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
+}
+
+// take asks for an address, in short, and returns what the Service gets.
+func take(t testing.TB, a *Allocator, short string) string {
+	t.Helper()
+	r, _ := request(t, short)
+	g := a.Allocate(r)
+	if g.Why != nil {
+		t.Errorf("%s: %v", short, g.Why)
+	}
+	return shown(g.Addrs)
 }
 
 func TestAFreedAddressRestsAsLongAsPossible(t *testing.T) {
-	a := NewAllocator()
-	a.Configure(pools(t, "a 10.0.0.0/30"))
-	take := func(service, want string) {
-		t.Helper()
-		addr, _, err := a.Allocate(Request{UID: service})
-		if err != nil || addr.String() != want {
-			t.Errorf("%s takes %s, %v, want %s", service, addr, err, want)
-		}
-	}
-	take("one", "10.0.0.0")
-	take("two", "10.0.0.1")
-	a.Release("two")
-	a.Release("one")
-	take("three", "10.0.0.2")
-
-	// A new configuration forgets neither what was used nor in which order.
-	a.Configure(pools(t, "low 10.0.0.0-10.0.0.1; high 10.0.0.2-10.0.0.3 priority=-1"))
-	take("four", "10.0.0.3")
-	take("five", "10.0.0.1")
-	a.Configure(pools(t, "other 10.1.0.0/32"))
-	a.Release("three")
-	a.Configure(pools(t, "a 10.0.0.0/30"))
-	take("six", "10.0.0.0")
-	take("seven", "10.0.0.2") // freed while no pool owned it
-	if err := a.inconsistency(); err != nil {
-		t.Error(err)
-	}
+	tell(t, []step{
+		{then: "there is a pool of four", configure: "a 10.0.0.0/30"},
+		{then: "one takes the first", ask: "shop/one", addrs: "10.0.0.0"},
+		{then: "two takes the next", ask: "shop/two", addrs: "10.0.0.1"},
+		{then: "two goes", release: "shop/two", also: "left 10.0.0.1"},
+		{then: "one goes", release: "shop/one", also: "left 10.0.0.0"},
+		{then: "three gets what was never used", ask: "shop/three", addrs: "10.0.0.2"},
+		{then: "the operator draws two pools, which forgets neither what was used nor in which order",
+			configure: "low 10.0.0.0-10.0.0.1; high 10.0.0.2-10.0.0.3 priority=-1"},
+		{then: "four gets what was never used", ask: "shop/four", addrs: "10.0.0.3"},
+		{then: "five gets what was freed first", ask: "shop/five", addrs: "10.0.0.1"},
+		{then: "the operator draws another pool", configure: "other 10.1.0.0/32"},
+		{then: "three goes while no pool owns its address", release: "shop/three", also: "left 10.0.0.2"},
+		{then: "the first pool is back", configure: "a 10.0.0.0/30"},
+		{then: "six gets what one had", ask: "shop/six", addrs: "10.0.0.0"},
+		{then: "seven gets what three had", ask: "shop/seven", addrs: "10.0.0.2"},
+	})
 }
 
 func TestAServiceMovesWhenItAsksForAnotherPoolAndNotWhenPoolsAreDrawnAnew(t *testing.T) {
-	ask := func(a *Allocator, pool, want, because string) {
-		t.Helper()
-		a.Allocate(Request{UID: "web", Service: "shop/web", Pool: pool})
-		if got := a.Held("web").String(); got != want {
-			t.Errorf("web holds %s, want %s: %s", got, want, because)
-		}
-	}
-	a := NewAllocator()
-	a.Configure(pools(t, "a 10.0.0.0/24; b 10.0.1.0/24"))
-	ask(a, "a", "10.0.0.0", "it takes the first")
-	a.Configure(pools(t, "a 10.0.0.128/25; c 10.0.0.0/25; b 10.0.1.0/24"))
-	ask(a, "a", "10.0.0.0", "its address belongs to pool c now, and it did not ask for that")
-	ask(a, "d", "10.0.0.0", "there is no pool d")
-	ask(a, "a", "10.0.0.0", "it asks for what it was given")
-	ask(a, "b", "10.0.1.0", "it asks for another pool")
-	ask(a, "a", "10.0.0.128", "and back")
-
-	// After a restart nobody remembers what web asked for before.
-	a = NewAllocator()
-	a.Configure(pools(t, "a 10.0.0.128/25; c 10.0.0.0/25; b 10.0.1.0/24"))
-	if err := a.Adopt("web", "shop/web", netip.MustParseAddr("10.0.0.0")); err != nil {
-		t.Fatal(err)
-	}
-	ask(a, "a", "10.0.0.0", "it was adopted, and may have asked for that before pool a was drawn anew")
-	ask(a, "", "10.0.0.0", "it asks for nothing particular")
-	if err := a.Adopt("web", "shop/web", netip.MustParseAddr("10.0.0.0")); err != nil {
-		t.Fatal(err)
-	}
-	ask(a, "b", "10.0.1.0", "it asks for a pool, which it did not before, although it was adopted again between")
+	const kept = `the Service asks for pool "a" and came with address 10.0.0.0, which is kept: to move it there, remove annotation metallb.universe.tf/address-pool and write it again`
+	tell(t, []step{
+		{then: "there are two pools", configure: "a 10.0.0.0/24; b 10.0.1.0/24"},
+		{then: "web takes the first of one", ask: "shop/web pool=a", addrs: "10.0.0.0"},
+		{then: "the operator draws them anew", configure: "a 10.0.0.128/25; c 10.0.0.0/25; b 10.0.1.0/24"},
+		{then: "its address belongs to pool c now, and it did not ask for that", ask: "shop/web pool=a", addrs: "10.0.0.0", from: "c"},
+		{then: "there is no pool d", ask: "shop/web pool=d", addrs: "10.0.0.0", why: `no pool is named "d": ask for one of the pools "a", "c", "b"`},
+		{then: "it asks for what it was given", ask: "shop/web pool=a", addrs: "10.0.0.0"},
+		{then: "it asks for another pool", ask: "shop/web pool=b", addrs: "10.0.1.0", also: "left 10.0.0.0"},
+		{then: "and back", ask: "shop/web pool=a", addrs: "10.0.0.128", also: "left 10.0.1.0"},
+	})
+	tell(t, []step{
+		{then: "after a restart nobody remembers what web asked for before", configure: "a 10.0.0.128/25; c 10.0.0.0/25; b 10.0.1.0/24"},
+		{then: "it shows its address", adopt: "shop/web shows=10.0.0.0", addrs: "10.0.0.0"},
+		{then: "it may have asked for that before pool a was drawn anew", ask: "shop/web pool=a", addrs: "10.0.0.0", why: kept},
+		{then: "it asks for nothing particular", ask: "shop/web", addrs: "10.0.0.0"},
+		{then: "it shows its address again", adopt: "shop/web shows=10.0.0.0", addrs: "10.0.0.0"},
+		{then: "it asks for a pool, which it did not before, although it was adopted again between", ask: "shop/web pool=b", addrs: "10.0.1.0", also: "left 10.0.0.0"},
+	})
 }
 
 func TestAvoidedAddressesAreNotHandedOutAgain(t *testing.T) {
-	a := NewAllocator()
-	a.Configure(pools(t, "a 10.0.0.254-10.0.1.1"))
-	for _, service := range []string{"one", "two", "three", "four"} {
-		a.Allocate(Request{UID: service})
-	}
-	a.Configure(pools(t, "a 10.0.0.254-10.0.1.1 avoid"))
-	if addr, _, err := a.Allocate(Request{UID: "two", Addr: netip.MustParseAddr("10.0.0.255")}); err != nil {
-		t.Errorf("two holds %s, and loses it: %v", addr, err)
-	}
-	for _, service := range []string{"two", "three", "one", "four"} { // .255, .0, .254, .1
-		a.Release(service)
-	}
-	for _, want := range []string{"10.0.0.254", "10.0.1.1"} {
-		if addr, _, err := a.Allocate(Request{UID: want}); err != nil || addr.String() != want {
-			t.Errorf("got %s, %v, want %s", addr, err, want)
-		}
-	}
-	if addr, _, err := a.Allocate(Request{UID: "five"}); err == nil {
-		t.Errorf("got %s", addr)
-	}
-	a.Configure(pools(t, "a 10.0.0.254-10.0.1.1"))
-	if addr, _, err := a.Allocate(Request{UID: "five"}); err != nil || addr.String() != "10.0.0.255" {
-		t.Errorf("got %s, %v, want what was freed longest ago", addr, err)
-	}
+	tell(t, []step{
+		{then: "there is a pool around a border", configure: "a 10.0.0.254-10.0.1.1"},
+		{then: "one", ask: "shop/one", addrs: "10.0.0.254"},
+		{then: "two", ask: "shop/two", addrs: "10.0.0.255"},
+		{then: "three", ask: "shop/three", addrs: "10.0.1.0"},
+		{then: "four", ask: "shop/four", addrs: "10.0.1.1"},
+		{then: "the operator avoids two of them", configure: "a 10.0.0.254-10.0.1.1 avoid"},
+		{then: "two holds one, and keeps it by name", ask: "shop/two want=10.0.0.255", addrs: "10.0.0.255"},
+		{then: "all go", release: "shop/two", also: "left 10.0.0.255"},
+		{then: "all go", release: "shop/three", also: "left 10.0.1.0"},
+		{then: "all go", release: "shop/one", also: "left 10.0.0.254"},
+		{then: "all go", release: "shop/four", also: "left 10.0.1.1"},
+		{then: "three gets what is not avoided", ask: "shop/three", addrs: "10.0.0.254"},
+		{then: "so does four", ask: "shop/four", addrs: "10.0.1.1"},
+		{then: "and that was all", ask: "shop/five", why: `no free address in pool "a": add addresses, or delete a Service that holds one`},
+		{then: "the operator avoids nothing any more", configure: "a 10.0.0.254-10.0.1.1"},
+		{then: "five gets what was freed longest ago", ask: "shop/five", addrs: "10.0.0.255"},
+	})
 }
 
 func TestHoldingsAreInTheOrderOfTheAddresses(t *testing.T) {
 	a := NewAllocator()
-	a.Configure(pools(t, "a 10.0.0.8/29"))
-	for _, last := range []int{12, 9, 10, 200} {
-		addr := netip.AddrFrom4([4]byte{10, 0, 0, byte(last)})
-		if err := a.Adopt(fmt.Sprint(last), fmt.Sprintf("shop/%d", last), addr); err != nil {
+	a.Configure(pools(t, "a 10.0.0.8/29,fd00::/126"), nil)
+	for _, short := range []string{"shop/12 shows=10.0.0.12", "shop/9 shows=10.0.0.9,fd00::3", "shop/10 share=x shows=10.0.0.10", "shop/1 share=x shows=10.0.0.10", "shop/200 shows=10.0.0.200"} {
+		r, shows := request(t, short)
+		if err := a.Adopt(r, shows); err != nil {
 			t.Fatal(err)
 		}
 	}
 	equal(t, a.Holdings(), []Holding{
 		{"shop/9", netip.MustParseAddr("10.0.0.9")},
+		{"shop/1", netip.MustParseAddr("10.0.0.10")},
 		{"shop/10", netip.MustParseAddr("10.0.0.10")},
 		{"shop/12", netip.MustParseAddr("10.0.0.12")},
 		{"shop/200", netip.MustParseAddr("10.0.0.200")},
+		{"shop/9", netip.MustParseAddr("fd00::3")},
 	})
-	if h, ok := a.Holder(netip.MustParseAddr("10.0.0.10")); !ok || h != (Holder{"10", "shop/10"}) {
-		t.Errorf("holder %v %v", h, ok)
+	equal(t, a.Holders(netip.MustParseAddr("10.0.0.10")), []Holder{{"shop/10", "shop/10"}, {"shop/1", "shop/1"}})
+	if h := a.Holders(netip.MustParseAddr("10.0.0.11")); len(h) > 0 {
+		t.Errorf("holders %v of a free address", h)
 	}
-	if h, ok := a.Holder(netip.MustParseAddr("10.0.0.11")); ok {
-		t.Errorf("holder %v of a free address", h)
+	if addrs := a.Release("shop/9"); shown(addrs) != "10.0.0.9,fd00::3" {
+		t.Errorf("released %s", addrs)
 	}
-	if addr := a.Release("9"); addr.String() != "10.0.0.9" {
-		t.Errorf("released %s", addr)
-	}
-	if addr := a.Release("9"); addr.IsValid() {
-		t.Errorf("released %s twice", addr)
+	if addrs := a.Release("shop/9"); len(addrs) > 0 {
+		t.Errorf("released %s twice", addrs)
 	}
 }
 
 // What Services hold and what they ask for by address must not depend on the order in which we hear of it.
 func TestHoldersAndExplicitRequestsEndEqualInAnyOrder(t *testing.T) {
-	config := pools(t, "a 10.0.0.0/28; b 10.0.1.0/28 manual")
+	config := pools(t, "a 10.0.0.0/28,fd00::/64; b 10.0.1.0/28 manual; c 10.0.4.0/30 across")
 	steps := []func(*Allocator){}
 	for i := range 12 {
-		uid := fmt.Sprintf("held-%d", i)
-		addr := netip.AddrFrom4([4]byte{10, 0, byte(i % 3), byte(i)})
-		steps = append(steps, func(a *Allocator) { a.Adopt(uid, uid, addr) })
+		r, shows := request(t, fmt.Sprintf("shop/held-%d families=46 shows=10.0.%d.%d,fd00::%x", i, i%3, i, i))
+		steps = append(steps, func(a *Allocator) { a.Adopt(r, shows) })
 	}
 	for i := range 4 {
-		uid := fmt.Sprintf("asks-%d", i)
-		addr := netip.AddrFrom4([4]byte{10, 0, 1, byte(14 - i*3)}) // 14, 11, 8, 5: none of the held ones
-		steps = append(steps, func(a *Allocator) { a.Allocate(Request{UID: uid, Service: uid, Addr: addr}) })
+		r, _ := request(t, fmt.Sprintf("shop/asks-%d want=10.0.1.%d", i, 14-i*3)) // 14, 11, 8, 5: none of the held ones
+		steps = append(steps, func(a *Allocator) { a.Allocate(r) })
+	}
+	for i := range 4 { // all of one address
+		r, shows := request(t, fmt.Sprintf("ns-%d/shares-%d share=x ports=%d shows=10.0.4.1", i%3, i, i))
+		steps = append(steps, func(a *Allocator) { a.Adopt(r, shows) })
 	}
 	var first []Holding
 	for round := range 200 {
 		a := NewAllocator()
-		a.Configure(config)
+		a.Configure(config, nil)
 		random := rand.New(rand.NewPCG(uint64(round), 0))
 		random.Shuffle(len(steps), func(i, j int) { steps[i], steps[j] = steps[j], steps[i] })
 		for _, step := range steps {
@@ -303,48 +462,263 @@ func TestHoldersAndExplicitRequestsEndEqualInAnyOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		if first == nil {
-			if first = a.Holdings(); len(first) != len(steps) {
-				t.Fatalf("%d of %d hold an address", len(first), len(steps))
+			if first = a.Holdings(); len(first) != 12*2+4+4 {
+				t.Fatalf("%d addresses are held: %v", len(first), first)
 			}
 		}
 		equal(t, a.Holdings(), first)
-		// And so the next one gets the same address.
-		if addr, _, err := a.Allocate(Request{UID: "new"}); err != nil || addr.String() != "10.0.0.1" {
-			t.Fatalf("round %d: %s, %v", round, addr, err)
+		// And so the next one gets the same addresses.
+		if got := take(t, a, "shop/new families=46"); got != "10.0.0.1,fd00::c" {
+			t.Fatalf("round %d: %s", round, got)
 		}
 	}
 }
 
-// A model answers as an allocator should, by looking at everything each time.
+func TestAPoolIsForSomeNamespacesAndServicesOnly(t *testing.T) {
+	const notVIP = `pool "vip" is not for this Service: ask for another, or change its namespaces or service-selectors`
+	tell(t, []step{
+		{then: "one pool is for a namespace, one for some Services, one for both", configure: "vip 10.0.0.0/30 namespaces=shop,blog; gold 10.0.1.0/30 tier=gold; both 10.0.2.0/30 namespaces=shop tier=gold manual"},
+		{then: "shop may use the first", ask: "shop/web", addrs: "10.0.0.0", from: "vip"},
+		{then: "so may blog", ask: "blog/web", addrs: "10.0.0.1", from: "vip"},
+		{then: "others get nothing", ask: "dev/web", why: `no pool is for this Service: change its labels, or the namespaces or service-selectors of one of the pools "vip", "gold"`},
+		{then: "unless they carry the label", ask: "dev/web tier=gold", addrs: "10.0.1.0", from: "gold"},
+		{then: "a label of another value is none", ask: "dev/api tier=tin", why: `no pool is for this Service: change its labels, or the namespaces or service-selectors of one of the pools "vip", "gold"`},
+		{then: "nor does asking for the pool help", ask: "dev/api pool=vip", why: notVIP},
+		{then: "nor for the address", ask: "dev/api want=10.0.0.2",
+			why: `address 10.0.0.2 belongs to pool "vip", which is not for this Service: ask for another, or change its namespaces or service-selectors`},
+		{then: "namespace and label must both fit", ask: "shop/api pool=both", why: `pool "both" is not for this Service: ask for another, or change its namespaces or service-selectors`},
+		{then: "also here", ask: "blog/api pool=both tier=gold", why: `pool "both" is not for this Service: ask for another, or change its namespaces or service-selectors`},
+		{then: "and here they do", ask: "shop/api pool=both tier=gold", addrs: "10.0.2.0", from: "both"},
+		{then: "also by address", ask: "shop/cart want=10.0.2.2 tier=gold", addrs: "10.0.2.2", from: "both"},
+
+		{then: "web loses its label and keeps the address", ask: "dev/web", addrs: "10.0.1.0", from: "gold"},
+		{then: "also when it asks for the pool", ask: "dev/web pool=gold", addrs: "10.0.1.0"},
+		{then: "and for the address", ask: "dev/web want=10.0.1.0", addrs: "10.0.1.0"},
+		{then: "but another of that pool it does not get", ask: "dev/web want=10.0.1.1", addrs: "10.0.1.0",
+			why: `address 10.0.1.1 belongs to pool "gold", which is not for this Service: ask for another, or change its namespaces or service-selectors`},
+
+		{then: "the operator takes blog from the first pool", configure: "vip 10.0.0.0/30 namespaces=shop; gold 10.0.1.0/30 tier=gold"},
+		{then: "blog keeps what it has", ask: "blog/web", addrs: "10.0.0.1", from: "vip"},
+		{then: "and gets no more of it", ask: "blog/api", why: `no pool is for this Service: change its labels, or the namespaces or service-selectors of one of the pools "vip", "gold"`},
+		{then: "the others have room for shop only", ask: "shop/one", addrs: "10.0.0.2"},
+		{then: "and that ends", ask: "shop/two", addrs: "10.0.0.3"},
+		{then: "a pool that is not for it is not among those that are full", ask: "shop/three", why: `no free address in pool "vip": add addresses, or delete a Service that holds one`},
+		{then: "with the label, the next pool serves it", ask: "shop/three tier=gold", addrs: "10.0.1.1", from: "gold"},
+	})
+}
+
+func TestTheOperatorRenumbers(t *testing.T) {
+	const full = `no free address in pool "new": add addresses, or delete a Service that holds one`
+	tell(t, []step{
+		{then: "there is a pool", configure: "old 10.0.0.0/29"},
+		{then: "web", ask: "shop/web", addrs: "10.0.0.0"},
+		{then: "api", ask: "shop/api", addrs: "10.0.0.1"},
+		{then: "blog, by name", ask: "shop/blog want=10.0.0.2", addrs: "10.0.0.2"},
+		{then: "mail, by pool", ask: "shop/mail pool=old", addrs: "10.0.0.3"},
+		{then: "stray shows an address that no pool ever owned", adopt: "shop/stray shows=172.16.0.1", addrs: "172.16.0.1"},
+
+		{then: "the operator takes it away and gives another with little room", configure: "new 10.1.0.0/32", givenUp: "10.0.0.0/29"},
+		{then: "web moves", ask: "shop/web", addrs: "10.1.0.0", from: "new", also: "left 10.0.0.0 renumbered"},
+		{then: "api finds no room and keeps what it has", ask: "shop/api", addrs: "10.0.0.1",
+			why: "address 10.0.0.1 belongs to no pool any more and is not announced: " + full},
+		{then: "blog does not accept another", ask: "shop/blog want=10.0.0.2", addrs: "10.0.0.2",
+			why: `address 10.0.0.2 belongs to no pool any more and is not announced: no pool owns address 10.0.0.2: ask for an address of pool "new", or add it to a pool`},
+		{then: "mail asks for a pool that is gone", ask: "shop/mail pool=old", addrs: "10.0.0.3",
+			why: `address 10.0.0.3 belongs to no pool any more and is not announced: no pool is named "old": ask for pool "new"`},
+		{then: "stray stays", ask: "shop/stray", addrs: "172.16.0.1"},
+		{then: "nobody gets what web left", ask: "shop/late want=10.0.0.0", why: `no pool owns address 10.0.0.0: ask for an address of pool "new", or add it to a pool`},
+		{then: "web goes", release: "shop/web", also: "left 10.1.0.0"},
+		{then: "and now api moves", ask: "shop/api", addrs: "10.1.0.0", also: "left 10.0.0.1 renumbered"},
+
+		{then: "a restart: blog shows its address", adopt: "shop/blog want=10.0.0.2 shows=10.0.0.2", addrs: "10.0.0.2"},
+		{then: "mail shows its own", adopt: "shop/mail shows=10.0.0.3", addrs: "10.0.0.3"},
+		{then: "blog does not ask by name any more, and there is no room", ask: "shop/blog", addrs: "10.0.0.2",
+			why: "address 10.0.0.2 belongs to no pool any more and is not announced: " + full},
+		{then: "the operator brings part of it back", configure: "new 10.1.0.0/31; old 10.0.0.2/32", givenUp: "10.0.0.0/29"},
+		{then: "blog has an address of a pool again", ask: "shop/blog", addrs: "10.0.0.2", from: "old"},
+		{then: "mail moves", ask: "shop/mail", addrs: "10.1.0.1", from: "new", also: "left 10.0.0.3 renumbered"},
+		{then: "stray stays", ask: "shop/stray", addrs: "172.16.0.1"},
+	})
+	tell(t, []step{
+		{then: "two share, and one has two addresses", configure: "old 10.0.0.0/29,fd00::/64"},
+		{then: "web", ask: "shop/web share=k ports=80", addrs: "10.0.0.0"},
+		{then: "dns", ask: "shop/dns share=k ports=53", addrs: "10.0.0.0"},
+		{then: "both", ask: "shop/both families=64", addrs: "fd00::,10.0.0.1"},
+		{then: "the operator takes IPv4 away and gives other pools", configure: "old fd00::/64; new 10.1.0.0/29,fd01::/64", givenUp: "10.0.0.0/29"},
+		{then: "dns moves", ask: "shop/dns share=k ports=53", addrs: "10.1.0.0", also: "left 10.0.0.0 renumbered"},
+		{then: "web finds it there", ask: "shop/web share=k ports=80", addrs: "10.1.0.0", also: "left 10.0.0.0 renumbered"},
+		{then: "what stays decides which pool the other is of, and that has none", ask: "shop/both families=64", addrs: "fd00::", also: "left 10.0.0.1 renumbered"},
+		{then: "and later it has", configure: "old fd00::/64,10.2.0.0/29; new 10.1.0.0/29,fd01::/64", givenUp: "10.0.0.0/29"},
+		{then: "both is complete again", ask: "shop/both families=64", addrs: "fd00::,10.2.0.0"},
+	})
+	tell(t, []step{
+		{then: "both families are needed", configure: "old 10.0.0.0/29,fd00::/64"},
+		{then: "web has them", ask: "shop/web families=46 require", addrs: "10.0.0.0,fd00::"},
+		{then: "the operator takes IPv6 away", configure: "old 10.0.0.0/29; new 10.1.0.0/29,fd01::/64", givenUp: "fd00::/64"},
+		{then: "web keeps both: an address never moves because of families", ask: "shop/web families=46 require", addrs: "10.0.0.0,fd00::",
+			why: `address fd00:: belongs to no pool any more and is not announced: pool "old" has no free IPv6 address beside 10.0.0.0: add some to it, or ask for another pool`},
+		{then: "it asks for the other pool", ask: "shop/web families=46 require pool=new", addrs: "10.1.0.0,fd01::", also: "left 10.0.0.0,fd00:: renumbered"},
+	})
+}
+
+func TestLargePoolsCostNothing(t *testing.T) {
+	a := NewAllocator()
+	a.Configure(pools(t, "a fd00::/8; b 2001:db8::/32,10.0.0.0/8 avoid"), nil)
+	for i := range 1000 {
+		take(t, a, fmt.Sprintf("shop/%d families=6", i))
+		take(t, a, fmt.Sprintf("blog/%d families=64 pool=b", i))
+	}
+	if got := shown(a.Held("shop/999")); got != "fd00::3e7" {
+		t.Errorf("got %s", got)
+	}
+	if got := shown(a.Held("blog/999")); got != "2001:db8::3e7,10.0.3.238" { // 10.0.0.0, .255, 10.0.1.0, …, 10.0.3.0 are avoided
+		t.Errorf("got %s", got)
+	}
+	if err := a.inconsistency(); err != nil {
+		t.Error(err)
+	}
+}
+
+// However many addresses were freed, only so many are remembered; the others are not lost.
+func TestTheMemoryOfFreedAddressesIsBounded(t *testing.T) {
+	sound := func(a *Allocator) {
+		t.Helper()
+		if err := a.inconsistency(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := NewAllocator()
+	a.Configure(pools(t, "a 10.0.0.0/15"), nil)
+	r := make([]Request, 2*mostFreed)
+	for i := range r {
+		r[i] = Request{UID: strconv.Itoa(i), Families: []Family{IPv4}}
+		a.Allocate(r[i])
+	}
+	if g := a.Allocate(Request{UID: "late", Families: []Family{IPv4}}); g.Why == nil {
+		t.Fatalf("%d of %d addresses are held, and the next is %s", len(a.holders), len(r), g.Addrs)
+	}
+	for i := range r {
+		a.Release(r[i].UID)
+	}
+	if len(a.stock.freed) != mostFreed {
+		t.Errorf("%d addresses are remembered", len(a.stock.freed))
+	}
+	sound(a)
+	// What is remembered rests longest ago first; then comes what was forgotten.
+	for i := range r {
+		want := netip.AddrFrom4([4]byte{10, byte(1 - i>>16), byte(i >> 8), byte(i)})
+		if g := a.Allocate(r[i]); len(g.Addrs) != 1 || g.Addrs[0] != want {
+			t.Fatalf("number %d gets %s, %v, want %s", i, g.Addrs, g.Why, want)
+		}
+	}
+	sound(a)
+	a.Release("7")
+	if got := take(t, a, "shop/late"); got != "10.1.0.7" {
+		t.Errorf("got %s", got)
+	}
+
+	// A pool that is large enough never hands one out twice, and yet forgets.
+	a = NewAllocator()
+	a.Configure(pools(t, "a fd00::/64"), nil)
+	for range mostFreed + 1000 {
+		a.Allocate(Request{UID: "web", Families: []Family{IPv6}})
+		a.Release("web")
+	}
+	if len(a.stock.freed) != mostFreed {
+		t.Errorf("%d addresses are remembered", len(a.stock.freed))
+	}
+	if got := take(t, a, "shop/web families=6"); got != "fd00::1:3e8" {
+		t.Errorf("got %s", got)
+	}
+	sound(a)
+
+	// Nor are those of no pool remembered for ever, and what is forgotten counts as never used when there is a pool.
+	a = NewAllocator()
+	for i := range mostFreed + 1000 {
+		a.Adopt(Request{UID: "web"}, []netip.Addr{netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})})
+	}
+	a.Release("web")
+	if len(a.stock.freed) != mostFreed {
+		t.Errorf("%d addresses are remembered", len(a.stock.freed))
+	}
+	a.Configure(pools(t, "a 10.0.0.0/15"), nil)
+	if got := take(t, a, "shop/web"); got != "10.0.0.0" {
+		t.Errorf("got %s", got)
+	}
+	sound(a)
+}
+
+func TestUsage(t *testing.T) {
+	a := NewAllocator()
+	equal(t, a.Usage(), []Usage(nil))
+	a.Configure(pools(t, "a 10.0.0.0/23,10.9.9.9/32,fd00::/120 avoid; b 10.1.0.254-10.1.2.0 avoid; c fd01::/64; d 10.2.0.255/32 avoid"), nil)
+	for _, short := range []string{"shop/web families=46", "shop/api share=k ports=80", "shop/dns share=k ports=53", "shop/mail pool=b", "shop/huge pool=c families=6"} {
+		take(t, a, short)
+	}
+	for _, short := range []string{"shop/stray shows=172.16.0.1", "shop/avoided shows=10.1.0.255", "shop/gone shows=10.0.0.77"} {
+		r, shows := request(t, short)
+		a.Adopt(r, shows)
+	}
+	a.Release("shop/gone")
+	equal(t, a.Usage(), []Usage{
+		{"a", IPv4, 512 - 4 + 1, 2},
+		{"a", IPv6, 256, 1},
+		{"b", IPv4, 259 - 4, 2}, // one of them is avoided now
+		{"c", IPv6, 1 << 64, 1},
+		{"d", IPv4, 0, 0},
+	})
+	a.Configure(pools(t, "e 10.0.0.0/31"), nil)
+	equal(t, a.Usage(), []Usage{{"e", IPv4, 2, 1}})
+	take(t, a, "shop/six pool=e") // 10.0.0.0 was avoided before, and never used
+	a.Release("shop/api")
+	equal(t, a.Usage(), []Usage{{"e", IPv4, 2, 2}})
+	a.Release("shop/dns")
+	equal(t, a.Usage(), []Usage{{"e", IPv4, 2, 2}})
+}
+
+// A model answers as an allocator should, by looking at everything each time. It has lists, and no counters, cursors or
+// indices.
 type model struct {
-	config *Config
-	held   []modelHolding
-	freed  []netip.Addr // longest ago first
+	config  *Config
+	givenUp []netip.Prefix
+	tenants []modelTenant
+	freed   []netip.Addr // longest ago first
+	// blamed tells who shares an address against its terms. It is the allocator's word; inconsistency checks it.
+	blamed func(uid string) bool
 }
 
-type modelHolding struct {
-	uid, service string
-	addr         netip.Addr
-	pool         string
-	asked        bool
+type modelTenant struct {
+	Request // as it last asked or was adopted
+	addrs   []netip.Addr
+	// What it asked for when it last got what it asked for, if it did since it was adopted.
+	asked   bool
+	forPool string
+	forKey  string
 }
 
-func (m *model) of(uid string) *modelHolding {
-	for i := range m.held {
-		if m.held[i].uid == uid {
-			return &m.held[i]
+type modelGrant struct {
+	addrs, left                             []netip.Addr
+	failed, why, more, conflict, renumbered bool
+	eased                                   bool
+}
+
+func (m *model) of(uid string) modelTenant {
+	for _, t := range m.tenants {
+		if t.UID == uid {
+			return t
 		}
 	}
-	return nil
+	return modelTenant{}
 }
 
-func (m *model) holder(addr netip.Addr) *modelHolding {
-	for i := range m.held {
-		if m.held[i].addr == addr {
-			return &m.held[i]
+// others are the Services that hold the address, but for one.
+func (m *model) others(addr netip.Addr, uid string) (all []modelTenant) {
+	for _, t := range m.tenants {
+		if t.UID != uid && slices.Contains(t.addrs, addr) {
+			all = append(all, t)
 		}
 	}
-	return nil
+	return all
 }
 
 func (m *model) pool(addr netip.Addr) *Pool {
@@ -358,100 +732,316 @@ func (m *model) pool(addr netip.Addr) *Pool {
 	return nil
 }
 
-func (m *model) release(uid string) netip.Addr {
-	for i, h := range m.held {
-		if h.uid == uid {
-			m.held = slices.Delete(m.held, i, i+1)
-			m.freed = append(m.freed, h.addr)
-			return h.addr
+func (m *model) taken(addr netip.Addr) bool {
+	for _, p := range m.givenUp {
+		if p.Contains(addr) {
+			return m.pool(addr) == nil
 		}
 	}
-	return netip.Addr{}
-}
-
-func (m *model) hold(h modelHolding) {
-	if before := m.of(h.uid); before != nil && before.addr == h.addr {
-		*before = h
-		return
-	}
-	m.release(h.uid)
-	m.freed = slices.DeleteFunc(m.freed, func(addr netip.Addr) bool { return addr == h.addr })
-	m.held = append(m.held, h)
-}
-
-func (m *model) adopt(uid, service string, addr netip.Addr) (refused bool) {
-	if h := m.holder(addr); h != nil {
-		if h.uid == uid {
-			h.service = service
-			return false
-		}
-		return true
-	}
-	m.hold(modelHolding{uid: uid, service: service, addr: addr})
 	return false
 }
 
-func buggy(addr netip.Addr) bool {
-	return strings.HasSuffix(addr.String(), ".0") || strings.HasSuffix(addr.String(), ".255")
+func (m *model) set(t modelTenant) {
+	before := m.of(t.UID).addrs
+	m.tenants = slices.DeleteFunc(m.tenants, func(u modelTenant) bool { return u.UID == t.UID })
+	if len(t.addrs) > 0 {
+		m.tenants = append(m.tenants, t)
+	}
+	m.freed = slices.DeleteFunc(m.freed, func(addr netip.Addr) bool { return slices.Contains(t.addrs, addr) })
+	for _, addr := range before {
+		if !slices.Contains(t.addrs, addr) && len(m.others(addr, "")) == 0 {
+			m.freed = append(m.freed, addr)
+		}
+	}
 }
 
-// first returns what a pool hands out next.
-func (m *model) first(p Pool) netip.Addr {
-	for _, r := range p.Ranges {
-		for addr := r.From(); addr.Compare(r.To()) <= 0; addr = addr.Next() {
-			if m.holder(addr) == nil && !slices.Contains(m.freed, addr) && !(p.AvoidBuggyIPs && buggy(addr)) {
+func (m *model) collides(addr netip.Addr, r Request) bool {
+	for _, t := range m.others(addr, r.UID) {
+		if collide(t.Terms, r.Terms) {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *model) differs(addr netip.Addr, r Request) bool {
+	for _, t := range m.others(addr, r.UID) {
+		if !m.blamed(t.UID) && differ(t.Terms, r.Terms) {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *model) adopt(r Request, addrs []netip.Addr) (refused bool) {
+	now := m.of(r.UID)
+	t := modelTenant{Request: r}
+	known := true
+	for _, addr := range addrs {
+		if m.collides(addr, r) {
+			refused = true
+			continue
+		}
+		t.addrs = append(t.addrs, addr)
+		known = known && slices.Contains(now.addrs, addr)
+	}
+	if len(t.addrs) == 0 {
+		return refused
+	}
+	if known {
+		t.asked, t.forPool, t.forKey = now.asked, now.forPool, now.forKey
+	}
+	m.set(t)
+	return refused
+}
+
+func buggy(addr netip.Addr) bool {
+	return addr.Is4() && (strings.HasSuffix(addr.String(), ".0") || strings.HasSuffix(addr.String(), ".255"))
+}
+
+func serves(p *Pool, r Request) bool {
+	if len(p.Namespaces) > 0 && !slices.Contains(p.Namespaces, r.Namespace) {
+		return false
+	}
+	for _, s := range p.ServiceSelectors {
+		if s.Matches(r.Labels) {
+			return true
+		}
+	}
+	return len(p.ServiceSelectors) == 0
+}
+
+// joins reports whether the Service may hold the address beside all who do.
+func (m *model) joins(addr netip.Addr, r Request) bool {
+	for _, t := range m.others(addr, r.UID) {
+		if collide(t.Terms, r.Terms) || differ(t.Terms, r.Terms) || t.Namespace != r.Namespace && !m.pool(addr).ShareAcrossNamespaces {
+			return false
+		}
+	}
+	return true
+}
+
+// next returns what the pool gives the Service of one family: the lowest address that it may share with others, else one
+// that was never used, else the one freed longest ago.
+func (m *model) next(p *Pool, f Family, r Request) netip.Addr {
+	var shared []netip.Addr
+	for _, t := range m.tenants {
+		for _, addr := range t.addrs {
+			if t.UID != r.UID && FamilyOf(addr) == f && m.pool(addr) == p && m.joins(addr, r) {
+				shared = append(shared, addr)
+			}
+		}
+	}
+	if len(shared) > 0 {
+		return slices.MinFunc(shared, netip.Addr.Compare)
+	}
+	for _, span := range p.Ranges {
+		if FamilyOf(span.From()) != f {
+			continue
+		}
+		for addr := span.From(); addr.Compare(span.To()) <= 0; addr = addr.Next() {
+			if len(m.others(addr, "")) == 0 && !slices.Contains(m.freed, addr) && !(p.AvoidBuggyIPs && buggy(addr)) {
 				return addr
 			}
 		}
 	}
 	for _, addr := range m.freed {
-		for _, r := range p.Ranges {
-			if r.Contains(addr) && !(p.AvoidBuggyIPs && buggy(addr)) {
-				return addr
-			}
+		if FamilyOf(addr) == f && m.pool(addr) == p && !(p.AvoidBuggyIPs && buggy(addr)) {
+			return addr
 		}
 	}
 	return netip.Addr{}
 }
 
-func (m *model) allocate(r Request) netip.Addr {
-	addr := m.choose(r)
-	if addr.IsValid() {
-		m.hold(modelHolding{r.UID, r.Service, addr, r.Pool, true})
+func (m *model) allocate(r Request) (g modelGrant) {
+	now := m.of(r.UID)
+	t := modelTenant{Request: r, asked: true, forPool: r.Pool, forKey: r.Key}
+	t.addrs = m.choose(r, now)
+	if g.failed = len(t.addrs) == 0; g.failed {
+		t.asked, t.forPool, t.forKey = now.asked, now.forPool, now.forKey
+		for _, addr := range now.addrs {
+			if !m.collides(addr, r) {
+				t.addrs = append(t.addrs, addr)
+			}
+		}
 	}
-	return addr
+	// In the order of the families, those that it does not want last.
+	for i := range r.Families {
+		for j, addr := range t.addrs {
+			if FamilyOf(addr) == r.Families[len(r.Families)-1-i] {
+				t.addrs = append([]netip.Addr{addr}, slices.Delete(slices.Clone(t.addrs), j, j+1)...)
+			}
+		}
+	}
+	g.addrs, g.why = t.addrs, g.failed
+	for _, addr := range t.addrs {
+		g.why = g.why || m.differs(addr, r)
+	}
+	for _, addr := range now.addrs {
+		if !slices.Contains(t.addrs, addr) {
+			g.left = append(g.left, addr)
+			g.conflict = g.conflict || m.collides(addr, r)
+			g.renumbered = g.renumbered || m.taken(addr)
+		}
+	}
+	if len(t.addrs) == 1 && len(r.Families) == 2 && !g.why {
+		p := m.pool(t.addrs[0])
+		g.more = p != nil && serves(p, r) && slices.ContainsFunc(p.Ranges, func(s netipx.IPRange) bool { return FamilyOf(s.From()) != FamilyOf(t.addrs[0]) })
+	}
+	same := r.Key == now.Key && r.Backend == now.Backend && slices.Equal(r.Ports, now.Ports)
+	g.eased = len(g.left) > 0 || len(now.addrs) > 0 && !same && (r.Key != "" || now.Key != "")
+	m.set(t)
+	return g
 }
 
-func (m *model) choose(r Request) netip.Addr {
-	if h := m.of(r.UID); h != nil && (r.Addr == h.addr || !r.Addr.IsValid()) {
-		owner := m.pool(h.addr)
-		if r.Pool == "" || h.asked && r.Pool == h.pool || owner != nil && owner.Name == r.Pool {
-			return h.addr
+// choose returns the addresses that meet the request; none means that it cannot be met.
+func (m *model) choose(r Request, now modelTenant) []netip.Addr {
+	if r.Invalid != nil {
+		return nil
+	}
+	ofPool := func(addr netip.Addr) bool { return r.Pool == "" || m.pool(addr) != nil && m.pool(addr).Name == r.Pool }
+	named := func(f Family) (addr netip.Addr) {
+		for _, want := range r.Addrs {
+			if FamilyOf(want) == f {
+				addr = want
+			}
+		}
+		return addr
+	}
+
+	// What it has stays if it is what it asks for.
+	var stay, disliked []netip.Addr
+	for _, addr := range now.addrs {
+		f := FamilyOf(addr)
+		rightPool := ofPool(addr) || now.asked && r.Pool == now.forPool
+		switch {
+		case !slices.Contains(r.Families, f), m.taken(addr), m.collides(addr, r):
+		case named(f).IsValid():
+			if named(f) == addr && rightPool {
+				stay = append(stay, addr)
+			}
+		case !now.asked && !ofPool(addr) && len(r.Addrs) == 0:
+			return nil
+		case now.asked && !rightPool:
+		case now.asked && r.Key != now.forKey && m.differs(addr, r):
+			disliked = append(disliked, addr)
+		default:
+			stay = append(stay, addr)
 		}
 	}
-	if r.Addr.IsValid() {
-		p := m.pool(r.Addr)
-		if m.holder(r.Addr) != nil || p == nil || r.Pool != "" && p.Name != r.Pool || p.AvoidBuggyIPs && buggy(r.Addr) {
-			return netip.Addr{}
+
+	chosen := m.find(r, stay)
+	otherwise := m.find(r, append(slices.Clone(stay), disliked...))
+	for _, addr := range disliked { // it is better than none, where it could stay
+		if slices.Contains(otherwise, addr) && !slices.ContainsFunc(chosen, func(other netip.Addr) bool { return FamilyOf(other) == FamilyOf(addr) }) {
+			return nil
 		}
-		return r.Addr
 	}
-	if h := m.of(r.UID); h != nil && !h.asked {
-		return netip.Addr{}
+	return chosen
+}
+
+func (m *model) find(r Request, stay []netip.Addr) []netip.Addr {
+	if len(r.Addrs) > 0 {
+		all := true
+		for _, want := range r.Addrs {
+			if slices.Contains(stay, want) {
+				continue
+			}
+			all = false
+			p := m.pool(want)
+			if p == nil || r.Pool != "" && p.Name != r.Pool || !serves(p, r) || !m.joins(want, r) {
+				return nil
+			}
+			if len(m.others(want, "")) == 0 && p.AvoidBuggyIPs && buggy(want) {
+				return nil
+			}
+		}
+		if all {
+			return m.fill(r, stay)
+		}
+		chosen, p := slices.Clone(r.Addrs), m.pool(r.Addrs[0])
+		for _, want := range r.Addrs {
+			if q := m.pool(want); p != nil && q != nil && p != q {
+				return nil
+			}
+		}
+		for _, addr := range stay {
+			if m.pool(addr) == p && !slices.Contains(chosen, addr) {
+				chosen = append(chosen, addr)
+			}
+		}
+		return m.fill(r, chosen)
 	}
-	pools := slices.Clone(m.config.Pools)
-	slices.SortStableFunc(pools, func(a, b Pool) int { return a.Priority - b.Priority })
+	if len(stay) > 0 {
+		return m.fill(r, stay)
+	}
+
+	var pools []*Pool
+	for i := range m.config.Pools {
+		p := &m.config.Pools[i]
+		if serves(p, r) && (r.Pool == "" && p.AutoAssign || r.Pool != "" && p.Name == r.Pool) {
+			pools = append(pools, p)
+		}
+	}
+	slices.SortStableFunc(pools, func(p, q *Pool) int { return p.Priority - q.Priority })
+	// Company first; then a pool that has everything; then the more important family.
 	for _, p := range pools {
-		if r.Pool == "" && p.AutoAssign || r.Pool != "" && p.Name == r.Pool {
-			if addr := m.first(p); addr.IsValid() {
-				return addr
+		for _, f := range r.Families {
+			if addr := m.next(p, f, r); addr.IsValid() && len(m.others(addr, r.UID)) > 0 {
+				if chosen := m.fill(r, []netip.Addr{addr}); len(chosen) > 0 {
+					return chosen
+				}
 			}
 		}
 	}
-	return netip.Addr{}
+	for _, p := range pools {
+		var chosen []netip.Addr
+		for _, f := range r.Families {
+			if addr := m.next(p, f, r); addr.IsValid() {
+				chosen = append(chosen, addr)
+			}
+		}
+		if len(chosen) == len(r.Families) {
+			return chosen
+		}
+	}
+	for _, f := range r.Families {
+		for _, p := range pools {
+			if addr := m.next(p, f, r); addr.IsValid() && !r.AllFamilies {
+				return []netip.Addr{addr}
+			}
+		}
+	}
+	return nil
 }
 
-func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
+// fill adds the family that is missing, from the pool of the other.
+func (m *model) fill(r Request, chosen []netip.Addr) []netip.Addr {
+	for _, f := range r.Families {
+		if slices.ContainsFunc(chosen, func(addr netip.Addr) bool { return FamilyOf(addr) == f }) {
+			continue
+		}
+		var addr netip.Addr
+		if p := m.pool(chosen[0]); p != nil && serves(p, r) {
+			addr = m.next(p, f, r)
+		}
+		if addr.IsValid() {
+			chosen = append(chosen, addr)
+		} else if r.AllFamilies {
+			return nil
+		}
+	}
+	return chosen
+}
+
+// A player makes up histories.
+type player struct {
+	*rapid.T
+	configs  []*Config
+	requests map[string]Request // what each Service asked for last
+}
+
+func newPlayer(t *testing.T) func(*rapid.T) *player {
 	configs := []*Config{
 		pools(t, "a 10.0.0.0/29"),
 		pools(t, "a 10.0.0.0/29 avoid"),
@@ -461,63 +1051,189 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 		pools(t, "b 10.0.0.254-10.0.1.2 avoid; c 10.0.2.0/32"),
 		pools(t, "c 10.0.2.0/32 avoid"),
 		{},
+		pools(t, "a 10.0.0.0/30,fd00::/126; b 10.0.0.4/31,fd00::4/127 across"),
+		pools(t, "a 10.0.0.0/30,fd00::/126 across; b 10.0.0.4/31,fd00::4/127"),
+		pools(t, "a fd00::/64; b 10.0.0.0/31,fd01::/127 namespaces=shop; c 10.0.0.2/31 tier=gold"),
+		pools(t, "a 10.0.0.0/31,fd00::/127 tier=gold; b 10.0.0.2/31,fd01::/64 across namespaces=blog,shop priority=-1; c 10.0.2.0/30 manual"),
+		pools(t, "a 10.0.0.0/32,fd00::/128; b 10.0.0.1/32,fd00::1/128"),
+		pools(t, "b 10.0.0.0/32,fd00::1/128; a 10.0.0.1/32,fd00::/128"),
+		pools(t, "c 10.0.0.0/31,fd00::/127; a 10.0.0.4/31"),
 	}
-	var addrs []netip.Addr
-	for _, text := range []string{"10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.4", "10.0.0.5", "10.0.0.7", "10.0.0.254", "10.0.0.255", "10.0.1.0", "10.0.1.2", "10.0.2.0", "10.0.2.3", "172.16.0.1", "2001:db8::1"} {
-		addrs = append(addrs, netip.MustParseAddr(text))
+	return func(t *rapid.T) *player { return &player{t, configs, map[string]Request{}} }
+}
+
+func pick[V any](p *player, what string, from ...V) V { return rapid.SampledFrom(from).Draw(p.T, what) }
+
+func (p *player) uid() string {
+	return pick(p, "Service", "shop/1", "shop/2", "shop/3", "shop/4", "shop/5", "shop/6", "blog/7", "blog/8", "blog/9", "farm/10")
+}
+
+func (p *player) config() *Config { return pick(p, "config", p.configs...) }
+
+func (p *player) givenUp() []netip.Prefix {
+	return pick(p, "given up", nil, nil, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/30"), netip.MustParsePrefix("fd00::/127")},
+		[]netip.Prefix{netip.MustParsePrefix("10.0.0.0/23"), netip.MustParsePrefix("fd00::/16")}, []netip.Prefix{netip.MustParsePrefix("10.0.2.0/24"), netip.MustParsePrefix("fd01::/64")})
+}
+
+func (p *player) addr(f Family) netip.Addr {
+	if f == IPv6 {
+		return netip.MustParseAddr(pick(p, "IPv6 address", "fd00::", "fd00::1", "fd00::3", "fd00::5", "fd01::", "fd01::1", "2001:db8::1"))
 	}
+	return netip.MustParseAddr(pick(p, "IPv4 address", "10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.4", "10.0.0.5", "10.0.0.7", "10.0.0.254", "10.0.0.255", "10.0.1.0", "10.0.1.2", "10.0.2.0", "10.0.2.3", "172.16.0.1"))
+}
+
+// addrs returns at most one address of each family.
+func (p *player) addrs() []netip.Addr {
+	switch pick(p, "how many", 0, 0, 4, 4, 6, 46, 64) {
+	case 4:
+		return []netip.Addr{p.addr(IPv4)}
+	case 6:
+		return []netip.Addr{p.addr(IPv6)}
+	case 46:
+		return []netip.Addr{p.addr(IPv4), p.addr(IPv6)}
+	case 64:
+		return []netip.Addr{p.addr(IPv6), p.addr(IPv4)}
+	}
+	return nil
+}
+
+// request changes one or two of the things that the Service asked for last, or nothing.
+func (p *player) request() Request {
+	uid := p.uid()
+	r, ok := p.requests[uid]
+	if !ok {
+		namespace, _, _ := strings.Cut(uid, "/")
+		r = Request{UID: uid, Service: uid, Namespace: namespace, Families: []Family{IPv4}}
+	}
+	r.Invalid = nil
+	for range pick(p, "changes", 0, 1, 1, 2, 4) {
+		switch pick(p, "change", "families", "key", "key", "ports", "ports", "backend", "pool", "addresses", "label", "invalid") {
+		case "families":
+			r.Families = pick(p, "families", []Family{IPv4}, []Family{IPv6}, []Family{IPv4, IPv6}, []Family{IPv6, IPv4})
+			r.AllFamilies = len(r.Families) > 1 && pick(p, "require", true, false)
+		case "key":
+			r.Key = pick(p, "key", "", "x", "x", "y")
+		case "ports":
+			r.Ports = pick(p, "ports", nil, ports("80"), ports("443"), ports("80/UDP"), ports("25"), ports("80,443"), ports("25,80/UDP"))
+		case "backend":
+			r.Backend = pick(p, "backend", "", "", "pods app=web", "pods app=api")
+		case "pool":
+			r.Pool = pick(p, "pool", "", "", "a", "b", "c")
+		case "addresses":
+			r.Addrs = p.addrs()
+		case "label":
+			r.Labels = pick(p, "labels", nil, map[string]string{"tier": "gold"})
+		case "invalid":
+			r.Invalid = fmt.Errorf("nonsense")
+		}
+	}
+	for _, addr := range r.Addrs {
+		if !slices.Contains(r.Families, FamilyOf(addr)) {
+			r.Invalid = fmt.Errorf("the Service has no %s", FamilyOf(addr))
+		}
+	}
+	p.requests[uid] = r
+	return r
+}
+
+func setOf(prefixes []netip.Prefix) *netipx.IPSet {
+	var b netipx.IPSetBuilder
+	for _, p := range prefixes {
+		b.AddPrefix(p)
+	}
+	s, _ := b.IPSet()
+	return s
+}
+
+// state writes down everything that an allocator knows and that matters for its answers.
+func (a *Allocator) state() string {
+	var all []string
+	for _, uid := range slices.Sorted(maps.Keys(a.tenants)) {
+		t := *a.tenants[uid]
+		all = append(all, fmt.Sprintf("%+v", t))
+	}
+	for _, h := range a.Holdings() {
+		all = append(all, fmt.Sprint(h.Addr, a.Holders(h.Addr)))
+	}
+	for i := range a.stock.stores {
+		for f := range a.stock.stores[i] {
+			all = append(all, freedIn(a.stock.stores[i][f].freed))
+		}
+	}
+	return strings.Join(append(all, freedIn(a.stock.withheld)), "\n")
+}
+
+func freedIn(l *list.List) (all string) {
+	for e := l.Front(); e != nil; e = e.Next() {
+		all += fmt.Sprint(e.Value, " ")
+	}
+	return all
+}
+
+func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 	// Long histories: what goes wrong needs several configurations and a full pool.
 	try(t, "rapid.checks", "400")
 	try(t, "rapid.steps", "120")
-	uids := []string{"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"}
-
+	play := newPlayer(t)
 	rapid.Check(t, func(t *rapid.T) {
-		a, m := NewAllocator(), &model{config: &Config{}}
-		uid := func() string { return rapid.SampledFrom(uids).Draw(t, "uid") }
-		addr := func() netip.Addr { return rapid.SampledFrom(addrs).Draw(t, "addr") }
-		pool := func() string { return rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "pool") }
-		allocate := func(r Request) {
-			r.Service = "shop/" + r.UID
-			got, from, err := a.Allocate(r)
-			if want := m.allocate(r); got != want || (err == nil) != want.IsValid() {
-				t.Fatalf("%+v: got %s, %v, want %s", r, got, err, want)
-			}
-			if err == nil && from != m.config.Pool(got) {
-				t.Fatalf("%s is of pool %v, want %v", got, from, m.config.Pool(got))
+		p, a := play(t), NewAllocator()
+		m := &model{config: &Config{}, blamed: func(uid string) bool { return a.tenants[uid] != nil && a.tenants[uid].odds }}
+		// about does something about one Service, which must change nobody else's addresses.
+		about := func(uid string, do func()) {
+			before := holdingsOf(a)
+			do()
+			now := holdingsOf(a)
+			delete(before, uid)
+			delete(now, uid)
+			if !maps.Equal(now, before) {
+				t.Fatalf("others than %s held %v and now %v", uid, before, now)
 			}
 		}
 		t.Repeat(map[string]func(*rapid.T){
-			"allocate":                  func(*rapid.T) { allocate(Request{UID: uid()}) },
-			"allocate again":            func(*rapid.T) { allocate(Request{UID: uid()}) },
-			"allocate by address":       func(*rapid.T) { allocate(Request{UID: uid(), Addr: addr()}) },
-			"allocate by pool":          func(*rapid.T) { allocate(Request{UID: uid(), Pool: pool()}) },
-			"allocate by address, pool": func(*rapid.T) { allocate(Request{UID: uid(), Addr: addr(), Pool: pool()}) },
-			"release": func(*rapid.T) {
-				uid := uid()
-				if got, want := a.Release(uid), m.release(uid); got != want {
-					t.Fatalf("released %s, want %s", got, want)
+			"allocate":      func(*rapid.T) { p.allocate(a, m, p.request(), about) },
+			"allocate more": func(*rapid.T) { p.allocate(a, m, p.request(), about) },
+			"allocate again": func(*rapid.T) {
+				if r, ok := p.requests[p.uid()]; ok {
+					p.allocate(a, m, r, about)
 				}
+			},
+			"release": func(*rapid.T) {
+				uid := p.uid()
+				about(uid, func() {
+					want := m.of(uid).addrs
+					m.set(modelTenant{Request: Request{UID: uid}})
+					if got := a.Release(uid); !slices.Equal(got, want) {
+						t.Fatalf("released %s, want %s", got, want)
+					}
+				})
 			},
 			"adopt": func(*rapid.T) {
-				uid, addr := uid(), addr()
-				if err, refused := a.Adopt(uid, "shop/"+uid, addr), m.adopt(uid, "shop/"+uid, addr); (err != nil) != refused {
-					t.Fatalf("adopt %s by %s: %v, want refused %v", addr, uid, err, refused)
-				}
+				r, addrs := p.request(), p.addrs()
+				about(r.UID, func() {
+					refused := m.adopt(r, addrs)
+					if err := a.Adopt(r, addrs); (err != nil) != refused {
+						t.Fatalf("adopt %s by %+v: %v, want refused %t", addrs, r, err, refused)
+					}
+				})
 			},
 			"configure": func(*rapid.T) {
-				m.config = rapid.SampledFrom(configs).Draw(t, "config")
-				a.Configure(m.config)
+				before := holdingsOf(a)
+				m.config, m.givenUp = p.config(), p.givenUp()
+				a.Configure(m.config, setOf(m.givenUp))
+				if now := holdingsOf(a); !maps.Equal(now, before) {
+					t.Fatalf("a configuration made of %v %v", before, now)
+				}
 			},
 			"": func(*rapid.T) {
 				if err := a.inconsistency(); err != nil {
 					t.Fatal(err)
 				}
-				if len(a.Holdings()) != len(m.held) {
-					t.Fatalf("held: %v, want %v", a.Holdings(), m.held)
+				if len(a.tenants) != len(m.tenants) {
+					t.Fatalf("held: %v, want %v", a.Holdings(), m.tenants)
 				}
-				for _, h := range m.held {
-					if got, _ := a.Holder(h.addr); got != (Holder{h.uid, h.service}) || a.Held(h.uid) != h.addr {
-						t.Fatalf("%s is held by %v, and %s holds %s, want %+v", h.addr, got, h.uid, a.Held(h.uid), h)
+				for _, want := range m.tenants {
+					if got := a.Held(want.UID); !slices.Equal(got, want.addrs) {
+						t.Fatalf("%s holds %s, want %s", want.UID, got, want.addrs)
 					}
 				}
 			},
@@ -525,58 +1241,269 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 	})
 }
 
+// allocate asks for addresses, and compares the answer with the model's, with what was foretold, and with itself.
+func (p *player) allocate(a *Allocator, m *model, r Request, about func(string, func())) {
+	before, state, odds := a.Held(r.UID), a.state(), a.odd()
+	foretold, same := a.Check(r)
+	if now := a.state(); now != state {
+		p.Fatalf("asking changed\n%s\nto\n%s", state, now)
+	}
+	var g Grant
+	var want modelGrant
+	about(r.UID, func() {
+		want = m.allocate(r) // first: it asks who is to blame
+		g = a.Allocate(r)
+	})
+	got := modelGrant{g.Addrs, g.Left, want.failed, g.Why != nil, g.More, g.Conflict != nil, g.Renumbered, g.Eased}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		p.Fatalf("%+v:\ngot  %+v, %v, %v\nwant %+v\nwho had %s, of\n%s", r, got, g.Why, g.Conflict, want, before, state)
+	}
+	if !reflect.DeepEqual(g, foretold) {
+		p.Fatalf("%+v:\ngot  %+v\nforetold %+v", r, g, foretold)
+	}
+	if same && (!slices.Equal(g.Addrs, before) || g.Eased || !maps.Equal(a.odd(), odds)) {
+		p.Fatalf("%+v: nothing was to change, and it had %s and has %+v", r, before, g)
+	}
+	if want.failed {
+		for _, addr := range g.Left {
+			if !m.collides(addr, r) {
+				p.Fatalf("%+v: in vain, and %s is lost: %v", r, addr, g.Why)
+			}
+		}
+	}
+	again, same := a.Check(r)
+	if !same || !slices.Equal(again.Addrs, g.Addrs) || (again.Why == nil) != (g.Why == nil) || again.More != g.More || again.Eased || len(again.Left) > 0 || again.Conflict != nil || again.Renumbered {
+		p.Fatalf("%+v:\ngot  %+v\nagain %t %+v", r, g, same, again)
+	}
+	for uid := range a.odd() {
+		if uid != r.UID && !odds[uid] {
+			p.Fatalf("%+v: %s is to blame", r, uid)
+		}
+	}
+}
+
+// odd returns who shares an address against its terms.
+func (a *Allocator) odd() map[string]bool {
+	all := map[string]bool{}
+	for uid, t := range a.tenants {
+		if t.odds {
+			all[uid] = true
+		}
+	}
+	return all
+}
+
+// Once everybody has what can be had, a restart changes no address, in whichever order it hears of the Services.
+func TestARestartChangesNoAddress(t *testing.T) {
+	try(t, "rapid.checks", "300")
+	try(t, "rapid.steps", "60")
+	play := newPlayer(t)
+	rapid.Check(t, func(t *rapid.T) {
+		p, a := play(t), NewAllocator()
+		config, givenUp := &Config{}, &netipx.IPSet{}
+		t.Repeat(map[string]func(*rapid.T){
+			"allocate":      func(*rapid.T) { a.Allocate(p.request()) },
+			"allocate more": func(*rapid.T) { a.Allocate(p.request()) },
+			"allocate most": func(*rapid.T) { a.Allocate(p.request()) },
+			"adopt":         func(*rapid.T) { a.Adopt(p.request(), p.addrs()) },
+			"release": func(*rapid.T) {
+				uid := p.uid()
+				a.Release(uid)
+				delete(p.requests, uid)
+			},
+			"configure": func(*rapid.T) {
+				config, givenUp = p.config(), setOf(p.givenUp())
+				a.Configure(config, givenUp)
+			},
+		})
+
+		uids := slices.Sorted(maps.Keys(p.requests))
+		for round, quiet := 0, false; !quiet; round++ {
+			if round > 30 {
+				t.Fatalf("there is no end to it: %v", holdingsOf(a))
+			}
+			before := a.state()
+			for _, uid := range uids {
+				a.Allocate(p.requests[uid])
+			}
+			quiet = a.state() == before
+		}
+		before, content := holdingsOf(a), map[string]bool{}
+		for _, uid := range uids {
+			g, _ := a.Check(p.requests[uid])
+			content[uid] = g.Why == nil
+		}
+		for range 3 {
+			b := NewAllocator()
+			b.Configure(config, givenUp)
+			for _, uid := range rapid.Permutation(uids).Draw(t, "adopted") {
+				if err := b.Adopt(p.requests[uid], a.Held(uid)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, uid := range rapid.Permutation(uids).Draw(t, "asked") {
+				b.Allocate(p.requests[uid])
+			}
+			if err := b.inconsistency(); err != nil {
+				t.Fatal(err)
+			}
+			now := holdingsOf(b)
+			for _, uid := range uids {
+				// One that wished for other company in vain is content with it now, and may get another family beside.
+				if more := !content[uid] && before[uid] != "" && len(a.Held(uid)) < len(b.Held(uid)) && strings.Contains(now[uid], before[uid]); now[uid] != before[uid] && !more {
+					t.Fatalf("before the restart they had %v, and then %v", before, now)
+				}
+			}
+			before = now
+			a = b
+		}
+	})
+}
+
 // inconsistency returns what of the allocator's knowledge disagrees with itself.
 func (a *Allocator) inconsistency() error {
-	if len(a.holders) != len(a.held) {
-		return fmt.Errorf("%d addresses are held by %d Services", len(a.holders), len(a.held))
-	}
-	for addr, h := range a.holders {
-		if a.held[h.UID].addr != addr {
-			return fmt.Errorf("%s is held by %s, which holds %s", addr, h.UID, a.held[h.UID].addr)
+	// Holders and tenants are each other's inverse.
+	groups := map[group]map[netip.Addr]bool{}
+	pairs := 0
+	for uid, t := range a.tenants {
+		if t.UID != uid || len(t.addrs) == 0 || len(t.addrs) > 2 || len(t.addrs) == 2 && FamilyOf(t.addrs[0]) == FamilyOf(t.addrs[1]) {
+			return fmt.Errorf("%s is known as %s and holds %s", t.UID, uid, t.addrs)
 		}
-		if _, free := a.freed[addr]; free {
-			return fmt.Errorf("%s is held and free", addr)
-		}
-	}
-	listed := 0
-	lists := append([]store{{freed: a.withheld}}, a.stores...)
-	for i, s := range lists {
-		last := uint64(0)
-		for e := s.freed.Front(); e != nil; e = e.Next() {
-			f := e.Value.(freedAddr)
-			if a.freed[f.addr] != e {
-				return fmt.Errorf("%s is in list %d and not known as free", f.addr, i)
+		for _, addr := range t.addrs {
+			pairs++
+			if !slices.Contains(a.holders[addr], t) {
+				return fmt.Errorf("%s holds %s, which is held by others only", uid, addr)
 			}
-			if a.listOf(f.addr) != s.freed {
-				return fmt.Errorf("%s is in the wrong list %d", f.addr, i)
+			if t.terms.Key == "" {
+				continue
 			}
-			if f.at <= last || f.at > a.clock {
-				return fmt.Errorf("%s was freed at %d, after %d, and it is %d", f.addr, f.at, last, a.clock)
+			g := group{t.namespace, t.terms.Key}
+			if p := a.config.Pool(addr); p != nil && p.ShareAcrossNamespaces {
+				g.namespace = ""
 			}
-			last = f.at
-			listed++
+			if groups[g] == nil {
+				groups[g] = map[netip.Addr]bool{}
+			}
+			groups[g][addr] = true
 		}
 	}
-	if listed != len(a.freed) {
-		return fmt.Errorf("%d addresses are free and %d are in lists", len(a.freed), listed)
+	if !reflect.DeepEqual(a.groups, groups) {
+		return fmt.Errorf("the groups are %v, and should be %v", a.groups, groups)
 	}
-	for i, s := range a.stores {
-		// Below the cursor nothing is left that was never used.
-		pool := &a.config.Pools[i]
-		for span, r := range pool.Ranges[:min(s.span+1, len(pool.Ranges))] {
-			for addr := r.From(); r.Contains(addr) && (span < s.span || addr.Less(s.next)); addr = addr.Next() {
-				if pool.handsOut(addr) && !a.used(addr) {
-					return fmt.Errorf("%s of pool %s was passed over", addr, pool.Name)
+	used := map[*store]int{}
+	for addr, tenants := range a.holders {
+		if len(tenants) == 0 || a.stock.freed[addr] != nil {
+			return fmt.Errorf("%s is held by %d, and free: %t", addr, len(tenants), a.stock.freed[addr] != nil)
+		}
+		if at := a.stock.storeOf(addr); at != nil {
+			used[at]++
+		}
+		for i, t := range tenants {
+			pairs--
+			if a.tenants[t.UID] != t {
+				return fmt.Errorf("%s is held by %s, which is not known", addr, t.UID)
+			}
+			for _, u := range tenants[:i] {
+				if collide(t.terms, u.terms) {
+					return fmt.Errorf("%s and %s cannot both use %s", u.UID, t.UID, addr)
+				}
+				if !t.odds && !u.odds && differ(t.terms, u.terms) {
+					return fmt.Errorf("%s and %s share %s and differ, and neither is to blame", u.UID, t.UID, addr)
 				}
 			}
 		}
 	}
+	if pairs != 0 {
+		return fmt.Errorf("of tenants and addresses, %d more belong together than of addresses and tenants", pairs)
+	}
+	for _, t := range a.tenants {
+		if t.odds && !a.isOdd(t) {
+			return fmt.Errorf("%s is blamed for nothing", t.UID)
+		}
+	}
+
+	listed := 0
+	lists := map[*list.List]*store{a.stock.withheld: nil}
+	for i := range a.stock.stores {
+		for f := range a.stock.stores[i] {
+			s := &a.stock.stores[i][f]
+			lists[s.freed] = s
+			if s.used != used[s] {
+				return fmt.Errorf("%d addresses of pool %s are in use, and %d are counted", used[s], a.config.Pools[i].Name, s.used)
+			}
+			// Below the cursor nothing is left that was never used, except what was forgotten.
+			pool := &a.config.Pools[i]
+			for span, r := range s.ranges[:min(s.span+1, len(s.ranges))] {
+				for addr := r.From(); r.Contains(addr) && (span < s.span || addr.Less(s.at)) && !s.forgotten; addr = addr.Next() {
+					if pool.handsOut(addr) && len(a.holders[addr]) == 0 && a.stock.freed[addr] == nil {
+						return fmt.Errorf("%s of pool %s was passed over", addr, pool.Name)
+					}
+				}
+			}
+		}
+	}
+	for l, s := range lists {
+		last := uint64(0)
+		for e := l.Front(); e != nil; e = e.Next() {
+			f := e.Value.(freedAddr)
+			at := a.stock.storeOf(f.addr)
+			if pool := a.config.Pool(f.addr); pool != nil && !pool.handsOut(f.addr) {
+				at = nil
+			}
+			switch {
+			case a.stock.freed[f.addr] != e:
+				return fmt.Errorf("%s is in a list and not known as free", f.addr)
+			case at != s:
+				return fmt.Errorf("%s is in the wrong list", f.addr)
+			case f.at <= last || f.at > a.stock.clock:
+				return fmt.Errorf("%s was freed at %d, after %d, and it is %d", f.addr, f.at, last, a.stock.clock)
+			}
+			last = f.at
+			listed++
+		}
+		if l.Len() > mostFreed {
+			return fmt.Errorf("%d freed addresses are remembered", l.Len())
+		}
+	}
+	if listed != len(a.stock.freed) {
+		return fmt.Errorf("%d addresses are free and %d are in lists", len(a.stock.freed), listed)
+	}
 	return nil
 }
 
-// try sets a flag of the rapid package for one test.
+// isOdd reports whether the tenant shares an address with one that is not to blame, and they differ.
+func (a *Allocator) isOdd(t *tenant) bool {
+	for _, addr := range t.addrs {
+		for _, u := range a.holders[addr] {
+			if u != t && !u.odds && differ(t.terms, u.terms) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// collide reports whether two Services cannot use one address at once.
+func collide(x, y Terms) bool {
+	for _, p := range x.Ports {
+		if slices.Contains(y.Ports, p) {
+			return true
+		}
+	}
+	return x.Key == "" && y.Key == ""
+}
+
+// differ reports whether two Services may not share an address, although they could.
+func differ(x, y Terms) bool {
+	return x.Key == "" || x.Key != y.Key || x.Backend != y.Backend
+}
+
+// try sets a flag of the rapid package for one test, unless the command line does.
 func try(t *testing.T, name, value string) {
 	t.Helper()
+	if commanded()[name] {
+		return
+	}
 	before := flag.Lookup(name).Value.String()
 	if err := flag.Set(name, value); err != nil {
 		t.Fatal(err)
@@ -584,32 +1511,9 @@ func try(t *testing.T, name, value string) {
 	t.Cleanup(func() { flag.Set(name, before) })
 }
 
-// pools writes a configuration in short: "name ranges [manual] [avoid] [priority=n]; …".
-func pools(t testing.TB, short string) *Config {
-	t.Helper()
-	text := "address-pools:\n"
-	for one := range strings.SplitSeq(short, ";") {
-		words := strings.Fields(one)
-		text += fmt.Sprintf("- name: %s\n  cidr: [%s]\n", words[0], words[1])
-		for _, word := range words[2:] {
-			switch key, n, _ := strings.Cut(word, "="); key {
-			case "manual":
-				text += "  auto-assign: false\n"
-			case "avoid":
-				text += "  avoid-buggy-ips: true\n"
-			case "priority":
-				text += "  priority: " + n + "\n"
-			default:
-				t.Fatalf("pools: %q", word)
-			}
-		}
-	}
-	return parse(t, text)
-}
-
-func shown(addr netip.Addr) string {
-	if !addr.IsValid() {
-		return ""
-	}
-	return addr.String()
-}
+// commanded tells which flags the command line sets.
+var commanded = sync.OnceValue(func() map[string]bool {
+	all := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { all[f.Name] = true })
+	return all
+})

@@ -8,42 +8,81 @@ import (
 	"time"
 )
 
-// A filled allocator has one /16, of which so many addresses are held.
-func filled(b testing.TB, held int) *Allocator {
+// A filled allocator has these pools, and so many Services hold an address of the family.
+func filled(b testing.TB, short string, family Family, held int) *Allocator {
 	a := NewAllocator()
-	a.Configure(pools(b, "big 10.1.0.0/16"))
+	a.Configure(pools(b, short), nil)
 	for i := range held {
-		if _, _, err := a.Allocate(Request{UID: strconv.Itoa(i), Service: "shop/web"}); err != nil {
-			b.Fatal(err)
+		if g := a.Allocate(Request{UID: strconv.Itoa(i), Service: "shop/web", Families: []Family{family}}); g.Why != nil {
+			b.Fatal(g.Why)
 		}
 	}
 	return a
 }
 
-func allocateRelease(b *testing.B, held int) {
-	a := filled(b, held)
-	r := Request{UID: "new", Service: "shop/new"}
+const (
+	slash16 = "large 10.1.0.0/16"
+	slash64 = "large fd00::/64"
+)
+
+func allocateRelease(b *testing.B, a *Allocator, r Request) {
 	b.ReportAllocs()
-	b.ResetTimer()
-	for range b.N {
-		if _, _, err := a.Allocate(r); err != nil {
-			b.Fatal(err)
+	for b.Loop() {
+		if g := a.Allocate(r); g.Why != nil {
+			b.Fatal(g.Why)
 		}
 		a.Release(r.UID)
 	}
 }
 
-// The cost must not depend on how many addresses are in use: compare the two.
+// The cost must not depend on how many addresses are in use, nor on how many there are: compare these.
 func BenchmarkAllocateRelease(b *testing.B) {
-	b.Run("empty", func(b *testing.B) { allocateRelease(b, 0) })
-	b.Run("nearly full", func(b *testing.B) { allocateRelease(b, 1<<16-10) })
+	four, six := Request{UID: "new", Service: "shop/new", Families: []Family{IPv4}}, Request{UID: "new", Service: "shop/new", Families: []Family{IPv6}}
+	both := Request{UID: "new", Service: "shop/new", Families: []Family{IPv4, IPv6}, AllFamilies: true}
+	b.Run("empty", func(b *testing.B) { allocateRelease(b, filled(b, slash16, IPv4, 0), four) })
+	b.Run("nearly full", func(b *testing.B) { allocateRelease(b, filled(b, slash16, IPv4, 1<<16-10), four) })
+	b.Run("IPv6, empty", func(b *testing.B) { allocateRelease(b, filled(b, slash64, IPv6, 0), six) })
+	b.Run("IPv6, 65526 in use", func(b *testing.B) { allocateRelease(b, filled(b, slash64, IPv6, 1<<16-10), six) })
+	b.Run("two families", func(b *testing.B) { allocateRelease(b, filled(b, "large 10.1.0.0/16,fd00::/64", IPv4, 1000), both) })
+}
+
+// A group of a thousand Services has one key: on one address, or, because all use the same port, on a thousand.
+func group1000(b testing.TB, port func(i int) uint16) *Allocator {
+	a := NewAllocator()
+	a.Configure(pools(b, slash16), nil)
+	for i := range 1000 {
+		r := Request{UID: strconv.Itoa(i), Service: "shop/web", Namespace: "shop", Families: []Family{IPv4}}
+		r.Key, r.Ports = "k", []Port{{"TCP", port(i)}}
+		if g := a.Allocate(r); g.Why != nil {
+			b.Fatal(g.Why)
+		}
+	}
+	return a
+}
+
+// A Service that shares looks at those of its key, and at no others.
+func BenchmarkShare(b *testing.B) {
+	r := Request{UID: "new", Service: "shop/new", Namespace: "shop", Families: []Family{IPv4}}
+	r.Key, r.Ports = "k", []Port{{"TCP", 10000}}
+	one := group1000(b, func(i int) uint16 { return uint16(i) })
+	many := group1000(b, func(int) uint16 { return 80 })
+	if len(one.holders) != 1 || len(many.holders) != 1000 {
+		b.Fatalf("%d and %d addresses are in use", len(one.holders), len(many.holders))
+	}
+	alone := r
+	alone.Key = "l"
+	b.Run("first of its key", func(b *testing.B) { allocateRelease(b, one, alone) })
+	b.Run("1000 on one address", func(b *testing.B) { allocateRelease(b, one, r) })
+	b.Run("1000 on as many", func(b *testing.B) { allocateRelease(b, many, r) })
+	r.Ports = []Port{{"TCP", 80}}
+	b.Run("1000 on as many, none with room", func(b *testing.B) { allocateRelease(b, many, r) })
 }
 
 // A Service that is not served asks again and again.
 func BenchmarkAllocateFromAFullPool(b *testing.B) {
-	a := filled(b, 1<<16)
+	a := filled(b, slash16, IPv4, 1<<16)
 	for b.Loop() {
-		if _, _, err := a.Allocate(Request{UID: "late"}); err == nil {
+		if g := a.Allocate(Request{UID: "late", Families: []Family{IPv4}}); g.Why == nil {
 			b.Fatal("the pool is not full")
 		}
 	}
@@ -52,35 +91,36 @@ func BenchmarkAllocateFromAFullPool(b *testing.B) {
 // The same without a clock, so that a busy machine changes nothing: the cursor passes each address of a pool at most once,
 // and once it is through, allocating looks at no address but the one it returns.
 func TestAllocatingLooksAtEachAddressOnce(t *testing.T) {
-	a := filled(t, 1<<16)
+	a := filled(t, slash16, IPv4, 1<<16)
 	for i := range 1 << 16 {
 		a.Release(strconv.Itoa(i))
 	}
-	a.Allocate(Request{UID: "first"})
-	end := a.stores[0]
-	if end.span != 1 {
-		t.Fatalf("all addresses were used and the cursor is at %s", end.next)
+	a.Allocate(Request{UID: "first", Families: []Family{IPv4}})
+	at := a.stock.store(0, IPv4)
+	end := at.at
+	if at.span != 1 {
+		t.Fatalf("all addresses were used and the cursor is at %s", at.at)
 	}
 	for i := range 1000 {
-		if _, _, err := a.Allocate(Request{UID: strconv.Itoa(i)}); err != nil {
-			t.Fatal(err)
+		if g := a.Allocate(Request{UID: strconv.Itoa(i), Families: []Family{IPv4}}); g.Why != nil {
+			t.Fatal(g.Why)
 		}
 	}
-	if a.stores[0] != end {
-		t.Errorf("the cursor went back to %s", a.stores[0].next)
+	if at.span != 1 || at.at != end {
+		t.Errorf("the cursor went back to %s", at.at)
 	}
 }
 
-// The ratio of the two within one run, the best of several each: the bound is generous because the machine may be busy.
-func TestAllocatingTakesNoLongerInANearlyFullPool(t *testing.T) {
-	best := func(held int) time.Duration {
-		a := filled(t, held)
+// The ratio of the times within one run, the best of several each: the bound is generous because the machine may be busy.
+func TestAllocatingTakesNoLongerInANearlyFullOrAHugePool(t *testing.T) {
+	best := func(short string, family Family, held int) time.Duration {
+		a := filled(t, short, family, held)
 		shortest := time.Hour
 		for range 20 {
 			begin := time.Now()
 			for range 5000 {
-				if _, _, err := a.Allocate(Request{UID: "new"}); err != nil {
-					t.Fatal(err)
+				if g := a.Allocate(Request{UID: "new", Families: []Family{family}}); g.Why != nil {
+					t.Fatal(g.Why)
 				}
 				a.Release("new")
 			}
@@ -88,14 +128,14 @@ func TestAllocatingTakesNoLongerInANearlyFullPool(t *testing.T) {
 		}
 		return shortest
 	}
-	empty, full := best(0), best(1<<16-10)
-	t.Logf("5000 times in an empty /16 %v, in a nearly full one %v", empty, full)
-	if full > 5*empty {
-		t.Errorf("5000 times in an empty /16 take %v, in a nearly full one %v", empty, full)
+	empty, full, huge := best(slash16, IPv4, 0), best(slash16, IPv4, 1<<16-10), best(slash64, IPv6, 1<<16)
+	t.Logf("5000 times in an empty /16 %v, in a nearly full one %v, in a /64 %v", empty, full, huge)
+	if full > 5*empty || huge > 5*empty {
+		t.Errorf("5000 times in an empty /16 take %v, in a nearly full one %v, in a /64 %v", empty, full, huge)
 	}
 }
 
-func big(peers, pools int) []byte {
+func lengthy(peers, pools int) []byte {
 	text := "peers:\n"
 	for i := range peers {
 		text += fmt.Sprintf("- name: tor-%d\n  peer-address: 10.0.%d.%d\n  peer-asn: %d\n  my-asn: 64500\n  node-selectors:\n  - match-labels: {rack: r%d}\n", i, i>>8, i&255, 64512+i, i)
@@ -110,7 +150,7 @@ func big(peers, pools int) []byte {
 
 func BenchmarkParse(b *testing.B) {
 	for _, size := range [][2]int{{2, 2}, {100, 1000}} {
-		text := big(size[0], size[1])
+		text := lengthy(size[0], size[1])
 		b.Run(fmt.Sprintf("%d peers, %d pools", size[0], size[1]), func(b *testing.B) {
 			b.SetBytes(int64(len(text)))
 			b.ReportAllocs()
@@ -124,7 +164,7 @@ func BenchmarkParse(b *testing.B) {
 }
 
 func BenchmarkRoutes(b *testing.B) {
-	config := parse(b, string(big(100, 1000)))
+	config := parse(b, string(lengthy(100, 1000)))
 	node := map[string]string{"rack": "r7", "kubernetes.io/hostname": "n7"}
 	addr := netip.MustParseAddr("10.3.77.9")
 	b.ReportAllocs()

@@ -138,6 +138,19 @@ func (a *Allocator) differs(addr netip.Addr, r Request) error {
 	return nil
 }
 
+// absolve clears those of the blame who were at odds with a holder of these addresses that left or changed.
+func (a *Allocator) absolve(addrs []netip.Addr) {
+	for _, addr := range addrs {
+		for _, t := range a.holders[addr] {
+			if t.odds {
+				t.odds = slices.ContainsFunc(t.addrs, func(addr netip.Addr) bool {
+					return a.differs(addr, Request{UID: t.UID, Terms: t.terms}) != nil
+				})
+			}
+		}
+	}
+}
+
 func (t *tenant) collides(addr netip.Addr, terms Terms) error {
 	if t.terms.Key == "" && terms.Key == "" {
 		return heldBy(addr, t)
