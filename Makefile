@@ -37,6 +37,10 @@ e2e: compiler ## the lab's tests: real kube-apiserver, etcd, controllers, router
 	cd cmd/lab && $(GO) vet ./... && $(GO) mod tidy -diff
 	cd cmd/lab && LAB_BIN=$(CURDIR)/bin/race $(GO) test -count=1 -timeout 45m ./...
 
+e2e-long: compiler ## the lab's random history with 2,000 steps, and 100 shuffles of one input
+	$(GO) build -race -o bin/race/ ./cmd/...
+	cd cmd/lab && LAB_STEPS=2000 LAB_BIN=$(CURDIR)/bin/race $(GO) test -count=1 -timeout 80m -v -run 'TestARandomHistory|TestTheEnd' ./loopback
+
 test: ## everything: check, then e2e, with the time that each took
 	@for stage in check e2e; do \
 	  began=$$SECONDS; $(MAKE) --no-print-directory $$stage; echo "=== make $$stage took $$((SECONDS - began)) s"; \
@@ -56,4 +60,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help compiler build demo lab check e2e test bench fuzz fmt
+.PHONY: help compiler build demo lab check e2e e2e-long test bench fuzz fmt

@@ -238,9 +238,8 @@ func (a *Allocator) decide(r Request) (Grant, *tenant) {
 	}
 	addrs, err := a.choose(r, now)
 	g := Grant{Why: err}
-	if err != nil {
+	if len(addrs) == 0 {
 		// It keeps what it has. What it cannot have together with another, it loses.
-		addrs = nil
 		for _, addr := range now.addrs {
 			if a.collides(addr, r) != nil {
 				continue
@@ -276,7 +275,8 @@ func (a *Allocator) decide(r Request) (Grant, *tenant) {
 	return g, t
 }
 
-// choose finds addresses that meet the request, in the order of its families.
+// choose finds addresses that meet the request, in the order of its families. With an error, they are those that the Service
+// would have had it not changed its key, if any.
 func (a *Allocator) choose(r Request, now *tenant) ([]netip.Addr, error) {
 	if r.Invalid != nil {
 		return nil, r.Invalid
@@ -296,24 +296,23 @@ func (a *Allocator) choose(r Request, now *tenant) ([]netip.Addr, error) {
 		case now.asked && r.Pool != now.pool && !a.isOf(addr, r.Pool):
 			// It asks for another pool than before. What it was given on the same request is what it asks for, whatever has
 			// become of the pools since.
-		case now.asked && r.Key != now.key && a.differs(addr, r) != nil:
+		case now.asked && r.Key != now.key && a.misfits(addr, r) != nil:
 			// It asks for other company than before.
 			disliked = append(disliked, addr)
 		default:
 			kept = append(kept, addr)
 		}
 	}
-	addrs, err := a.find(r, kept)
+	moved, err := a.find(r, kept)
 	for _, addr := range disliked {
-		if err != nil || slices.ContainsFunc(addrs, func(other netip.Addr) bool { return FamilyOf(other) == FamilyOf(addr) }) {
+		if err == nil && slices.ContainsFunc(moved, func(other netip.Addr) bool { return FamilyOf(other) == FamilyOf(addr) }) {
 			continue
 		}
-		// It is better than none, if that is what it comes to.
-		if all, err := a.find(r, slices.Concat(kept, disliked)); err == nil && slices.Contains(all, addr) {
-			return nil, a.differs(addr, r)
+		if stayed, cannot := a.find(r, slices.Concat(kept, disliked)); cannot == nil && slices.Contains(stayed, addr) {
+			return stayed, cmp.Or(err, a.misfits(addr, r)) // the address that it has is better than none
 		}
 	}
-	return addrs, err
+	return moved, err
 }
 
 // find finds addresses beside those that are kept.

@@ -138,6 +138,19 @@ func (a *Allocator) differs(addr netip.Addr, r Request) error {
 	return nil
 }
 
+// misfits returns with whom the Service shares the address although their terms differ, whoever is to blame for that.
+func (a *Allocator) misfits(addr netip.Addr, r Request) error {
+	for _, t := range a.holders[addr] {
+		if t.UID == r.UID {
+			continue
+		}
+		if err := t.differs(addr, r.Terms); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // absolve clears those of the blame who were at odds with a holder of these addresses that left or changed.
 func (a *Allocator) absolve(addrs []netip.Addr) {
 	for _, addr := range addrs {
