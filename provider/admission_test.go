@@ -39,7 +39,7 @@ func convene(t *testing.T, client *fake.Clientset, services string, plates ...*d
 	c := &council{t: t, client: client, cloud: New(Options{Namespace: "metallb-system", ConfigName: "config"}), book: &eventbook{}}
 	c.cloud.record, c.cloud.watch = c.book, &requeuer{}
 	for _, plate := range plates {
-		c.cloud.lease = &lease{Interface: plate}
+		c.cloud.lease = plate.lease()
 	}
 	var err error
 	if c.admission, err = newAdmission(client, client, c.cloud); err != nil {

@@ -149,7 +149,7 @@ func TestASilentLeaseMattersOnlyForNewAddresses(t *testing.T) {
 	c, _ := newCloud(t, "vip 10.0.0.0/30; other 10.1.0.0/30 manual", "shop/web shows=10.0.0.0")
 	ensure(t, c, "shop/web shows=10.0.0.0") // from now on, asking for a pool moves it
 	plate := &doorplate{holder: "us", broken: silent}
-	c.lease = &lease{Interface: plate}
+	c.lease = plate.lease()
 	tests := []struct{ then, service, addr string }{
 		{then: "a settled Service keeps its address", service: "shop/web shows=10.0.0.0", addr: "10.0.0.0"},
 		{then: "also if it asks for it", service: "shop/web shows=10.0.0.0 want=10.0.0.0 pool=vip", addr: "10.0.0.0"},
@@ -183,7 +183,7 @@ func TestALostLeaseEndsTheProcess(t *testing.T) {
 		}
 	}()
 	c, _ := newCloud(t, "vip 10.0.0.0/30", "")
-	c.lease = &lease{Interface: &doorplate{holder: "them"}}
+	c.lease = (&doorplate{holder: "them"}).lease()
 	ensure(t, c, "shop/web")
 }
 
@@ -197,7 +197,7 @@ func TestWhoStopsGivesNothingAwayAndSaysNothing(t *testing.T) {
 	book.take()
 	c.Stop() // before an election there is nothing to give up
 	// The Lease is given up, and that is not the same as lost.
-	c.lease = &lease{Interface: &doorplate{holder: ""}}
+	c.lease = (&doorplate{holder: ""}).lease()
 	for _, short := range []string{"shop/api", "shop/web shows=10.0.0.0", "shop/new"} {
 		if _, err := c.EnsureLoadBalancer(t.Context(), "", service(t, short), nil); err != cloudprovider.ImplementedElsewhere {
 			t.Errorf("%s gets %v, which the service controller would tell", short, err)

@@ -18,6 +18,9 @@ const lookAgain = 3 * time.Second
 // A lease is the lock of the leader election, which remembers when the API server last confirmed that it is ours.
 type lease struct {
 	resourcelock.Interface
+	// look asks the API server who holds the Lease. The lock's own Get will not do: it remembers the version that it saw, and
+	// with that of another holder, our next renewal would take the Lease from them.
+	look func(context.Context) (holder string, err error)
 
 	mu        sync.Mutex
 	confirmed time.Time // with the monotonic clock's reading
@@ -56,11 +59,11 @@ func (l *lease) Confirm(ctx context.Context) error {
 		return nil
 	}
 	asked := time.Now()
-	record, _, err := l.Get(ctx)
+	holder, err := l.look(ctx)
 	if err != nil {
 		return fmt.Errorf("ask who holds the lease: %w", err)
 	}
-	if record.HolderIdentity != l.Identity() {
+	if holder != l.Identity() {
 		return errLost
 	}
 	l.note(asked, true)

@@ -175,7 +175,19 @@ func (g *gate) elect(ctx context.Context, election componentbaseconfig.LeaderEle
 	if err != nil {
 		return fmt.Errorf("make the lock: %w", err)
 	}
-	g.cloud.lease = &lease{Interface: lock}
+	looking := rest.CopyConfig(g.config.Kubeconfig)
+	looking.Timeout = election.RenewDeadline.Duration
+	client, err := kubernetes.NewForConfig(rest.AddUserAgent(looking, "leader-election"))
+	if err != nil {
+		return fmt.Errorf("make a client for the lease: %w", err)
+	}
+	g.cloud.lease = &lease{Interface: lock, look: func(ctx context.Context) (string, error) {
+		found, err := client.CoordinationV1().Leases(election.ResourceNamespace).Get(ctx, election.ResourceName, metav1.GetOptions{})
+		if err != nil || found.Spec.HolderIdentity == nil {
+			return "", err
+		}
+		return *found.Spec.HolderIdentity, nil
+	}}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock:            g.cloud.lease,
 		LeaseDuration:   election.LeaseDuration.Duration,
