@@ -66,12 +66,21 @@ func TestCompanyIsFoundInTheRightPoolsOnly(t *testing.T) {
 		{then: "nor by name", ask: "blog/three share=k ports=3 want=10.0.3.0",
 			why: `address 10.0.3.0 belongs to pool "mine", which is not for this Service: ask for another, or change its namespaces or service-selectors`},
 		{then: "an address that is avoided can be joined while somebody holds it", configure: "a 10.0.0.0/32 avoid; b 10.0.1.0/30 avoid"},
-		{then: "joined", ask: "shop/seven share=k ports=7", addrs: "10.0.0.0"},
-		{then: "joined by name", ask: "blog/four share=m ports=1 want=10.0.1.0",
+		{then: "so it is, also without asking for it", ask: "shop/seven share=k ports=7", addrs: "10.0.0.0"},
+		{then: "joined by name", ask: "shop/joins share=k ports=77 want=10.0.0.0", addrs: "10.0.0.0"},
+		{then: "under another key it is not", ask: "blog/four share=m ports=1 want=10.0.1.0",
 			why: `address 10.0.1.0 is held by service shop/six, which shares it under another key: ask for another, or give both the same metallb.universe.tf/allow-shared-ip`},
 		{then: "no pool owns what the first have", ask: "shop/eight share=k ports=8 want=10.0.2.0",
 			why: `address 10.0.2.0 is held by service shop/one: ask for another, or delete that Service`},
 		{then: "and so it is not company either", ask: "shop/nine share=k ports=2", addrs: "10.0.1.0"},
+	})
+	tell(t, []step{
+		{then: "the first pool has room", configure: "a 10.0.0.0/30,fd00::/126; b 10.0.1.0/30"},
+		{then: "the first of a key is in the other", ask: "shop/one share=k ports=1 pool=b", addrs: "10.0.1.0"},
+		{then: "company comes first nevertheless", ask: "shop/two share=k ports=2", addrs: "10.0.1.0"},
+		{then: "also before a second family", ask: "shop/three share=k ports=3 families=46", addrs: "10.0.1.0"},
+		{then: "unless that is needed", ask: "shop/four share=k ports=4 families=46 require", addrs: "10.0.0.0,fd00::"},
+		{then: "of two pools with company, the first", ask: "shop/five share=k ports=5", addrs: "10.0.0.0"},
 	})
 }
 
@@ -164,6 +173,12 @@ func TestWhoTakesItsKeyAwayMovesOrStays(t *testing.T) {
 		{then: "nor without", ask: "shop/dns share=k ports=53", addrs: "10.0.0.1"},
 		{then: "mail gives it up by name for dns's", ask: "shop/mail share=k ports=25 want=10.0.0.1", addrs: "10.0.0.1", also: "left 10.0.0.0"},
 		{then: "and does not insist on the name any more", ask: "shop/mail share=k ports=25", addrs: "10.0.0.1"},
+	})
+	tell(t, []step{
+		{then: "a family more is no reason to stay where one asks for another pool's address", configure: "a 10.0.0.0/30; b fd01::/126"},
+		{then: "web", ask: "shop/web share=k ports=80", addrs: "10.0.0.0"},
+		{then: "mail", ask: "shop/mail share=k ports=25", addrs: "10.0.0.0"},
+		{then: "mail wants to be alone, and by name in another pool", ask: "shop/mail ports=25 families=46 want=fd01::3", addrs: "fd01::3", also: "left 10.0.0.0"},
 	})
 	tell(t, []step{
 		{then: "of two families, both move or none", configure: "a 10.0.0.0/32,fd00::/126; b 10.0.1.0/30"},

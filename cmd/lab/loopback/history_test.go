@@ -33,7 +33,7 @@ func TestARandomHistoryBreaksNoPromise(t *testing.T) {
 	must(t, lab.addNamespaces(t.Context(), quarters...))
 	h := &history{t: t, lab: lab, random: random, records: map[string]*record{}, plans: map[string]plan{}, idle: map[string]bool{},
 		told: map[types.UID]bool{}, strays: map[netip.Addr]bool{netip.MustParseAddr(nowhere): true}}
-	h.plan = plan{{v4: span{0, 4}, v6: span{0, 3}}, {v4: span{0, 3}, priority: 1}, {v4: span{0, 3}, v6: span{0, 3}, closed: true, across: true}}
+	h.plan = plan{{v4: span{0, 3}, v6: span{0, 2}}, {v4: span{0, 2}, priority: 1, namespaces: quarters[:2]}, {v4: span{0, 2}, v6: span{0, 2}, gold: true, across: true}}
 	h.user = h.plan.text()
 	h.plans[h.user] = h.plan
 	h.crew = newCrew(t, lab, random)
@@ -48,7 +48,8 @@ func TestARandomHistoryBreaksNoPromise(t *testing.T) {
 		}
 	}
 	h.quiet()
-	t.Logf("%d steps, %d quiet points, %d Services, %d freezes", steps, h.epoch, h.count, h.crew.freezes)
+	t.Logf("%d steps, %d quiet points, %d Services, %d freezes; at quiet points, Services had what they asked for %d times, waited for others to give it up %d times, and asked for the impossible %d times",
+		steps, h.epoch, h.count, h.crew.freezes, h.content, h.waiting, h.hopeless)
 	if steps >= 2000 && h.crew.freezes < 200 {
 		t.Errorf("there were %d freezes only: the history is not what it claims to be", h.crew.freezes)
 	}
@@ -86,11 +87,16 @@ type history struct {
 	epoch       int
 	transitions int32
 	tookOver    int             // the last epoch in which another leader began
+	admitted    string          // when it began
+	configured  bool            // the operator did something in this epoch
 	renumbered  []plan          // in this epoch
 	idle        map[string]bool // Services of others that were of no class in this epoch
 	since       kubernetes.Moment
-	told        map[types.UID]bool
-	strays      map[netip.Addr]bool
+	// How many Services had what they asked for, over all quiet points; how many would have had it if they had been alone; and
+	// how many not even then.
+	content, waiting, hopeless int
+	told                       map[types.UID]bool
+	strays                     map[netip.Addr]bool
 }
 
 // A subject is a Service that the history may do something to.
@@ -105,7 +111,8 @@ type record struct {
 	shown   []sight // its statuses, beginning with the one of then
 	version string
 	written []string // statuses that the history wrote
-	edited  bool     // its user changed something on which its address depends
+	touched bool     // its user changed anything
+	edited  bool     // and something on which its address depends
 	wished  int      // the epoch in which that happened last
 	settled bool     // then, it had what it asked for, or nothing
 }
@@ -158,7 +165,7 @@ func (h *history) annotate(e edit, name string, value any) {
 }
 
 func (h *history) address() (v4, v6 string) {
-	k, n := h.random.IntN(len(h.plan)), h.random.IntN(6)
+	k, n := h.random.IntN(len(h.plan)), h.random.IntN(4)
 	return fmt.Sprintf("10.0.%d.%d", k, n), netip.MustParseAddr(fmt.Sprintf("fd00:%d::%d", k, n)).String()
 }
 
@@ -166,20 +173,20 @@ func (h *history) request(e edit) {
 	v4, v6 := h.address()
 	other, _ := h.address()
 	var field, list any
-	switch h.random.IntN(12) {
-	case 0, 1, 2:
+	switch h.random.IntN(20) {
+	case 0, 1, 2, 3:
 		field = v4
-	case 3:
-		field = v6
 	case 4:
+		field = v6
+	case 5, 6:
 		list = v4
-	case 5:
-		list = v4 + "," + v6
-	case 6:
-		list, field = v4+","+v6, v4
 	case 7:
-		field = "ten"
+		list = v4 + "," + v6
 	case 8:
+		list, field = v4+","+v6, v4
+	case 9:
+		field = "ten"
+	case 10:
 		list, field = v4, other
 	}
 	e.Spec["loadBalancerIP"] = field
@@ -187,11 +194,11 @@ func (h *history) request(e edit) {
 }
 
 func (h *history) pool(e edit) {
-	h.annotate(e, "address-pool", oneOf[any](h, nil, nil, nil, "lot-0", "lot-1", "lot-2", "lot-2", "lot-3"))
+	h.annotate(e, "address-pool", oneOf[any](h, nil, nil, nil, nil, nil, nil, "lot-0", "lot-1", "lot-2", "lot-2", "lot-3"))
 }
 
 func (h *history) key(e edit) {
-	h.annotate(e, "allow-shared-ip", oneOf[any](h, nil, nil, "k", "k", "l"))
+	h.annotate(e, "allow-shared-ip", oneOf[any](h, nil, nil, "k", "k", "k", "l"))
 }
 
 func (h *history) ports(e edit) {
@@ -207,7 +214,7 @@ func (h *history) families(e edit) {
 }
 
 func (h *history) policy(e edit) {
-	e.Spec["externalTrafficPolicy"] = oneOf(h, "Cluster", "Cluster", "Local")
+	e.Spec["externalTrafficPolicy"] = oneOf(h, "Cluster", "Cluster", "Cluster", "Local")
 	e.Spec["selector"] = map[string]any{"app": oneOf(h, "web", "web", "api")}
 }
 
@@ -241,11 +248,11 @@ func (h *history) step() string {
 		weight int
 		do     func() string
 	}{
-		{20, h.create}, {6, func() string { return h.delete(h.pick(nil)) }}, {9, h.retype},
+		{24, h.create}, {8, func() string { return h.delete(h.pick(nil)) }}, {9, h.retype},
 		{11, change(true, h.request)}, {5, change(true, h.pool)}, {6, change(true, h.key)}, {5, change(true, h.ports)}, {6, change(true, h.families)},
 		{4, change(false, h.policy)}, {4, change(false, h.label)},
 		{8, h.reconfigure}, {3, h.renumber}, {7, h.tamper},
-		{18, h.crew.freeze}, {1, h.kill}, {2, h.stop}, {2, func() string { h.crew.fill(1 + h.random.IntN(2)); return "start what is missing" }},
+		{22, h.crew.freeze}, {1, h.kill}, {2, h.stop}, {2, func() string { h.crew.fill(1 + h.random.IntN(2)); return "start what is missing" }},
 	}
 	total := 0
 	for _, m := range moves {
@@ -269,7 +276,7 @@ func (h *history) pick(which func(*subject) bool) *subject {
 }
 
 func (h *history) create() string {
-	if len(h.subjects) > 24 {
+	if len(h.subjects) > 30 {
 		return h.delete(h.pick(nil))
 	}
 	h.count++
@@ -319,7 +326,8 @@ func (h *history) delete(s *subject) string {
 
 func (h *history) edit(s *subject, e edit, decides bool) string {
 	h.mu.Lock()
-	if r := h.record(s.name); decides {
+	r := h.record(s.name)
+	if r.touched = true; decides {
 		r.edited, r.wished = true, h.epoch
 	}
 	h.mu.Unlock()
@@ -330,7 +338,10 @@ func (h *history) edit(s *subject, e edit, decides bool) string {
 }
 
 func (h *history) retype() string {
-	s := h.pick(nil)
+	s := h.pick(func(s *subject) bool { return s.idle })
+	if s == nil || h.random.IntN(3) == 0 { // not too many have no use for an address
+		s = h.pick(nil)
+	}
 	if s == nil {
 		return "nobody to change"
 	}
@@ -371,6 +382,7 @@ func (h *history) tamper() string {
 }
 
 func (h *history) reconfigure() string {
+	h.configured = true
 	next := h.plan
 	l := &next[h.random.IntN(len(next))]
 	switch h.random.IntN(10) {
@@ -386,17 +398,19 @@ func (h *history) reconfigure() string {
 		h.user, h.named = "", ""
 		return "delete the configuration"
 	case 2:
-		l.closed = !l.closed
+		l.closed = h.random.IntN(3) == 0
 	case 3:
 		l.priority = h.random.IntN(3)
 	case 4:
-		l.namespaces = oneOf(h, nil, quarters[:1], quarters[:2], quarters[1:])
+		l.namespaces = oneOf(h, nil, nil, quarters[:1], quarters[:2], quarters[1:])
 	case 5:
-		l.gold = !l.gold
+		l.gold = h.random.IntN(2) == 0
 	case 6:
 		l.across = !l.across
+	case 7: // most often refused, and then renumbered
+		l.v4, l.v6 = span{h.random.IntN(3), h.random.IntN(3)}, span{h.random.IntN(2), h.random.IntN(3)}
 	default:
-		l.v4, l.v6 = span{h.random.IntN(2), h.random.IntN(6)}, span{h.random.IntN(2), h.random.IntN(5)}
+		l.v4, l.v6 = span{0, 1 + h.random.IntN(3)}, span{0, h.random.IntN(3)}
 	}
 	h.plan, h.user, h.named = next, next.text(), ""
 	h.plans[h.user] = next
@@ -541,6 +555,11 @@ func (h *history) judge(ctx context.Context, clients *[]*client) (state string, 
 		}
 	}
 	w := h.world(admitted, *clients)
+	if !h.configured && admitted == h.admitted { // else who knows under which configuration it was given
+		for _, c := range *clients {
+			faults = append(faults, h.intrusions(w, c)...)
+		}
+	}
 	if true { // TODO
 		events, err := h.lab.API.CoreV1().Events(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "reason=SyncLoadBalancerFailed"})
 		if err != nil {
@@ -554,6 +573,29 @@ func (h *history) judge(ctx context.Context, clients *[]*client) (state string, 
 		}
 	}
 	return state, append(append(faults, w.faults()...), h.admission(w, admitted, refused)...), nil
+}
+
+// intrusions tells what the Service was given since the last quiet point, and should not have been.
+func (h *history) intrusions(w *world, c *client) (faults []string) {
+	untouched := func(c *client) bool {
+		r := h.records[c.name()]
+		return !r.touched && len(r.written) == 0
+	}
+	for family, addr := range c.has {
+		owner := w.plan.owner(addr)
+		if owner < 0 || !untouched(c) || strings.Contains(h.records[c.name()].shown[0].text, addr.String()) {
+			continue
+		}
+		if !w.admits(owner, c) {
+			faults = append(faults, "got what is not for it: "+c.String())
+		}
+		for _, other := range w.clients {
+			if other != c && other.has[family] == addr && untouched(other) && !w.mayJoin(owner, c, other) {
+				faults = append(faults, fmt.Sprintf("share without a right to:\n\t%v\n\t%v", c, other))
+			}
+		}
+	}
+	return faults
 }
 
 func (h *history) world(admitted string, clients []*client) *world {
@@ -677,7 +719,7 @@ func (h *history) begin(clients []*client) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.epoch++
-	h.renumbered, h.idle = nil, map[string]bool{}
+	h.renumbered, h.idle, h.admitted, h.configured = nil, map[string]bool{}, admitted, false
 	for _, s := range h.subjects {
 		h.idle[s.name] = s.idle
 	}
@@ -687,12 +729,21 @@ func (h *history) begin(clients []*client) {
 			delete(h.records, name)
 			continue
 		}
-		r.shown, r.written, r.edited, r.settled = r.shown[len(r.shown)-1:], nil, false, true
+		r.shown, r.written, r.touched, r.edited, r.settled = r.shown[len(r.shown)-1:], nil, false, false, true
 	}
 	for _, c := range clients {
 		lacks, _ := w.lacks(c)
 		r := h.records[c.name()]
 		r.settled = lacks == "" || len(c.has) == 0
+		alone := h.world(admitted, []*client{c})
+		switch {
+		case lacks == "":
+			h.content++
+		case alone.could(c, false):
+			h.waiting++
+		default:
+			h.hopeless++
+		}
 		for _, other := range clients { // one whose key changed may move when it can
 			shared := maps.Clone(c.has)
 			maps.DeleteFunc(shared, func(family corev1.IPFamily, addr netip.Addr) bool { return other.has[family] != addr })

@@ -266,16 +266,18 @@ func (w *world) could(c *client, all bool) bool {
 	return false
 }
 
-// serves tells whether the lot is for this Service.
-func (w *world) serves(k int, c *client) bool {
+// admits tells whether the Service may use the lot at all.
+func (w *world) admits(k int, c *client) bool {
 	l := w.plan[k]
-	if len(l.namespaces) > 0 && !slices.Contains(l.namespaces, c.Namespace) || l.gold && c.Labels["tier"] != "gold" {
-		return false
-	}
+	return (len(l.namespaces) == 0 || slices.Contains(l.namespaces, c.Namespace)) && (!l.gold || c.Labels["tier"] == "gold")
+}
+
+// serves tells whether the lot is for a Service with such a request.
+func (w *world) serves(k int, c *client) bool {
 	if c.pool != "" {
-		return c.pool == fmt.Sprint("lot-", k)
+		return c.pool == fmt.Sprint("lot-", k) && w.admits(k, c)
 	}
-	return !l.closed || len(c.asks) > 0
+	return (!w.plan[k].closed || len(c.asks) > 0) && w.admits(k, c)
 }
 
 // within counts the families of which the lot has an address for the Service; it is 0 if the Service would have to give up an
@@ -286,6 +288,9 @@ func (w *world) within(k int, c *client) (found int) {
 		owner := -1
 		if has.IsValid() {
 			owner = w.plan.owner(has)
+		}
+		if has.IsValid() && owner < 0 && w.stray(has) && !asked.IsValid() && c.pool == "" {
+			return 0 // it keeps what no pool owns, and no pool has anything beside that
 		}
 		if owner >= 0 && (!asked.IsValid() || asked == has) && (c.pool == "" || c.pool == fmt.Sprint("lot-", owner)) {
 			if owner != k {
@@ -308,15 +313,14 @@ func (w *world) within(k int, c *client) (found int) {
 
 // free tells whether nobody holds the address, or only Services that this one may join.
 func (w *world) free(k int, c *client, addr netip.Addr) bool {
-	for _, other := range w.clients {
-		if other.UID == c.UID || other.has[familyOf(addr)] != addr {
-			continue
-		}
-		if collide(c, other) || differ(c, other) || c.Namespace != other.Namespace && !w.plan[k].across {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(w.clients, func(other *client) bool {
+		return other.UID != c.UID && other.has[familyOf(addr)] == addr && !w.mayJoin(k, c, other)
+	})
+}
+
+// mayJoin tells whether two Services may share an address of the lot.
+func (w *world) mayJoin(k int, a, b *client) bool {
+	return !collide(a, b) && !differ(a, b) && (a.Namespace == b.Namespace || w.plan[k].across)
 }
 
 // The oracle judges everybody else, so somebody has to look at the oracle.
@@ -344,13 +348,14 @@ func TestTheOracleSeesEachKindOfFault(t *testing.T) {
 		{"one of two", "could be served", []wishes{{both}}, []string{"10.0.0.0"}},
 		{"one of two that are preferred", "could be served", []wishes{{prefer}}, []string{"10.0.0.0"}},
 		{"another's family", "could be served", []wishes{nil}, []string{"fd00::"}},
+		{"both families, and a stray that it keeps", "not told", []wishes{{both}}, []string{"203.0.113.9"}},
 		{"a pool that is not for it", "not told", []wishes{{fromPool("lot-1")}}, []string{""}},
 	} {
 		w := &world{
 			plan:    plan{{v4: span{0, 2}, v6: span{0, 1}}, {v4: span{0, 1}, namespaces: []string{"elsewhere"}}},
 			warned:  func(*client) bool { return false },
 			excused: func(*client) bool { return false },
-			stray:   func(netip.Addr) bool { return false },
+			stray:   func(addr netip.Addr) bool { return addr.String() == nowhere },
 		}
 		for i, wishes := range c.all {
 			svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(i))}}
