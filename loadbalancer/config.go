@@ -1,6 +1,8 @@
 package loadbalancer
 
 import (
+	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"time"
@@ -14,6 +16,8 @@ type Config struct {
 	Peers []Peer
 	// Pools are in the order the operator wrote them, and no two own the same address: Parse sees to both.
 	Pools []Pool
+	// Drain says which marks of a node, besides the annotation, mean that it is being drained on purpose.
+	Drain Drain
 
 	owners []owner // in the order of the addresses
 }
@@ -49,6 +53,15 @@ type Peer struct {
 
 	// TTL of the session's packets; 0 leaves it to the operating system.
 	TTL uint8
+	// MinTTL is the least TTL of packets that the session believes (GTSM, RFC 5082); 0 believes all.
+	MinTTL uint8
+	// Password signs the session's packets with TCP MD5 (RFC 2385); empty: they are not signed.
+	Password Secret
+	// PasswordKey is the key in the Secret where speakers find the Password, or empty.
+	PasswordKey string
+	// NodeIPs are the InternalIPs of the speaker's node, which the speaker fills in: next hops of the IP version that the
+	// session itself does not have.
+	NodeIPs []netip.Addr
 	// RestartTime is how long the router keeps our routes while we restart (RFC 4724), in whole seconds; 0 disables
 	// graceful restart.
 	RestartTime time.Duration
@@ -59,6 +72,47 @@ type Peer struct {
 
 // IBGP reports whether the router is in our own AS.
 func (p Peer) IBGP() bool { return p.ASN == p.MyASN }
+
+// A Secret is a text that nothing prints.
+type Secret string
+
+// Format writes three dots instead of the secret, whatever the verb.
+func (s Secret) Format(f fmt.State, _ rune) {
+	if s != "" {
+		_, _ = io.WriteString(f, "…") // as with fmt itself, the writer remembers what went wrong
+	}
+}
+
+// MarshalText keeps the secret out of structured logs.
+func (s Secret) MarshalText() ([]byte, error) { return fmt.Append(nil, s), nil }
+
+// A Drain says how an operator marks a node that is to lose its traffic.
+type Drain struct {
+	Taints []Mark
+	Labels []Mark
+	// WithdrawAfter is how long after the mark routes are withdrawn; 0 is never.
+	WithdrawAfter time.Duration
+}
+
+// A Mark is a taint or a label of a node, written as kubectl does: key, key=value, key:effect or key=value:effect.
+type Mark struct {
+	Key    string
+	Value  string
+	Any    bool   // whatever the value
+	Effect string // of a taint; empty is any
+}
+
+// String writes the mark as the configuration does.
+func (m Mark) String() string {
+	text := m.Key
+	if !m.Any {
+		text += "=" + m.Value
+	}
+	if m.Effect != "" {
+		text += ":" + m.Effect
+	}
+	return text
+}
 
 // A Pool is a named set of addresses that Services may hold, and how routers hear about them.
 type Pool struct {
@@ -117,6 +171,8 @@ type Advertisement struct {
 	Peers []string
 	// NodeSelectors name the nodes that announce it; none means every node.
 	NodeSelectors []Selector
+	// LinkBandwidth asks for routes that carry a weight, the number of ready endpoints behind them.
+	LinkBandwidth bool
 }
 
 // Pool returns the pool that owns addr, also if the pool would not hand it out, or nil.
@@ -142,7 +198,7 @@ func (c *Config) index(addr netip.Addr) (int, bool) {
 }
 
 // Routes returns what a node with these labels tells routers about addr: nothing if no pool owns the address or no
-// advertisement of its pool selects the node. Two that say the same are one.
+// advertisement of its pool selects the node. Two that say the same are one. Those that are to carry a weight have 1.
 func (c *Config) Routes(addr netip.Addr, node map[string]string) []Route {
 	pool := c.Pool(addr)
 	if pool == nil {
@@ -164,6 +220,9 @@ func (c *Config) Routes(addr netip.Addr, node map[string]string) []Route {
 			LargeCommunities: a.LargeCommunities,
 			Prepend:          a.Prepend,
 			Peers:            a.Peers,
+		}
+		if a.LinkBandwidth {
+			route.Weight = 1
 		}
 		if !slices.ContainsFunc(routes, route.Equal) {
 			routes = append(routes, route)

@@ -17,11 +17,13 @@ type Route struct {
 	LargeCommunities []LargeCommunity // sorted, each once
 	// Prepend is how many more times than once our AS number stands in the AS_PATH on eBGP sessions.
 	Prepend uint8
+	// Weight is this node's share of the traffic, in proportion to what other nodes announce; 0: the route carries none.
+	Weight uint16
 	// Peers are names of the peers that hear the route, sorted; none means all.
 	Peers []string
 }
 
-// String writes the route as an operator would: prefix, local preference, communities, prepends, peers.
+// String writes the route as an operator would: prefix, local preference, communities, prepends, weight, peers.
 func (r Route) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s pref %d", r.Prefix, r.LocalPref)
@@ -38,6 +40,9 @@ func (r Route) String() string {
 	if r.Prepend > 0 {
 		fmt.Fprintf(&b, " prepend %d", r.Prepend)
 	}
+	if r.Weight > 0 {
+		fmt.Fprintf(&b, " weight %d", r.Weight)
+	}
 	if len(r.Peers) > 0 {
 		fmt.Fprintf(&b, " to %s", strings.Join(r.Peers, ","))
 	}
@@ -46,7 +51,7 @@ func (r Route) String() string {
 
 // Equal reports whether routers hear the same from both.
 func (r Route) Equal(s Route) bool {
-	return r.Prefix == s.Prefix && r.LocalPref == s.LocalPref && r.Prepend == s.Prepend &&
+	return r.Prefix == s.Prefix && r.LocalPref == s.LocalPref && r.Prepend == s.Prepend && r.Weight == s.Weight &&
 		slices.Equal(r.Communities, s.Communities) && slices.Equal(r.LargeCommunities, s.LargeCommunities) &&
 		slices.Equal(r.Peers, s.Peers)
 }
