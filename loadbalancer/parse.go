@@ -1001,7 +1001,7 @@ func (r *reader) advertisement(v value, narrowest []entry, defined map[string]ta
 	}
 	slices.Sort(a.Communities)
 	a.Communities = slices.Compact(a.Communities)
-	slices.SortFunc(a.LargeCommunities, compareLarge)
+	slices.SortFunc(a.LargeCommunities, LargeCommunity.Compare)
 	a.LargeCommunities = slices.Compact(a.LargeCommunities)
 	for _, item := range r.items(f["peers"]) {
 		name, ok := r.text(item)
