@@ -69,9 +69,6 @@ func add(byPrefix map[netip.Prefix][]loadbalancer.Route, config *loadbalancer.Co
 	if pool == nil {
 		return "the address belongs to no pool of the admitted configuration"
 	}
-	if addr.Is6() {
-		return "this version announces IPv4 addresses only"
-	}
 	routes := config.Routes(addr, node.Labels)
 	if len(routes) == 0 {
 		return fmt.Sprintf("no advertisement of pool %q selects node %s", pool.Name, node.Name)
