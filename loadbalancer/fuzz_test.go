@@ -161,7 +161,7 @@ func sound(t *testing.T, config *Config) {
 					t.Fatalf("an advertisement for %q", peer)
 				}
 			}
-			once := slices.IsSorted(a.Communities) && slices.IsSortedFunc(a.LargeCommunities, compareLarge) && slices.IsSorted(a.Peers) &&
+			once := slices.IsSorted(a.Communities) && slices.IsSortedFunc(a.LargeCommunities, LargeCommunity.Compare) && slices.IsSorted(a.Peers) &&
 				len(slices.Compact(slices.Clone(a.Communities))) == len(a.Communities) &&
 				len(slices.Compact(slices.Clone(a.LargeCommunities))) == len(a.LargeCommunities) &&
 				len(slices.Compact(slices.Clone(a.Peers))) == len(a.Peers)
