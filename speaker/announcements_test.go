@@ -243,7 +243,7 @@ func tenThousand(b *testing.B) []Service {
 		if i%3 == 0 {
 			policy = "Local"
 		}
-		services = append(services, service(b, fmt.Sprintf("shop/web-%05d 10.0.%d.%d %s | a:ready b:ready c:unready", i, i/256, i%256, policy)))
+		services = append(services, service(b, fmt.Sprintf("shop/web-%05d 10.0.%d.%d %s | a:ready@a%[1]d b:ready@b%[1]d c:unready@c%[1]d", i, i/256, i%256, policy)))
 	}
 	rand.Shuffle(len(services), func(i, j int) { services[i], services[j] = services[j], services[i] })
 	return services
