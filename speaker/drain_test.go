@@ -259,6 +259,16 @@ func TestTheLoopSendsAWeightWhenItHasSettled(t *testing.T) {
 	})
 }
 
+func TestASpeakerThatStartsOnADrainedNodeSaysSoAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := enact(t, Options{}, append(objects(t, "shop/web 10.0.0.1 | a:ready"), node(t, "a @metallb.io/drain="), admitted(onePeer+onePool))...)
+		s.want("the first table", "10.0.0.1/32 pref 0 [65535:0] prepend 3", "leaf")
+		if s.said.times != 1 {
+			t.Errorf("announced %d times", s.said.times)
+		}
+	})
+}
+
 func TestADrainedNodeMayBeMarkedByTheLabelThatTheSpeakerIgnores(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		excluded := node(t, "a "+corev1.LabelNodeExcludeBalancers+"=")
