@@ -61,7 +61,7 @@ func TestEveryYAMLBlockIsWhatItSays(t *testing.T) {
 				if len(checkObjects(b.text)) == 0 {
 					t.Errorf("%s: Kubernetes accepts this", at)
 				}
-			case "sh", "text", "mermaid":
+			case "sh", "text", "mermaid", "frr", "bird":
 			default:
 				t.Errorf("%s: a block marked %q: see docs/CONTRIBUTING.md for the words there are", at, b.info)
 			}

@@ -85,7 +85,7 @@ func TestTheTimeOfADrainIsThatOfItsFirstTaint(t *testing.T) {
 func TestDrainedRoutesAreTheLastChoice(t *testing.T) {
 	routes := func() []loadbalancer.Route {
 		some := []loadbalancer.Route{weighted("10.0.0.1/32", 0), weighted("10.0.0.2/32", 3), weighted("10.0.0.3/32", 0)}
-		some[1].Communities = []loadbalancer.Community{1234<<16 + 1, 0xffffff01}
+		some[1].Communities = append(make([]loadbalancer.Community, 0, 8), 1234<<16+1, 0xffffff01)
 		some[1].LargeCommunities = []loadbalancer.LargeCommunity{{Global: 64500, Local1: 2, Local2: 1}}
 		some[1].Prepend, some[1].Peers = 10, []string{"leaf"}
 		some[2].Communities = []loadbalancer.Community{gracefulShutdown}
@@ -189,11 +189,11 @@ func TestTheLoopDrainsAndWithdrawsAndReturns(t *testing.T) {
 		s.put(on)
 		s.want("annotated", drained, "leaf")
 		same(t, "log", logged.take(), []string{`"Began to drain" node="a" why="it is annotated metallb.universe.tf/drain"`})
-		times := s.said.times
+		times := s.said.count()
 		<-time.After(24 * time.Hour)
 		s.want("a day later", drained, "leaf")
-		if s.said.times != times {
-			t.Errorf("looked %d times at nothing", s.said.times-times)
+		if s.said.count() != times {
+			t.Errorf("looked %d times at nothing", s.said.count()-times)
 		}
 		s.put(node(t, "a cordoned"))
 		s.want("it is over", "10.0.0.1/32 pref 100", "leaf")
@@ -207,7 +207,7 @@ func TestTheLoopDrainsAndWithdrawsAndReturns(t *testing.T) {
 		synctest.Wait()
 		s.want("ten minutes later", drained, "leaf")
 		logged.take()
-		times = s.said.times
+		times = s.said.count()
 		<-time.After(time.Nanosecond)
 		synctest.Wait()
 		s.want("the time is over", "", "leaf")
@@ -215,12 +215,20 @@ func TestTheLoopDrainsAndWithdrawsAndReturns(t *testing.T) {
 			`"Not announcing" service="shop/api" address="10.0.0.2" why="node a is drained: it is labelled maintenance="`,
 			`"Not announcing" service="shop/web" address="10.0.0.1" why="node a is drained: it is labelled maintenance="`})
 		<-time.After(24 * time.Hour)
-		if s.said.times != times+1 {
-			t.Errorf("looked %d times, want 1", s.said.times-times)
+		if s.said.count() != times+1 {
+			t.Errorf("looked %d times, want 1", s.said.count()-times)
 		}
 		s.put(node(t, "a"))
 		s.want("all is back", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), []string{
+		drains := logged.take()
+		s.put(node(t, "a maintenance="))
+		s.put(node(t, "a"))
+		times = s.said.count()
+		<-time.After(24 * time.Hour)
+		if s.said.count() != times {
+			t.Errorf("looked %d times when a drain that is over would have ended", s.said.count()-times)
+		}
+		same(t, "log", drains, []string{
 			`"Drain is over" node="a" was="it is labelled maintenance="`,
 			`"Not announcing" service="shop/api" address="10.0.0.2" why="no endpoint of the Service can serve, on any node"`,
 			`"No longer withheld" service="shop/web" address="10.0.0.1"`})
@@ -241,7 +249,7 @@ func TestTheLoopSendsAWeightWhenItHasSettled(t *testing.T) {
 		<-time.After(time.Hour)
 		s.want("and back", "10.0.0.1/32 pref 100 weight 1", "leaf")
 		pods("a:ready@1 a:ready@3 b:ready@2")
-		times := s.said.times
+		times := s.said.count()
 		<-time.After(settled - time.Nanosecond)
 		synctest.Wait()
 		s.want("not yet", "10.0.0.1/32 pref 100 weight 1", "leaf")
@@ -249,13 +257,23 @@ func TestTheLoopSendsAWeightWhenItHasSettled(t *testing.T) {
 		synctest.Wait()
 		s.want("settled", "10.0.0.1/32 pref 100 weight 2", "leaf")
 		<-time.After(time.Hour)
-		if s.said.times != times+1 {
-			t.Errorf("looked %d times, want 1", s.said.times-times)
+		if s.said.count() != times+1 {
+			t.Errorf("looked %d times, want 1", s.said.count()-times)
 		}
 		pods("a:last@1 a:unready@3 b:ready@2")
 		s.want("no pod", "", "leaf")
 		pods("a:last@1 a:ready@3 a:ready@4 b:ready@2")
 		s.want("pods again", "10.0.0.1/32 pref 100 weight 2", "leaf")
+	})
+}
+
+func TestASpeakerThatStartsOnADrainedNodeSaysSoAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := enact(t, Options{}, append(objects(t, "shop/web 10.0.0.1 | a:ready"), node(t, "a @metallb.io/drain="), admitted(onePeer+onePool))...)
+		s.want("the first table", "10.0.0.1/32 pref 0 [65535:0] prepend 3", "leaf")
+		if s.said.count() != 1 {
+			t.Errorf("announced %d times", s.said.count())
+		}
 	})
 }
 

@@ -96,7 +96,8 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// quantise rounds a number of endpoints to three significant bits: 10, 12, 14, 16, 20, 24, 28, 32, 40 and so on.
+// quantise rounds a number of endpoints, at most heaviest, to three significant bits: 10, 12, 14, 16, 20, 24, 28, 32, 40 and
+// so on.
 func quantise(count uint16) uint16 {
 	if count <= exact {
 		return count

@@ -256,3 +256,18 @@ func TestPacedWeightsKeepTheirPromises(t *testing.T) {
 		}
 	})
 }
+
+// What 10,000 weights that stay as they are cost at every look.
+func BenchmarkPace(b *testing.B) {
+	var wanted []loadbalancer.Route
+	for i := range 10_000 {
+		wanted = append(wanted, weighted(fmt.Sprintf("10.0.%d.%d/32", i/256, i%256), 1+i%20))
+	}
+	_, state, _ := pace(paceStart, nil, wanted)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, next, wake := pace(paceStart, state, wanted); len(next) != len(wanted) || !wake.IsZero() {
+			b.Fatal(len(next), wake)
+		}
+	}
+}

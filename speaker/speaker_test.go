@@ -41,6 +41,13 @@ func (n *notebook) Announce(peers []loadbalancer.Peer, routes []loadbalancer.Rou
 	}
 }
 
+// count returns how often it was told something.
+func (n *notebook) count() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.times
+}
+
 // A stage is a speaker at work on node a, on client-go's fake API server. It belongs into synctest's bubble.
 type stage struct {
 	t       *testing.T
