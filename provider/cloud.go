@@ -178,6 +178,9 @@ func (c *Cloud) answer(ctx context.Context, svc *corev1.Service) (d decision, ch
 	if d.eased {
 		changed = c.ledger.serve()
 	}
+	if d.again {
+		changed = append(changed, svc)
+	}
 	return d, changed, nil
 }
 
@@ -254,10 +257,14 @@ func (c *Cloud) see(object any) {
 	updates.Inc()
 	c.mu.Lock()
 	again := c.ready && c.ledger.see(svc)
+	orphaned := c.ready && c.ledger.orphaned(svc)
 	c.clock(svc, time.Now())
 	c.mu.Unlock()
 	if again {
 		c.watch.Requeue(svc)
+	}
+	if orphaned {
+		c.release(svc)
 	}
 }
 

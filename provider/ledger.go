@@ -161,6 +161,8 @@ type decision struct {
 	conflict   error
 	renumbered bool
 	eased      bool // others may now get what they wait for
+	// again is set if the status is another one by now than the service controller believes, so that it writes nothing.
+	again bool
 }
 
 // left returns the addresses that the Service was told and does not have any more.
@@ -188,7 +190,8 @@ func (l *ledger) answer(svc *corev1.Service) decision {
 	e.asked, e.owed = true, false
 	e.told, e.conflict, e.renumbered = g.Addrs, nil, false
 	if shows(svc, d.addrs) {
-		e.shown = true // nothing will be written
+		d.again = !shows(e.service, d.addrs)
+		e.shown = !d.again // nothing will be written
 		return d
 	}
 	e.stale = svc.Status.LoadBalancer.Ingress
@@ -215,6 +218,10 @@ func (l *ledger) settled(svc *corev1.Service) bool {
 // somebody changed the status, or because the answer would be another one than it got.
 func (l *ledger) see(svc *corev1.Service) (again bool) {
 	e := l.entries[svc.UID]
+	if e == nil && wants(svc) {
+		// The service controller is about to ask, perhaps about an older state than this.
+		l.entries[svc.UID] = newEntry(svc)
+	}
 	if e == nil || !e.note(svc) {
 		return false
 	}
@@ -247,6 +254,13 @@ func (l *ledger) see(svc *corev1.Service) (again bool) {
 		why = g.Why.Error()
 	}
 	return e.owed || !unchanged || why != e.why
+}
+
+// orphaned reports whether the Service has no claim to its addresses any more and nobody will free them: the service
+// controller has not asked about it, and may have looked at it already, when it had none.
+func (l *ledger) orphaned(svc *corev1.Service) bool {
+	e := l.entries[svc.UID]
+	return e != nil && !e.asked && !wants(e.service) && len(l.held(svc)) > 0
 }
 
 // forget drops a Service that has no claim to an address any more, and returns the addresses it held.

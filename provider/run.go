@@ -231,8 +231,12 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 		return err
 	}
 	c.adopt(config, g.admission.givenUp, services)
-	if !cache.WaitForCacheSync(ctx.Done(), g.services.Core().V1().Services().Informer().HasSynced) {
+	informer := g.services.Core().V1().Services().Informer()
+	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
 		return ctx.Err()
+	}
+	for _, svc := range informer.GetStore().List() {
+		c.see(svc) // what changed while we listed
 	}
 	go g.admission.run(ctx)
 	// The service controller logs every event, the noise too.

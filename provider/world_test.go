@@ -46,6 +46,8 @@ type world struct {
 	answers map[types.UID]string       // the last error it got
 
 	check func() // if not nil, what must hold after everything that happens
+	// meanwhile, if not nil, happens while the service controller works on a Service: before it asks, and before it writes.
+	meanwhile func(name string)
 
 	questions, finalizers, statuses int // how often the service controller asked, and wrote
 }
@@ -237,6 +239,7 @@ func (w *world) sync(name string) error {
 				return errNotFound
 			}
 		}
+		w.interlude(name)
 		w.questions++
 		var err error
 		status, err = w.cloud.EnsureLoadBalancer(ctx, "", svc, nil)
@@ -245,11 +248,18 @@ func (w *world) sync(name string) error {
 			return err
 		}
 	}
+	w.interlude(name)
 	if !servicehelper.LoadBalancerStatusEqual(&svc.Status.LoadBalancer, status) {
 		w.statuses++
 		w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = *status.DeepCopy() })
 	}
 	return nil
+}
+
+func (w *world) interlude(name string) {
+	if w.meanwhile != nil {
+		w.meanwhile(name)
+	}
 }
 
 // settle lets everything happen that has a reason to.
@@ -452,6 +462,28 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 			}
 			before = now
 		}
+		interludes := 0 // so that the world settles in the end
+		w.meanwhile = func(name string) {
+			if interludes++; interludes > 5 {
+				return
+			}
+			for range rapid.IntRange(0, 3).Draw(t, "interlude") {
+				w.check()
+				switch rapid.IntRange(0, 4).Draw(t, "meanwhile") {
+				case 0:
+					w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = *statusOf(addrs(addr())) })
+				case 1:
+					w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
+				case 2:
+					w.change(name, wish)
+				case 3:
+					w.observe()
+				case 4:
+					for w.observe() || w.tell() {
+					}
+				}
+			}
+		}
 		created := 0
 		t.Repeat(map[string]func(*rapid.T){
 			"create": func(t *rapid.T) {
@@ -520,6 +552,9 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 			"work":    func(*rapid.T) { w.work() },
 			"settle":  func(*rapid.T) { w.settle() },
 			"restart": func(t *rapid.T) {
+				meanwhile := w.meanwhile
+				defer func() { w.meanwhile = meanwhile }()
+				w.meanwhile = nil
 				w.settle()
 				held := w.held()
 				w.restart()
@@ -576,6 +611,22 @@ func TestAServiceDeletedWhileWeListedIsNotAdopted(t *testing.T) {
 	w.cloud.adopt(pools(t, "vip 10.0.0.0/30"), nil, list)
 	if got := fmt.Sprint(w.held()); got != "map[shop/api:10.0.0.1]" {
 		t.Errorf("adopted %s", got)
+	}
+}
+
+func TestAStatusThatSomebodyWritesBeforeWeAreFirstAskedIsPutRight(t *testing.T) {
+	w := newWorld(t)
+	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, false)
+	w.meanwhile = func(name string) { // the service controller has read it, and has not asked yet
+		w.meanwhile = nil
+		w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = *statusOf(addrs("10.0.0.0")) })
+		for w.observe() || w.tell() {
+		}
+	}
+	w.put("shop/web", service(t, "shop/web want=10.9.9.9"))
+	w.settle()
+	if err := w.wrong(); err != nil {
+		t.Error(err)
 	}
 }
 
