@@ -31,7 +31,7 @@ type notebook struct {
 	times  int
 }
 
-func (n *notebook) Announce(peers []loadbalancer.Peer, routes []loadbalancer.Route) {
+func (n *notebook) AnnounceSince(peers []loadbalancer.Peer, routes []loadbalancer.Route, _ time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.times++

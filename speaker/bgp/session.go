@@ -61,6 +61,8 @@ type session struct {
 
 	mu    sync.Mutex
 	shown Session // guarded by mu
+	// changed is when the first change was seen that the router has not been told of yet, or zero. Guarded by mu.
+	changed time.Time
 }
 
 // A farewell says how a session is to end.
@@ -85,12 +87,17 @@ func newSession(peer loadbalancer.Peer, s *Sessions) *session {
 	return &session{
 		peer: peer, sessions: s, bell: make(chan struct{}, 1), ctx: ctx, leave: leave, done: make(chan struct{}),
 		complaints: map[string]bool{},
-		shown:      Session{Peer: peer.Name, Addr: peer.Addr, ASN: peer.ASN, Since: time.Now()},
+		shown:      Session{Peer: peer.Name, Addr: peer.Addr, Port: peer.Port, ASN: peer.ASN, Since: time.Now()},
 	}
 }
 
-// ring tells the session that the table changed. Anybody may call it.
-func (s *session) ring() {
+// ring tells the session that the table changed, because of something first seen at since. Anybody may call it.
+func (s *session) ring(since time.Time) {
+	s.mu.Lock()
+	if s.changed.IsZero() {
+		s.changed = since
+	}
+	s.mu.Unlock()
 	select {
 	case s.bell <- struct{}{}:
 	default: // it rings already
@@ -212,6 +219,8 @@ type conversation struct {
 	ledger *ledger
 	// refresh: the router wants to hear the whole table again.
 	refresh bool
+	// due is since when what is being written has been due, or zero.
+	due time.Time
 }
 
 // run opens the session and keeps the router informed, until something ends it.
@@ -253,6 +262,9 @@ func (c *conversation) run() error {
 				return c.lastWords(err)
 			}
 			c.link.written()
+			if !c.link.busy {
+				c.report()
+			}
 		case <-c.hold.C:
 			err = c.silence()
 		case <-c.keepalive.C:
@@ -337,6 +349,7 @@ func (c *conversation) establish() {
 	c.show(func(shown *Session) { shown.Up, shown.Since, shown.LastError = true, c.since, "" })
 	c.ledger = newLedger(c.peer, c.terms, c.nextHop)
 	c.tell(false)
+	c.due = time.Time{} // the initial table was due when the session was
 	c.link.send(endOfRIB)
 	c.show(func(shown *Session) { shown.Updates++ })
 
@@ -351,8 +364,15 @@ func (c *conversation) establish() {
 
 // tell sends what the router does not know yet of the table; with again, all of it.
 func (c *conversation) tell(again bool) {
+	c.mu.Lock()
+	changed := c.changed // before the table is read: later changes ring again
+	c.changed = time.Time{}
+	c.mu.Unlock()
 	messages, n, err := c.ledger.update(*c.sessions.table.Load(), again)
 	c.link.send(messages)
+	if n > 0 {
+		c.due = changed
+	}
 	why := ""
 	if err != nil {
 		why = err.Error()
@@ -363,6 +383,14 @@ func (c *conversation) tell(again bool) {
 	c.show(func(shown *Session) {
 		shown.Updates, shown.Prefixes, shown.LastError = shown.Updates+n, len(c.ledger.told), why
 	})
+}
+
+// report tells whoever measures it that what was due is written.
+func (c *conversation) report() {
+	if !c.due.IsZero() && c.sessions.Written != nil {
+		c.sessions.Written(c.peer.Name, c.due)
+	}
+	c.due = time.Time{}
 }
 
 // beat starts the time until our next KEEPALIVE.
