@@ -502,6 +502,7 @@ func parserKeys(t *testing.T) map[string]bool {
 		"expressionKeys":    "peers[].node-selectors[].match-expressions[].",
 		"poolKeys":          "address-pools[].",
 		"advertisementKeys": "address-pools[].advertisements[].",
+		"drainKeys":         "drain.",
 	}
 	all := map[string]bool{}
 	for _, file := range sources(t, "loadbalancer") {

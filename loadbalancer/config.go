@@ -175,6 +175,15 @@ type Advertisement struct {
 	LinkBandwidth bool
 }
 
+// Prefix is what the advertisement announces for an address of the pool.
+func (a *Advertisement) Prefix(addr netip.Addr) netip.Prefix {
+	length := a.AggregationLength
+	if addr.Is6() {
+		length = a.AggregationLengthV6
+	}
+	return netip.PrefixFrom(addr, length).Masked()
+}
+
 // Pool returns the pool that owns addr, also if the pool would not hand it out, or nil.
 func (c *Config) Pool(addr netip.Addr) *Pool {
 	if i, ok := c.index(addr); ok {
@@ -209,12 +218,8 @@ func (c *Config) Routes(addr netip.Addr, node map[string]string) []Route {
 		if !Selects(a.NodeSelectors, node) {
 			continue
 		}
-		length := a.AggregationLength
-		if addr.Is6() {
-			length = a.AggregationLengthV6
-		}
 		route := Route{
-			Prefix:           netip.PrefixFrom(addr, length).Masked(),
+			Prefix:           a.Prefix(addr),
 			LocalPref:        a.LocalPref,
 			Communities:      a.Communities,
 			LargeCommunities: a.LargeCommunities,

@@ -101,7 +101,7 @@ func sound(t *testing.T, config *Config) {
 		labelled(t, p.NodeSelectors)
 		whole := func(d time.Duration) bool { return d%time.Second == 0 && d <= 65535*time.Second }
 		switch {
-		case !p.Addr.Is4() || p.Port == 0 || p.ASN == 0 || p.MyASN == 0:
+		case !p.Addr.IsValid() || p.Addr.Is4In6() || p.Port == 0 || p.ASN == 0 || p.MyASN == 0:
 			t.Fatalf("%+v", p)
 		case p.HoldTime != 0 && p.HoldTime < 3*time.Second || !whole(p.HoldTime):
 			t.Fatalf("hold time %s", p.HoldTime)
@@ -115,8 +115,12 @@ func sound(t *testing.T, config *Config) {
 			t.Fatalf("router ID %s", p.RouterID)
 		case p.SourceAddress.IsValid() && (p.SourceNodeIP || p.SourceAddress.Is4() != p.Addr.Is4()):
 			t.Fatalf("source address %s", p.SourceAddress)
-		case p.IBGP() && p.TTL != 0:
+		case p.IBGP() && p.TTL != 0 && p.MinTTL == 0:
 			t.Fatalf("TTL %d for iBGP", p.TTL)
+		case p.MinTTL != 0 && (p.TTL != 255 || p.MinTTL == 1):
+			t.Fatalf("TTL %d, and at least %d", p.TTL, p.MinTTL)
+		case len(p.Password) > 80 || p.Password != "" && p.PasswordKey != "":
+			t.Fatalf("a password of %d bytes, and key %q", len(p.Password), p.PasswordKey)
 		}
 	}
 	pools := map[string]bool{}
@@ -157,7 +161,7 @@ func sound(t *testing.T, config *Config) {
 					t.Fatalf("an advertisement for %q", peer)
 				}
 			}
-			once := slices.IsSorted(a.Communities) && slices.IsSortedFunc(a.LargeCommunities, compareLarge) && slices.IsSorted(a.Peers) &&
+			once := slices.IsSorted(a.Communities) && slices.IsSortedFunc(a.LargeCommunities, LargeCommunity.Compare) && slices.IsSorted(a.Peers) &&
 				len(slices.Compact(slices.Clone(a.Communities))) == len(a.Communities) &&
 				len(slices.Compact(slices.Clone(a.LargeCommunities))) == len(a.LargeCommunities) &&
 				len(slices.Compact(slices.Clone(a.Peers))) == len(a.Peers)

@@ -136,6 +136,15 @@ func inWords(config *Config) string {
 		if p.TTL > 0 {
 			fmt.Fprintf(&b, "  TTL %d\n", p.TTL)
 		}
+		if p.MinTTL > 0 {
+			fmt.Fprintf(&b, "  believes a TTL of at least %d\n", p.MinTTL)
+		}
+		if p.Password != "" {
+			fmt.Fprintf(&b, "  with password %s\n", string(p.Password))
+		}
+		if p.PasswordKey != "" {
+			fmt.Fprintf(&b, "  with the password in %s\n", p.PasswordKey)
+		}
 		selectorsInWords(&b, "  on nodes with", p.NodeSelectors)
 	}
 	for _, p := range config.Pools {
@@ -169,6 +178,9 @@ func inWords(config *Config) string {
 			fmt.Fprintf(&b, "  announced by /%d and /%d: %s\n", a.AggregationLength, a.AggregationLengthV6, notation(alone.Routes(p.Ranges[0].From(), nil)))
 			selectorsInWords(&b, "    from nodes with", selectors)
 		}
+	}
+	if d := config.Drain; len(d.Taints)+len(d.Labels) > 0 || d.WithdrawAfter > 0 {
+		fmt.Fprintf(&b, "drained by taints %v and labels %v, withdrawn after %s\n", d.Taints, d.Labels, d.WithdrawAfter)
 	}
 	return b.String()
 }

@@ -37,9 +37,8 @@ func Parse(text []byte) (config *Config, warnings Problems, err error) {
 }
 
 // ParseAdmitted reads a text that some version of Parse has accepted, perhaps an earlier or a later one than this. It skips
-// what this version does not know, keys and IPv6 peers, so that a rollback loses no other routes, and returns how many it
-// skipped. Advertisements still name the peers that were skipped, lest they reach others instead. Labels and namespaces that
-// cannot exist, which earlier versions did not refuse, are read as written: nothing has them.
+// keys that this version does not know, so that a rollback loses no other routes, and returns how many it skipped. Labels and
+// namespaces that cannot exist, which earlier versions did not refuse, are read as written: nothing has them.
 func ParseAdmitted(text []byte) (config *Config, ignored int, err error) {
 	r := &reader{tolerant: true}
 	config = r.config(text)
@@ -78,7 +77,7 @@ var (
 		{name: "peers"},
 		{name: "communities", synonym: "bgp-communities"},
 		{name: "address-pools"},
-		{name: "drain", standing: later},
+		{name: "drain"},
 		{name: "bfd-profiles", standing: unused},
 	}
 	peerKeys = []key{
@@ -92,10 +91,10 @@ var (
 		{name: "connect-time"},
 		{name: "router-id"},
 		{name: "source-address"},
-		{name: "password", standing: later},
-		{name: "password-key", standing: later},
+		{name: "password"},
+		{name: "password-key"},
 		{name: "ebgp-multihop"},
-		{name: "ttl-security", standing: later},
+		{name: "ttl-security"},
 		{name: "graceful-restart"},
 		{name: "node-selectors"},
 		{name: "bfd-profile", standing: unused},
@@ -111,6 +110,10 @@ var (
 		{name: "priority"},
 		{name: "share-across-namespaces"},
 		{name: "advertisements", synonym: "bgp-advertisements"},
+		{name: "namespace-selectors", standing: later},
+		{name: "reservations", standing: later},
+		{name: "quotas", standing: later},
+		{name: "hold-down", standing: later},
 	}
 	advertisementKeys = []key{
 		{name: "aggregation-length"},
@@ -120,8 +123,9 @@ var (
 		{name: "peers"},
 		{name: "node-selectors"},
 		{name: "as-path-prepend"},
-		{name: "link-bandwidth", standing: later},
+		{name: "link-bandwidth"},
 	}
+	drainKeys      = []key{{name: "taints"}, {name: "labels"}, {name: "withdraw-after"}}
 	restartKeys    = []key{{name: "restart-time"}}
 	selectorKeys   = []key{{name: "match-labels"}, {name: "match-expressions"}}
 	expressionKeys = []key{{name: "key"}, {name: "operator"}, {name: "values"}}
@@ -133,7 +137,7 @@ func (r *reader) config(text []byte) *Config {
 		return nil
 	}
 	fields, _ := r.fields(root, configKeys)
-	config := &Config{}
+	config := &Config{Drain: r.drain(fields["drain"])}
 
 	peers := r.peers(config, fields["peers"])
 	defined := r.communities(fields["communities"])
@@ -148,7 +152,6 @@ func (r *reader) config(text []byte) *Config {
 		}
 	}
 	r.apart(entries)
-	r.unannounced(entries)
 	for _, e := range entries {
 		config.owners = append(config.owners, owner{e.IPRange, e.pool})
 	}
@@ -295,21 +298,16 @@ func (r *reader) name(list nameList, at value, name string) {
 func (r *reader) peers(config *Config, list value) map[string]value {
 	names := newNames("peer")
 	var places []value
-	var all []Peer
-	var supported []bool
 	for _, v := range r.items(list) {
-		peer, ok := r.peer(v)
+		peer := r.peer(v)
 		r.name(names, v, peer.Name)
-		places, all, supported = append(places, v), append(all, peer), append(supported, ok)
+		places, config.Peers = append(places, v), append(config.Peers, peer)
 	}
 	// A name that somebody wrote goes before one that we make up.
 	last, equals := map[netip.Addr]int{}, map[string]value{}
-	for i, p := range all {
+	for i, p := range config.Peers {
 		if p.Name == "" && p.Addr.IsValid() {
-			r.nameAfterAddress(&all[i], places[i], names, last, equals)
-		}
-		if supported[i] {
-			config.Peers = append(config.Peers, all[i])
+			r.nameAfterAddress(&config.Peers[i], places[i], names, last, equals)
 		}
 	}
 	return names.first
@@ -318,7 +316,7 @@ func (r *reader) peers(config *Config, list value) map[string]value {
 // nameAfterAddress gives a peer without a name that of its address. MetalLB knows no names, and its configurations may have
 // several sessions with one router, from different nodes or to different ports: 10.0.0.1, 10.0.0.1#2 and so on.
 func (r *reader) nameAfterAddress(p *Peer, at value, names nameList, last map[netip.Addr]int, equals map[string]value) {
-	written := fmt.Sprintf("%+v", *p)
+	written := fmt.Sprintf("%+v %s", *p, string(p.Password))
 	if before, twice := equals[written]; twice && !r.tolerant { // a key that we skipped may be what differs
 		r.problem(at, "is the same peer as %s: keep one", place(before))
 		return
@@ -331,13 +329,14 @@ func (r *reader) nameAfterAddress(p *Peer, at value, names nameList, last map[ne
 	names.first[p.Name] = at
 }
 
-// peer reports false for a peer that cannot be had from this version. Its name is empty if the operator wrote none.
-func (r *reader) peer(v value) (p Peer, supported bool) {
+// peer reads a peer. Its name is empty if the operator wrote none.
+func (r *reader) peer(v value) (p Peer) {
 	f, ok := r.fields(v, peerKeys)
 	if !ok {
-		return Peer{}, false
+		return Peer{}
 	}
 	p = Peer{
+		Addr:          r.peerAddress(v, f["peer-address"]),
 		Port:          uint16(r.number(f["peer-port"], 1, math.MaxUint16, 179)),
 		ASN:           r.asn(v, f["peer-asn"], "peer-asn", "the router's AS number"),
 		MyASN:         r.asn(v, f["my-asn"], "my-asn", "the AS number of your cluster"),
@@ -346,7 +345,6 @@ func (r *reader) peer(v value) (p Peer, supported bool) {
 		NodeSelectors: r.selectors(f["node-selectors"]),
 		RestartTime:   r.gracefulRestart(f["graceful-restart"]),
 	}
-	p.Addr, supported = r.peerAddress(v, f["peer-address"])
 	name, named := r.text(f["name"])
 	if named && name == "" {
 		r.problem(f["name"], "is empty: write a name or remove the key")
@@ -355,36 +353,135 @@ func (r *reader) peer(v value) (p Peer, supported bool) {
 	p.HoldTime, p.KeepaliveTime = r.holdTimes(f["hold-time"], f["keepalive-time"])
 	p.SourceAddress, p.SourceNodeIP = r.sourceAddress(f["source-address"], p.Addr)
 	p.TTL = r.multihop(f["ebgp-multihop"], p.IBGP() && p.ASN != 0)
-	return p, supported
+	if hops := r.ttlSecurity(f["ttl-security"]); hops > 0 {
+		if at := f["ebgp-multihop"]; !at.absent() {
+			r.problem(at, "contradicts %s: keep one", place(f["ttl-security"]))
+		}
+		p.TTL, p.MinTTL = math.MaxUint8, math.MaxUint8-(hops-1)
+	}
+	p.Password, p.PasswordKey = r.password(f["password"], f["password-key"])
+	return p
 }
 
-func (r *reader) peerAddress(peer, v value) (addr netip.Addr, supported bool) {
+// ttlSecurity returns how many hops away the router may be, or 0 if it may be anywhere.
+func (r *reader) ttlSecurity(v value) uint8 {
+	if v.absent() {
+		return 0
+	}
+	on, isFlag := boolean(v)
+	hops, isNumber := integer(v)
+	switch {
+	case !isFlag && !isNumber, isNumber && (hops < 1 || hops > 254):
+		r.problem(v, "%s is not possible here: %s", r.quote(v), unquoted(v, boolean, unquoted(v, integer, "use true, false or how many hops away the router is, from 1 to 254")))
+		return 0
+	case isNumber:
+		return uint8(hops)
+	case on:
+		return 1
+	}
+	return 0
+}
+
+// maxPassword is how long a password of TCP MD5 may be, in bytes: Linux's TCP_MD5SIG_MAXKEYLEN.
+const maxPassword = 80
+
+func (r *reader) password(inline, key value) (password Secret, passwordKey string) {
+	if !inline.absent() && !key.absent() {
+		r.problem(key, "stands here as well as %s: keep one", place(inline))
+		return "", ""
+	}
+	if text, ok := r.text(inline); ok {
+		switch {
+		case text == "":
+			r.problem(inline, "is empty: write the router's password or remove the key")
+		case len(text) > maxPassword:
+			r.problem(inline, "is longer than %d bytes, which is the most that TCP MD5 takes: choose a shorter one", maxPassword)
+		default:
+			r.warn(inline, "everybody who may read this ConfigMap can read it: put it into Secret metallb-bgp-auth, and name its key as password-key")
+		}
+		password = Secret(text)
+	}
+	if text, ok := r.text(key); ok {
+		if text == "" || len(text) > 253 || strings.Trim(text, smallAndDigits+capitals+"-_.") != "" {
+			r.problem(key, "is not a key that a Secret can have: write letters, digits, \"-\", \"_\" and \".\"")
+		}
+		passwordKey = text
+	}
+	return password, passwordKey
+}
+
+func (r *reader) drain(v value) (d Drain) {
+	f, _ := r.fields(v, drainKeys)
+	for _, item := range r.items(f["taints"]) {
+		if mark, ok := r.mark(item, true); ok {
+			d.Taints = append(d.Taints, mark)
+		}
+	}
+	for _, item := range r.items(f["labels"]) {
+		if mark, ok := r.mark(item, false); ok {
+			d.Labels = append(d.Labels, mark)
+		}
+	}
+	at := f["withdraw-after"]
+	if after, ok := time.Duration(0), false; !at.absent() {
+		// 0 says never, as does leaving it out.
+		if after, ok = duration(at); !ok || after != 0 {
+			d.WithdrawAfter = r.seconds(at, time.Second, 0, "0, which is never, or 1s to 65535s")
+		}
+	}
+	return d
+}
+
+// mark reads a taint or a label as kubectl writes them.
+func (r *reader) mark(v value, taint bool) (m Mark, ok bool) {
+	text, ok := r.text(v)
+	if !ok {
+		if v.absent() {
+			r.problem(v, "is empty: write the key of a taint or label")
+		}
+		return Mark{}, false
+	}
+	if taint {
+		var effect bool
+		if text, m.Effect, effect = strings.Cut(text, ":"); effect && !slices.Contains([]string{"NoSchedule", "PreferNoSchedule", "NoExecute"}, m.Effect) {
+			r.problem(v, "%s has an effect that no taint has: use NoSchedule, PreferNoSchedule or NoExecute", r.quote(v))
+			return Mark{}, false
+		}
+	}
+	var valued bool
+	m.Key, m.Value, valued = strings.Cut(text, "=")
+	m.Any = !valued
+	if !isLabelKey(m.Key) || !isLabelValue(m.Value) {
+		form := "key or key=value"
+		if taint {
+			form = "key, key=value, key:effect or key=value:effect"
+		}
+		r.problem(v, "%s cannot mark a node: write it as kubectl does, %s", r.quote(v), form)
+		return Mark{}, false
+	}
+	return m, true
+}
+
+func (r *reader) peerAddress(peer, v value) netip.Addr {
 	text, ok := r.text(v)
 	if !ok {
 		if v.absent() {
 			r.problem(value{peer.node, join(peer.path, "peer-address")}, "is missing: write the router's IP address")
 		}
-		return netip.Addr{}, false
+		return netip.Addr{}
 	}
 	addr, err := netip.ParseAddr(strings.TrimSpace(text))
 	switch {
 	case err != nil:
 		r.problem(v, "%s is not an IP address: write the router's address, not its name", r.quote(v))
-		return netip.Addr{}, false
+		return netip.Addr{}
 	case addr.Is4In6() || addr.IsUnspecified() || addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		r.problem(v, "%s is not an address that a router can have: write the router's own", r.quote(v))
-		return netip.Addr{}, false
-	case addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == "":
+		return netip.Addr{}
+	case addr.IsLinkLocalUnicast() && addr.Is6() && addr.Zone() == "":
 		r.problem(v, "%s is link-local: add the interface, as in %s%%eth0", r.quote(v), addr)
-		return addr, false
-	case addr.Is6() && r.tolerant:
-		r.ignored++
-		return addr, false
-	case addr.Is6():
-		r.problem(v, "%s: IPv6 sessions are not supported by this version: use the router's IPv4 address", r.quote(v))
-		return addr, false
 	}
-	return addr, true
+	return addr
 }
 
 func (r *reader) asn(peer, v value, key, what string) uint32 {
@@ -848,19 +945,6 @@ func (r *reader) apart(entries []entry) {
 	}
 }
 
-// unannounced warns of IPv6 addresses, once however many there are.
-func (r *reader) unannounced(entries []entry) {
-	var first value
-	for _, e := range entries {
-		if at := e.at; e.From().Is6() && (first.node == nil || cmp.Or(at.node.Line-first.node.Line, at.node.Column-first.node.Column) < 0) {
-			first = at
-		}
-	}
-	if first.node != nil {
-		r.warn(first, "%s: this version gives IPv6 addresses to Services and announces IPv4 addresses only: until a later one, routers must learn of them in another way", r.quote(first))
-	}
-}
-
 // narrowest returns, for IPv4 and for IPv6, the entry that allows the least aggregation.
 func narrowest(entries []entry) (all []entry) {
 	byLength := map[int]entry{}
@@ -883,6 +967,7 @@ func (r *reader) advertisement(v value, narrowest []entry, defined map[string]ta
 		LocalPref:           uint32(r.number(f["localpref"], 0, math.MaxUint32, 100)),
 		Prepend:             uint8(r.number(f["as-path-prepend"], 0, 10, 0)),
 		NodeSelectors:       r.selectors(f["node-selectors"]),
+		LinkBandwidth:       r.flag(f["link-bandwidth"], false),
 	}
 	for _, e := range narrowest {
 		length, at := a.AggregationLength, f["aggregation-length"]
@@ -916,7 +1001,7 @@ func (r *reader) advertisement(v value, narrowest []entry, defined map[string]ta
 	}
 	slices.Sort(a.Communities)
 	a.Communities = slices.Compact(a.Communities)
-	slices.SortFunc(a.LargeCommunities, compareLarge)
+	slices.SortFunc(a.LargeCommunities, LargeCommunity.Compare)
 	a.LargeCommunities = slices.Compact(a.LargeCommunities)
 	for _, item := range r.items(f["peers"]) {
 		name, ok := r.text(item)
@@ -971,7 +1056,7 @@ func (a Advertisement) contradicts(b Advertisement, families []entry, effort *in
 		}
 		return a.AggregationLength == b.AggregationLength
 	})
-	sameAttributes := a.LocalPref == b.LocalPref && a.Prepend == b.Prepend &&
+	sameAttributes := a.LocalPref == b.LocalPref && a.Prepend == b.Prepend && a.LinkBandwidth == b.LinkBandwidth &&
 		slices.Equal(a.Communities, b.Communities) && slices.Equal(a.LargeCommunities, b.LargeCommunities)
 	return samePrefix && !sameAttributes && shareName(a.Peers, b.Peers, effort) && !neverTogether(a.NodeSelectors, b.NodeSelectors, effort)
 }

@@ -75,6 +75,7 @@ func (c LargeCommunity) String() string {
 	return fmt.Sprintf("large:%d:%d:%d", c.Global, c.Local1, c.Local2)
 }
 
-func compareLarge(a, b LargeCommunity) int {
-	return cmp.Or(cmp.Compare(a.Global, b.Global), cmp.Compare(a.Local1, b.Local1), cmp.Compare(a.Local2, b.Local2))
+// Compare orders by the three numbers in turn.
+func (c LargeCommunity) Compare(d LargeCommunity) int {
+	return cmp.Or(cmp.Compare(c.Global, d.Global), cmp.Compare(c.Local1, d.Local1), cmp.Compare(c.Local2, d.Local2))
 }

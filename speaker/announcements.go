@@ -30,11 +30,15 @@ type Withheld struct {
 // Announcements decides what the node tells routers. The routes are sorted by prefix; no two of them send one prefix to
 // one peer. The order of the services does not matter.
 func Announcements(config *loadbalancer.Config, node *corev1.Node, services []Service) (routes []loadbalancer.Route, withheld []Withheld) {
+	return announcements(config, node, services, unfit(node))
+}
+
+// announcements is Announcements where somebody else has decided whether the node is fit, and says why not.
+func announcements(config *loadbalancer.Config, node *corev1.Node, services []Service, unfit string) (routes []loadbalancer.Route, withheld []Withheld) {
 	services = slices.Clone(services)
 	slices.SortFunc(services, func(a, b Service) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	unfit := unfit(node)
 	byPrefix := make(map[netip.Prefix][]loadbalancer.Route, len(services))
 	for _, svc := range services {
 		if !ours(svc.Service) {
@@ -60,6 +64,7 @@ func Announcements(config *loadbalancer.Config, node *corev1.Node, services []Se
 	slices.SortFunc(routes, func(a, b loadbalancer.Route) int {
 		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()), slices.Compare(a.Peers, b.Peers))
 	})
+	weigh(routes, config, services, node.Name)
 	return routes, withheld
 }
 
@@ -68,9 +73,6 @@ func add(byPrefix map[netip.Prefix][]loadbalancer.Route, config *loadbalancer.Co
 	pool := config.Pool(addr)
 	if pool == nil {
 		return "the address belongs to no pool of the admitted configuration"
-	}
-	if addr.Is6() {
-		return "this version announces IPv4 addresses only"
 	}
 	routes := config.Routes(addr, node.Labels)
 	if len(routes) == 0 {
@@ -146,10 +148,7 @@ func unfit(node *corev1.Node) string {
 // here. Only when no pod is ready anywhere does kube-proxy use those that serve while they terminate, and so do we. Keep
 // in step with kube-proxy's CategorizeEndpoints.
 func (s Service) unserved(addr netip.Addr, node string) string {
-	family := discoveryv1.AddressTypeIPv4
-	if addr.Is6() {
-		family = discoveryv1.AddressTypeIPv6
-	}
+	family := familyOf(addr)
 	var readyHere, readyAnywhere, lastHere, lastAnywhere bool
 	for _, slice := range s.Slices {
 		if slice.AddressType != family {
@@ -175,6 +174,13 @@ func (s Service) unserved(addr netip.Addr, node string) string {
 	default:
 		return fmt.Sprintf("externalTrafficPolicy is Local, and no endpoint on node %s is ready", node)
 	}
+}
+
+func familyOf(addr netip.Addr) discoveryv1.AddressType {
+	if addr.Is6() {
+		return discoveryv1.AddressTypeIPv6
+	}
+	return discoveryv1.AddressTypeIPv4
 }
 
 // or returns what the pointer points to, or what the API means by not saying it.

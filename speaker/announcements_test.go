@@ -137,7 +137,12 @@ var rules = []announcing{
 	{name: "an address of no pool", services: []string{"shop/web 192.0.2.1 | a:ready"},
 		withheld: `shop/web 192.0.2.1: the address belongs to no pool of the admitted configuration`},
 	{name: "an IPv6 address", config: "address-pools:\n- {name: default, cidr: [10.0.0.0/24, '2001:db8::/64']}\n", services: []string{"shop/web 10.0.0.1 2001:db8::1 | a:ready | v6 a:ready"},
-		routes: `10.0.0.1/32 pref 100`, withheld: "shop/web 2001:db8::1: this version announces IPv4 addresses only"},
+		routes: `
+			10.0.0.1/32 pref 100
+			2001:db8::1/128 pref 100`},
+	{name: "one IP version of it has no pod", config: "address-pools:\n- {name: default, cidr: [10.0.0.0/24, '2001:db8::/64'], advertisements: [{aggregation-length-v6: 64}]}\n",
+		services: []string{"shop/web 10.0.0.1 2001:db8::1 | v6 a:ready"},
+		routes:   `2001:db8::/64 pref 100`, withheld: "shop/web 10.0.0.1: no endpoint of the Service can serve, on any node"},
 	{name: "the Service is asked before the pool", services: []string{"shop/web 192.0.2.1 | a:unready"},
 		withheld: `shop/web 192.0.2.1: no endpoint of the Service can serve, on any node`},
 	{name: "each address counts for itself", services: []string{"shop/web 10.0.0.1 192.0.2.1 ::ffff:10.0.0.2 | a:ready"},
@@ -238,7 +243,7 @@ func tenThousand(b *testing.B) []Service {
 		if i%3 == 0 {
 			policy = "Local"
 		}
-		services = append(services, service(b, fmt.Sprintf("shop/web-%05d 10.0.%d.%d %s | a:ready b:ready c:unready", i, i/256, i%256, policy)))
+		services = append(services, service(b, fmt.Sprintf("shop/web-%05d 10.0.%d.%d %s | a:ready@a%[1]d b:ready@b%[1]d c:unready@c%[1]d", i, i/256, i%256, policy)))
 	}
 	rand.Shuffle(len(services), func(i, j int) { services[i], services[j] = services[j], services[i] })
 	return services

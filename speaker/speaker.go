@@ -12,6 +12,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -48,7 +49,9 @@ type Speaker struct {
 	configs   cache.Store
 	synced    []cache.InformerSynced
 	// dirty is a doorbell: however often it rings, the loop looks once, at everything.
-	dirty  chan struct{}
+	dirty chan struct{}
+	// alarm makes it look again when what was decided is no longer right, though nothing changed.
+	alarm  *time.Timer
 	status status
 
 	// The rest belongs to Run.
@@ -56,6 +59,7 @@ type Speaker struct {
 	text     string
 	broken   bool // the text cannot be read
 	config   *loadbalancer.Config
+	memory   memory
 	withheld map[announced]string // why, by what is not announced; nil before the first round
 	problems []string
 }
@@ -77,7 +81,8 @@ func New(client kubernetes.Interface, to Announcer, options Options) (*Speaker, 
 			return nil, err
 		}
 	}
-	s := &Speaker{options: options, to: to, dirty: make(chan struct{}, 1)}
+	s := &Speaker{options: options, to: to, dirty: make(chan struct{}, 1), alarm: time.NewTimer(0)}
+	s.alarm.Stop()
 
 	services := s.watch(client, metav1.NamespaceAll, func(o *metav1.ListOptions) { o.FieldSelector = "spec.type=LoadBalancer" })
 	endpoints := s.watch(client, metav1.NamespaceAll, func(o *metav1.ListOptions) {
@@ -118,13 +123,13 @@ func named(name string) func(*metav1.ListOptions) {
 
 func (s *Speaker) watch(client kubernetes.Interface, namespace string, narrow func(*metav1.ListOptions)) informers.SharedInformerFactory {
 	f := informers.NewSharedInformerFactoryWithOptions(client, 0,
-		informers.WithNamespace(namespace), informers.WithTransform(trim), informers.WithTweakListOptions(narrow))
+		informers.WithNamespace(namespace), informers.WithTransform(s.trim), informers.WithTweakListOptions(narrow))
 	s.factories = append(s.factories, f)
 	return f
 }
 
-// trim drops what a speaker never looks at: most of a slice.
-func trim(object any) (any, error) {
+// trim drops what a speaker never looks at: most of a slice. Which pod an endpoint is matters on our own node only.
+func (s *Speaker) trim(object any) (any, error) {
 	if m, ok := object.(metav1.ObjectMetaAccessor); ok {
 		m.GetObjectMeta().SetManagedFields(nil)
 	}
@@ -132,7 +137,11 @@ func trim(object any) (any, error) {
 		slice.Ports = nil
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
-			*e = discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName}
+			kept := discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName}
+			if e.NodeName != nil && *e.NodeName == s.options.NodeName {
+				kept.TargetRef = &corev1.ObjectReference{UID: types.UID(identity(e))}
+			}
+			*e = kept
 		}
 	}
 	return object, nil
@@ -200,8 +209,9 @@ func (s *Speaker) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-s.dirty:
-			s.round(ctx)
+		case <-s.alarm.C:
 		}
+		s.round(ctx)
 	}
 }
 
@@ -217,10 +227,18 @@ func (s *Speaker) round(ctx context.Context) {
 		return
 	}
 	services := s.known()
-	routes, withheld := Announcements(s.config, node, services)
+	now := time.Now()
+	drained, since := Drained(s.config, node)
+	node = s.forgive(node)
+	routes, withheld, next, wake := s.memory.announcements(now, s.config, node, services, drained, since)
+	if s.alarm.Stop(); !wake.IsZero() {
+		s.alarm.Reset(wake.Sub(now))
+	}
 	peers, problems := Peers(s.config, node, s.passwords(ctx, node))
 	s.report(problems)
 	s.to.AnnounceSince(peers, routes, due)
+	s.logDrain(s.memory.drain, next.drain)
+	s.memory = next
 	s.logChanges(len(peers), len(routes), withheld)
 	s.status.set(func(st *status) { st.spoken, st.services, st.withheld = true, services, s.withheld })
 }
@@ -281,6 +299,11 @@ func (s *Speaker) node() *corev1.Node {
 	if err != nil || !ok || !isNode {
 		return nil
 	}
+	return node
+}
+
+// forgive returns the node without the label that the operator told us to ignore.
+func (s *Speaker) forgive(node *corev1.Node) *corev1.Node {
 	if s.options.IgnoreExcludeLabel {
 		node = node.DeepCopy()
 		delete(node.Labels, corev1.LabelNodeExcludeBalancers)

@@ -356,18 +356,24 @@ func TestASpeakerAsksForAsLittleAsItNeeds(t *testing.T) {
 	})
 }
 
-func TestOfASliceOnlyNodesAndConditionsAreKept(t *testing.T) {
-	given := service(t, "shop/web | a:ready b:last").Slices[0]
+func TestOfASliceOnlyNodesAndConditionsAreKeptAndWhoIsOnOurNode(t *testing.T) {
+	given := service(t, "shop/web | a:ready b:last a:ready :ready").Slices[0]
 	given.ManagedFields = []metav1.ManagedFieldsEntry{{}}
 	want := given.DeepCopy()
 	want.ManagedFields = nil
 	given.Ports = []discoveryv1.EndpointPort{{Port: new(int32(80))}}
 	for i := range given.Endpoints {
 		given.Endpoints[i].Addresses = []string{"10.244.0.1"}
-		given.Endpoints[i].TargetRef = &corev1.ObjectReference{Name: "pod"}
+		given.Endpoints[i].TargetRef = &corev1.ObjectReference{Name: "pod", UID: "7"}
 		given.Endpoints[i].Zone = new("east")
 	}
-	if got, err := trim(given); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, %v", got, err)
+	given.Endpoints[2].TargetRef = nil
+	want.Endpoints[0].TargetRef = &corev1.ObjectReference{UID: "7"}
+	want.Endpoints[2].TargetRef = &corev1.ObjectReference{UID: "10.244.0.1"}
+	s := Speaker{options: Options{NodeName: "a"}}
+	for range 2 { // informers may ask twice
+		if got, err := s.trim(given); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, %v", got, err)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/textlogger"
@@ -20,7 +21,8 @@ import (
 )
 
 // service writes a Service and its endpoints in short: "shop/web 10.0.0.1 Local | a:ready b:last | v6 a:ready". What follows
-// a bar is one slice. An endpoint is its node and its state, see conditions; it may have no node.
+// a bar is one slice. An endpoint is its node and its state, see conditions; it may have no node. Behind an @ stands who it
+// is: the UID of a pod, or an address.
 func service(t testing.TB, short string) Service {
 	t.Helper()
 	parts := strings.Split(short, "|")
@@ -72,7 +74,13 @@ func slice(t testing.TB, svc *corev1.Service, suffix, short string) *discoveryv1
 		if !ok {
 			t.Fatalf("endpoint %q: want node:state", word)
 		}
+		state, id, _ := strings.Cut(state, "@")
 		e := discoveryv1.Endpoint{Conditions: conditions(t, state)}
+		if _, err := netip.ParseAddr(id); err == nil {
+			e.Addresses = []string{id}
+		} else if id != "" {
+			e.TargetRef = &corev1.ObjectReference{UID: types.UID(id)}
+		}
 		if node != "" {
 			e.NodeName = &node
 		}
@@ -108,7 +116,8 @@ func conditions(t testing.TB, state string) discoveryv1.EndpointConditions {
 	return discoveryv1.EndpointConditions{}
 }
 
-// node writes a Node in short: its name, labels, and what is the matter with it.
+// node writes a Node in short: its name, labels, annotations (@key=value), taints (!key=value:Effect), and what is the matter
+// with it.
 func node(t testing.TB, short string) *corev1.Node {
 	t.Helper()
 	words := strings.Fields(short)
@@ -118,6 +127,12 @@ func node(t testing.TB, short string) *corev1.Node {
 	}
 	for _, word := range words[1:] {
 		switch key, value, isLabel := strings.Cut(word, "="); {
+		case word[0] == '@':
+			metav1.SetMetaDataAnnotation(&n.ObjectMeta, key[1:], value)
+		case word[0] == '!':
+			text, effect, _ := strings.Cut(word[1:], ":")
+			key, value, _ := strings.Cut(text, "=")
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: key, Value: value, Effect: corev1.TaintEffect(effect)})
 		case key == "internal":
 			n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: value})
 		case key == "external":

@@ -8,8 +8,8 @@ import (
 )
 
 func benchLedger(b *testing.B, table []loadbalancer.Route) *ledger {
-	l := newLedger(leaf, terms{as4: true, families: families}, speakerAddr)
-	if _, _, err := l.update(table, false); err != nil {
+	l := newLedger(leaf, terms{as4: true, families: families}, speakerHops)
+	if _, _, err := l.update(table); err != nil {
 		b.Fatal(err)
 	}
 	return l
@@ -28,7 +28,7 @@ func BenchmarkDiffNoChange10000(b *testing.B) {
 	l := benchLedger(b, table)
 	b.ReportAllocs()
 	for b.Loop() {
-		if m, _, _ := l.update(table, false); len(m) != 0 {
+		if m, _, _ := l.update(table); len(m) != 0 {
 			b.Fatal("something changed")
 		}
 	}
@@ -40,7 +40,7 @@ func BenchmarkDiffOneChange10000(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		table[5000].Prepend ^= 1
-		if _, n, _ := l.update(table, false); n != 1 {
+		if _, n, _ := l.update(table); n != 1 {
 			b.Fatal("not one message")
 		}
 	}

@@ -5,15 +5,23 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
-// families are what we announce. IPv6 needs a next hop of its own, attributes that carry the prefixes (RFC 4760), and its
-// line here.
-var families = []bgp.RouteFamily{bgp.RF_IPv4_UC}
+// families are what we announce.
+var families = []bgp.RouteFamily{bgp.RF_IPv4_UC, bgp.RF_IPv6_UC}
+
+// ownFamily is that of the session's own packets, the one that an OPEN which offers little offers.
+func ownFamily(peer loadbalancer.Peer) bgp.RouteFamily {
+	if peer.Addr.Is4() {
+		return bgp.RF_IPv4_UC
+	}
+	return bgp.RF_IPv6_UC
+}
 
 // openMessage returns our OPEN. restarting says that the router has not been up since our process started, forwarding that
 // the host kept forwarding meanwhile (RFC 4724's R and F bits). A modest OPEN offers only what no router refuses.
@@ -21,6 +29,10 @@ var families = []bgp.RouteFamily{bgp.RF_IPv4_UC}
 // Not offered: our host name (routers show it to everybody), messages of more than 4096 bytes (the codec refuses them), and
 // the N bit (RFC 8538: with it a dead node's routes would outlive the hold time).
 func openMessage(peer loadbalancer.Peer, restarting, forwarding, modest bool) ([]byte, error) {
+	families := families
+	if modest {
+		families = []bgp.RouteFamily{ownFamily(peer)}
+	}
 	var capabilities []bgp.ParameterCapabilityInterface
 	for _, family := range families {
 		capabilities = append(capabilities, bgp.NewCapMultiProtocol(family))
@@ -28,6 +40,11 @@ func openMessage(peer loadbalancer.Peer, restarting, forwarding, modest bool) ([
 	capabilities = append(capabilities, bgp.NewCapFourOctetASNumber(peer.MyASN))
 	if !modest {
 		capabilities = append(capabilities, bgp.NewCapRouteRefresh())
+	}
+	if !modest && peer.Addr.Is6() {
+		// IPv4 prefixes whose next hop is our address in this session (RFC 8950).
+		capabilities = append(capabilities, bgp.NewCapExtendedNexthop(
+			[]*bgp.CapExtendedNexthopTuple{bgp.NewCapExtendedNexthopTuple(bgp.RF_IPv4_UC, bgp.AFI_IP6)}))
 	}
 	if !modest && peer.RestartTime > 0 {
 		var kept []*bgp.CapGracefulRestartTuple
@@ -53,9 +70,19 @@ func asn16(asn uint32) uint16 {
 type terms struct {
 	as4      bool // AS_PATH has 4 bytes a number
 	families []bgp.RouteFamily
+	extended bool          // IPv4 prefixes may have IPv6 next hops
 	hold     time.Duration // 0: no timers
 	// keepalive is the pause between two KEEPALIVEs, before jitter.
 	keepalive time.Duration
+}
+
+// inWords names the families, for a log line.
+func (t terms) inWords() string {
+	var all []string
+	for _, family := range t.families {
+		all = append(all, map[bgp.RouteFamily]string{bgp.RF_IPv4_UC: "IPv4", bgp.RF_IPv6_UC: "IPv6"}[family])
+	}
+	return strings.Join(all, " ")
 }
 
 // badOpen refuses the router's OPEN.
@@ -103,7 +130,7 @@ func negotiate(peer loadbalancer.Peer, body []byte) (terms, error) {
 			"the router offers a hold time of %d s: BGP allows 0, or at least 3 s", msg.HoldTime)
 	}
 
-	t := terms{as4: offered.asn != nil, hold: min(peer.HoldTime, time.Duration(msg.HoldTime)*time.Second)}
+	t := terms{as4: offered.asn != nil, extended: offered.extended && peer.Addr.Is6(), hold: min(peer.HoldTime, time.Duration(msg.HoldTime)*time.Second)}
 	t.keepalive = min(peer.KeepaliveTime, t.hold/3)
 	for _, family := range families {
 		// A router that says nothing about families speaks IPv4 (RFC 4760 §8).
@@ -112,9 +139,10 @@ func negotiate(peer loadbalancer.Peer, body []byte) (terms, error) {
 		}
 	}
 	if len(t.families) == 0 {
-		// The data say which capability is missing (RFC 5492 §5): multiprotocol, IPv4 unicast.
-		return terms{}, badOpen(bgp.BGP_ERROR_SUB_UNSUPPORTED_CAPABILITY, []byte{1, 4, 0, 1, 0, 1},
-			"the router does not offer IPv4 unicast: activate that family for this neighbor")
+		// The data say which capability is missing (RFC 5492 §5): multiprotocol, in the session's own family.
+		afi, safi := bgp.RouteFamilyToAfiSafi(ownFamily(peer))
+		return terms{}, badOpen(bgp.BGP_ERROR_SUB_UNSUPPORTED_CAPABILITY, []byte{1, 4, byte(afi >> 8), byte(afi), 0, safi},
+			"the router offers neither IPv4 unicast nor IPv6 unicast: activate a family for this neighbor")
 	}
 	return t, nil
 }
@@ -123,6 +151,7 @@ func negotiate(peer loadbalancer.Peer, body []byte) (terms, error) {
 type capabilities struct {
 	asn      *uint32 // nil if the router knows only 2-byte AS numbers
 	families []bgp.RouteFamily
+	extended bool // IPv6 next hops of IPv4 prefixes
 }
 
 // readCapabilities reads the optional parameters of an OPEN, from the byte with their length on.
@@ -163,6 +192,14 @@ func readCapabilities(b []byte) (capabilities, error) {
 				}
 				asn := binary.BigEndian.Uint32(value)
 				c.asn = &asn
+			case bgp.BGP_CAP_EXTENDED_NEXTHOP:
+				if len(value)%6 != 0 {
+					return c, malformedOpen("its capability for extended next hops has %d bytes", len(value))
+				}
+				// The family has 2 bytes each for AFI and SAFI here, then comes the AFI of the next hop.
+				for ; len(value) > 0; value = value[6:] {
+					c.extended = c.extended || [6]byte(value) == [6]byte{0, bgp.AFI_IP, 0, bgp.SAFI_UNICAST, 0, bgp.AFI_IP6}
+				}
 			}
 		}
 	}

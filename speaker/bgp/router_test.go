@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"net/netip"
 	"os"
@@ -63,6 +64,9 @@ func (f frame) body() []byte { return f.bytes[19:] }
 
 // speakerAddr is our address in sessions that run over pipes.
 var speakerAddr = netip.MustParseAddr("10.0.0.2")
+
+// speakerHops are next hops of both IP versions.
+var speakerHops = hops{v4: hop{addr: speakerAddr}, v6: hop{addr: netip.MustParseAddr("2001:db8::2")}}
 
 // A pipeEnd is the speaker's end of a pipe, which claims to be a TCP connection.
 type pipeEnd struct{ net.Conn }
@@ -137,8 +141,8 @@ func (l *line) listen(deafAfter int, over <-chan struct{}) {
 }
 
 // listenTCP makes the router a real one, with an address of its own, and returns the peer that is found there.
-func (r *router) listenTCP(t *testing.T) loadbalancer.Peer {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func (r *router) listenTCP(t *testing.T, loopback string) loadbalancer.Peer {
+	listener, err := net.Listen("tcp", net.JoinHostPort(loopback, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,8 +244,11 @@ func tell(f frame) string {
 		return "OPEN"
 	case 2:
 		u := readUpdate(f)
-		if len(u.withdrawn)+len(u.attributes)+len(u.announced) == 0 {
+		switch {
+		case len(u.withdrawn)+len(u.attributes)+len(u.announced) == 0:
 			return "END-OF-RIB"
+		case bytes.Equal(u.attributes, unhex("80 0f 03 0002 01")):
+			return "END-OF-RIB IPv6"
 		}
 		var parts []string
 		if len(u.withdrawn) > 0 {
@@ -271,34 +278,60 @@ type update struct {
 	attributes           []byte
 }
 
-func readUpdate(f frame) update {
+func readUpdate(f frame) (u update) {
 	b := f.body()
 	withdrawn := b[2 : 2+int(b[0])<<8+int(b[1])]
 	b = b[2+len(withdrawn):]
-	attributes := b[2 : 2+int(b[0])<<8+int(b[1])]
-	return update{prefixes(withdrawn), prefixes(b[2+len(attributes):]), attributes}
+	u.attributes = b[2 : 2+int(b[0])<<8+int(b[1])]
+	u.withdrawn, u.announced = prefixes(withdrawn, 1), prefixes(b[2+len(u.attributes):], 1)
+	for kind, value := range u.all() {
+		switch kind {
+		case 14:
+			u.announced = append(u.announced, prefixes(value[5+value[3]:], value[1])...)
+		case 15:
+			u.withdrawn = append(u.withdrawn, prefixes(value[3:], value[1])...)
+		}
+	}
+	return u
 }
 
-func prefixes(b []byte) []string {
+// prefixes reads the prefixes of an address family.
+func prefixes(b []byte, afi byte) []string {
 	var list []string
 	for len(b) > 0 {
-		var addr [4]byte
+		var addr [16]byte
 		n := copy(addr[:], b[1:1+(int(b[0])+7)/8])
-		list = append(list, netip.PrefixFrom(netip.AddrFrom4(addr), int(b[0])).String())
+		prefix := netip.PrefixFrom(netip.AddrFrom16(addr), int(b[0]))
+		if afi == 1 {
+			prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte(addr[:])), int(b[0]))
+		}
+		list = append(list, prefix.String())
 		b = b[1+n:]
 	}
 	return list
 }
 
+// all are the attributes, by their type.
+func (u update) all() iter.Seq2[byte, []byte] {
+	return func(yield func(byte, []byte) bool) {
+		for b := u.attributes; len(b) > 0; {
+			flags, kind, length, value := b[0], b[1], int(b[2]), b[3:]
+			if flags&0x10 != 0 {
+				length, value = length<<8+int(b[3]), b[4:]
+			}
+			value, b = value[:length], value[length:]
+			if !yield(kind, value) {
+				return
+			}
+		}
+	}
+}
+
 // String writes the attributes as "path 64512 via 10.0.0.2 pref 100 [64512:1]".
 func (u update) String() string {
 	var words []string
-	for b := u.attributes; len(b) > 0; {
-		flags, kind, length, value := b[0], b[1], int(b[2]), b[3:]
-		if flags&0x10 != 0 {
-			length, value = length<<8+int(b[3]), b[4:]
-		}
-		value, b = value[:length], value[length:]
+	for kind, value := range u.all() {
+		length := len(value)
 		switch kind {
 		case 1:
 			if value[0] != 0 {
@@ -322,6 +355,11 @@ func (u update) String() string {
 			for i := 0; i < length; i += 4 {
 				words = append(words, fmt.Sprintf("[%d:%d]", binary.BigEndian.Uint16(value[i:]), binary.BigEndian.Uint16(value[i+2:])))
 			}
+		case 14:
+			hop, _ := netip.AddrFromSlice(value[4 : 4+value[3]])
+			words = append(words, "via", hop.String())
+		case 16:
+			words = append(words, fmt.Sprintf("[%x]", value))
 		case 32:
 			for i := 0; i < length; i += 12 {
 				words = append(words, fmt.Sprintf("[%d:%d:%d]", binary.BigEndian.Uint32(value[i:]),
@@ -376,6 +414,9 @@ func speak(t *testing.T, routers map[string]*router) *Sessions {
 	s := New(func() time.Duration { return time.Hour })
 	s.dial = func(_ context.Context, peer loadbalancer.Peer) (net.Conn, error) {
 		return routers[peer.Name].connect()
+	}
+	s.card = func(netip.Addr) card {
+		return card{name: "eth0", addrs: []netip.Addr{speakerHops.v4.addr, speakerHops.v6.addr}}
 	}
 	t.Cleanup(s.Keep)
 	logged.clear()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -44,6 +45,8 @@ type session struct {
 	// after are closed when the sessions that are to end before this one begins have ended.
 	after []<-chan struct{}
 
+	// nodeIPs are the addresses of our node, to be next hops. Announce changes them.
+	nodeIPs atomic.Pointer[[]netip.Addr]
 	// bell is a doorbell: however often the table changes, the session looks once, at all of it.
 	bell chan struct{} // capacity 1
 	// ctx ends when the session is to end; the cause is a farewell.
@@ -84,11 +87,13 @@ var (
 
 func newSession(peer loadbalancer.Peer, s *Sessions) *session {
 	ctx, leave := context.WithCancelCause(context.Background())
-	return &session{
+	o := &session{
 		peer: peer, sessions: s, bell: make(chan struct{}, 1), ctx: ctx, leave: leave, done: make(chan struct{}),
 		complaints: map[string]bool{},
 		shown:      Session{Peer: peer.Name, Addr: peer.Addr, Port: peer.Port, ASN: peer.ASN, Since: time.Now()},
 	}
+	o.nodeIPs.Store(&peer.NodeIPs)
+	return o
 }
 
 // ring tells the session that the table changed, because of something first seen at since. Anybody may call it.
@@ -179,12 +184,7 @@ func (s *session) connect() (up time.Duration, err error) {
 	if err != nil {
 		return 0, s.dialError(err)
 	}
-	nextHop, err := localAddr(conn)
-	if err != nil {
-		_ = conn.Close() // err says enough
-		return 0, err
-	}
-	c := &conversation{session: s, link: newLink(conn), nextHop: nextHop}
+	c := &conversation{session: s, link: newLink(conn)}
 	defer c.link.close()
 	err = c.run()
 	c.end(err)
@@ -206,10 +206,9 @@ const (
 // A conversation is one connection of a session.
 type conversation struct {
 	*session
-	link    *link
-	nextHop netip.Addr
-	state   state
-	terms   terms // from openConfirm on
+	link  *link
+	state state
+	terms terms // from openConfirm on
 
 	// hold fires when the router has been silent for too long; keepalive when we have.
 	hold, keepalive *time.Timer
@@ -217,8 +216,10 @@ type conversation struct {
 	// since, ledger and refresh are of the state established.
 	since  time.Time
 	ledger *ledger
-	// refresh: the router wants to hear the whole table again.
-	refresh bool
+	// nodeIPs are those that the ledger's next hops were chosen from.
+	nodeIPs []netip.Addr
+	// refresh are the families that the router wants to hear again.
+	refresh []bgp.RouteFamily
 	// due is since when what is being written has been due, or zero.
 	due time.Time
 }
@@ -242,9 +243,9 @@ func (c *conversation) run() error {
 		// however slowly the router reads, no more than one table waits.
 		var bell <-chan struct{}
 		if c.state == established && !c.link.busy {
-			if c.refresh {
-				c.refresh = false
-				c.tell(true)
+			if len(c.refresh) > 0 {
+				c.tell(c.refresh...)
+				c.refresh = nil
 				continue
 			}
 			bell = c.bell
@@ -271,7 +272,7 @@ func (c *conversation) run() error {
 			c.link.send(keepaliveMessage)
 			c.beat()
 		case <-bell:
-			c.tell(false)
+			c.tell()
 		}
 		if err != nil {
 			return err
@@ -279,17 +280,15 @@ func (c *conversation) run() error {
 	}
 }
 
-// localAddr returns our address in the session, to which routers shall send traffic.
-func localAddr(conn net.Conn) (netip.Addr, error) {
-	tcp, ok := conn.LocalAddr().(*net.TCPAddr)
+// nextHops finds where the router shall send traffic.
+func (c *conversation) nextHops() hops {
+	tcp, ok := c.link.conn.LocalAddr().(*net.TCPAddr)
 	if !ok {
-		return netip.Addr{}, fmt.Errorf("our address %s is not one of TCP", conn.LocalAddr())
+		err := fmt.Errorf("our address %s is not one of TCP", c.link.conn.LocalAddr())
+		return hops{hop{err: err}, hop{err: err}}
 	}
-	addr := tcp.AddrPort().Addr().Unmap()
-	if !addr.Is4() {
-		return netip.Addr{}, fmt.Errorf("our address %s is no IPv4 address, and cannot be the next hop of IPv4 prefixes", addr)
-	}
-	return addr, nil
+	local := tcp.AddrPort().Addr().Unmap()
+	return nextHops(local, c.nodeIPs, c.sessions.card(local), c.terms.extended)
 }
 
 // hear handles a message of the router. An error ends the conversation.
@@ -323,7 +322,10 @@ func (c *conversation) hear(m message) error {
 
 	case c.state == established && m.kind == bgp.BGP_MSG_ROUTE_REFRESH:
 		family := bgp.AfiSafiToRouteFamily(uint16(m.body[0])<<8|uint16(m.body[1]), m.body[3])
-		c.refresh = c.refresh || family == bgp.RF_IPv4_UC // a family that was not negotiated is ignored (RFC 2918 §4)
+		// A family that was not negotiated is ignored (RFC 2918 §4).
+		if slices.Contains(c.terms.families, family) && !slices.Contains(c.refresh, family) {
+			c.refresh = append(c.refresh, family)
+		}
 
 	default:
 		return &notification{code: bgp.BGP_ERROR_FSM_ERROR, why: fmt.Sprintf(
@@ -347,13 +349,16 @@ func (c *conversation) establish() {
 	c.met.Store(true)
 	c.alive()
 	c.show(func(shown *Session) { shown.Up, shown.Since, shown.LastError = true, c.since, "" })
-	c.ledger = newLedger(c.peer, c.terms, c.nextHop)
-	c.tell(false)
+	c.nodeIPs = *c.session.nodeIPs.Load()
+	c.ledger = newLedger(c.peer, c.terms, c.nextHops())
+	c.tell()
 	c.due = time.Time{} // the initial table was due when the session was
-	c.link.send(endOfRIB)
-	c.show(func(shown *Session) { shown.Updates++ })
+	for _, family := range c.terms.families {
+		c.link.send(endOfRIB(family))
+	}
+	c.show(func(shown *Session) { shown.Updates += len(c.terms.families) })
 
-	args := []any{"peer", c.peer.Name, "asn", c.peer.ASN, "routes", len(c.ledger.told)}
+	args := []any{"peer", c.peer.Name, "asn", c.peer.ASN, "families", c.terms.inWords(), "routes", len(c.ledger.told)}
 	if c.failures > 0 {
 		args = append(args, "failures", c.failures)
 	}
@@ -362,13 +367,17 @@ func (c *conversation) establish() {
 	clear(c.complaints)
 }
 
-// tell sends what the router does not know yet of the table; with again, all of it.
-func (c *conversation) tell(again bool) {
+// tell sends what the router does not know yet of the table; of the families in again, all.
+func (c *conversation) tell(again ...bgp.RouteFamily) {
 	c.mu.Lock()
 	changed := c.changed // before the table is read: later changes ring again
 	c.changed = time.Time{}
 	c.mu.Unlock()
-	messages, n, err := c.ledger.update(*c.sessions.table.Load(), again)
+	if now := *c.session.nodeIPs.Load(); !slices.Equal(now, c.nodeIPs) {
+		c.nodeIPs = now
+		c.ledger.move(c.nextHops())
+	}
+	messages, n, err := c.ledger.update(*c.sessions.table.Load(), again...)
 	c.link.send(messages)
 	if n > 0 {
 		c.due = changed
@@ -470,7 +479,7 @@ func (c *conversation) end(why error) {
 			ctx = f.hurry
 		}
 		if f.withdraw && c.state == established {
-			messages, count, _ := c.ledger.update(nil, false) // no route, no error
+			messages, count, _ := c.ledger.update(nil) // no route, no error
 			c.link.send(messages)
 			c.show(func(shown *Session) { shown.Updates += count })
 		}
@@ -509,9 +518,25 @@ func (s *session) dialError(err error) error {
 	case errors.Is(err, syscall.EADDRNOTAVAIL) && s.peer.SourceAddress.IsValid():
 		return fmt.Errorf("source-address %s is not an address of this node", s.peer.SourceAddress)
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return fmt.Errorf("%s does not answer: is there a route to it, and does no firewall drop packets to its port?", router)
+		return fmt.Errorf("%s does not answer: %s", router, s.whySilent())
 	}
 	return fmt.Errorf("%s cannot be reached: %w", router, plain(err))
+}
+
+// whySilent says what may keep a router from answering. It drops packets that are signed with another password than its
+// own, or should be signed and are not, and so does our kernel: neither tells anybody.
+func (s *session) whySilent() string {
+	ask := "is there a route to it, and does no firewall drop packets to its port?"
+	switch {
+	case s.peer.Password != "":
+		ask += " And is its password for this node the same as ours? Packets with another one are dropped without a word."
+	default:
+		ask += " And does it want a password?"
+	}
+	if s.peer.MinTTL > 0 {
+		ask += fmt.Sprintf(" ttl-security drops its packets if they arrive with a TTL below %d: does it send with 255, and is it no further away?", s.peer.MinTTL)
+	}
+	return ask
 }
 
 // plain returns what the kernel said, without the addresses around it.

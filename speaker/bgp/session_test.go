@@ -31,8 +31,8 @@ func TestRouterHearsTheTableThenEndOfRIBThenDifferences(t *testing.T) {
 		out := outside.up(hello)
 		out.want("announce 192.0.2.1/32,192.0.2.2/32,198.51.100.0/24 path 64512 via 10.0.0.2", "END-OF-RIB")
 		logged.want(t,
-			`"Session is up" peer="spine" asn=64512 routes=2`,
-			`"Session is up" peer="leaf" asn=64500 routes=3`)
+			`"Session is up" peer="spine" asn=64512 families="IPv4" routes=2`,
+			`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=3`)
 
 		s.Announce([]loadbalancer.Peer{spine, leaf}, slices.Clone(table))
 		s.Announce([]loadbalancer.Peer{spine, leaf}, routes("192.0.2.2/32", "192.0.2.3/32"))
@@ -91,8 +91,8 @@ func TestTableOf10000RoutesComesAndGoes(t *testing.T) {
 }
 
 // restarting and forwarding read the R bit and the F bit out of an OPEN that has all capabilities.
-func restarting(open frame) bool { return open.bytes[47]&0x80 != 0 }
-func forwarding(open frame) bool { return open.bytes[52]&0x80 != 0 }
+func restarting(open frame) bool { return open.bytes[53]&0x80 != 0 }
+func forwarding(open frame) bool { return open.bytes[58]&0x80 != 0 }
 
 func TestOnlyTheFirstSessionToComeUpSaysThatItRestarted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -297,7 +297,7 @@ func TestARouterThatStopsReadingIsLeft(t *testing.T) {
 			t.Errorf("the next attempt comes after %v", took)
 		}
 		logged.want(t,
-			`"Session is up" peer="leaf" asn=64500 routes=10000`,
+			`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=10000`,
 			`"Session is down" peer="leaf" asn=64500 why="the router has read nothing for 30s"`)
 	})
 }
@@ -313,7 +313,7 @@ func TestHoldTimeRunsOutWhileARouterDoesNotRead(t *testing.T) {
 		r.up(hello)
 		pass(9*time.Second + graceTime + partingTime)
 		logged.want(t,
-			`"Session is up" peer="leaf" asn=64500 routes=10000`,
+			`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=10000`,
 			`"Session is down" peer="leaf" asn=64500 why="the router was silent for 9s, the hold time"`)
 	})
 }
@@ -364,7 +364,7 @@ func TestAFailureIsLoggedOnceUntilItChanges(t *testing.T) {
 		r.refuse(errSilent)
 		pass(time.Hour)
 		synctest.Wait()
-		silent := `"Session does not come up" err="10.0.0.1:179 does not answer: is there a route to it, and does no firewall drop packets to its port?" peer="leaf" asn=64500`
+		silent := `"Session does not come up" err="10.0.0.1:179 does not answer: is there a route to it, and does no firewall drop packets to its port? And does it want a password?" peer="leaf" asn=64500`
 		logged.want(t, refused, silent)
 
 		// A router that fails in two ways by turns is no news either.
@@ -380,7 +380,7 @@ func TestAFailureIsLoggedOnceUntilItChanges(t *testing.T) {
 		r.refuse(nil)
 		l := r.up(hello)
 		l.untilEndOfRIB()
-		up := fmt.Sprintf(`"Session is up" peer="leaf" asn=64500 routes=1 failures=%d`, failures)
+		up := fmt.Sprintf(`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=1 failures=%d`, failures)
 		logged.want(t, refused, silent, up)
 
 		// The same failure is news again after the session was up.
@@ -479,10 +479,10 @@ func TestAChangedPeerTouchesOnlyItself(t *testing.T) {
 			t.Errorf("the other session heard %d messages and was dialled at %v", len(in.heard), inside.attempts())
 		}
 		logged.want(t,
-			`"Session is up" peer="spine" asn=64512 routes=1`,
-			`"Session is up" peer="leaf" asn=64500 routes=1`,
+			`"Session is up" peer="spine" asn=64512 families="IPv4" routes=1`,
+			`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=1`,
 			`"Session is down" peer="leaf" asn=64500 why="the configuration of this peer changed"`,
-			`"Session is up" peer="leaf" asn=64500 routes=1`,
+			`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=1`,
 			`"Session is down" peer="leaf" asn=64500 why="the configuration no longer has this peer for this node"`)
 	})
 }
@@ -637,23 +637,3 @@ func TestTheReasonForClosingOutlivesTheBrokenConnection(t *testing.T) {
 type brokenPipe struct{ net.Conn }
 
 func (brokenPipe) Write([]byte) (int, error) { return 0, errRefused }
-
-func TestSessionsOverIPv6HaveNoNextHopForIPv4(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := speak(t, nil)
-		s.dial = func(context.Context, loadbalancer.Peer) (net.Conn, error) {
-			ours, theirs := net.Pipe()
-			t.Cleanup(func() { theirs.Close() })
-			return fromV6{ours}, nil
-		}
-		s.Announce([]loadbalancer.Peer{leaf}, nil)
-		synctest.Wait()
-		if got := s.List()[0].LastError; !strings.Contains(got, "our address 2001:db8::2 is no IPv4 address") {
-			t.Errorf("the operator reads %q", got)
-		}
-	})
-}
-
-type fromV6 struct{ net.Conn }
-
-func (fromV6) LocalAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP("2001:db8::2")} }

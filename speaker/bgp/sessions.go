@@ -17,6 +17,7 @@ package bgp
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"reflect"
@@ -28,6 +29,7 @@ import (
 	"time"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"golang.org/x/sys/unix"
 )
 
 // dialTimeout leaves room for three lost SYNs (after 1, 3 and 7 s).
@@ -41,6 +43,7 @@ type Sessions struct {
 	// Written, if set before the first announcement, is told when a session has written to its router what AnnounceSince
 	// was given, since when. Any session's goroutine calls it.
 	Written func(peer string, since time.Time)
+	card    func(netip.Addr) card
 
 	// table is what every session should announce, as far as a route is for its peer.
 	table atomic.Pointer[[]loadbalancer.Route]
@@ -74,7 +77,7 @@ type Session struct {
 
 // New returns Sessions without any peer. uptime says how long the host has been up; see HostUptime.
 func New(uptime func() time.Duration) *Sessions {
-	s := &Sessions{uptime: uptime, dial: dial, met: make(map[netip.AddrPort]*atomic.Bool)}
+	s := &Sessions{uptime: uptime, dial: dial, card: cardOf, met: make(map[netip.AddrPort]*atomic.Bool)}
 	s.table.Store(new([]loadbalancer.Route))
 	return s
 }
@@ -83,7 +86,7 @@ func New(uptime func() time.Duration) *Sessions {
 // that did not change stay up, and hear only what is new to them. A peer that is gone is told so, and forgets our routes.
 //
 // Peers have a RouterID, and a SourceAddress where the operator asked for one. The caller must not change routes
-// afterwards. If two routes of one prefix are for the same peer, the first counts. IPv6 prefixes are not announced yet.
+// afterwards. If two routes of one prefix are for the same peer, the first counts.
 func (s *Sessions) Announce(peers []loadbalancer.Peer, routes []loadbalancer.Route) {
 	s.AnnounceSince(peers, routes, time.Time{})
 }
@@ -114,7 +117,11 @@ func (s *Sessions) AnnounceSince(peers []loadbalancer.Peer, routes []loadbalance
 			s.leaving = append(s.leaving, o)
 		default:
 			staying = append(staying, o)
-			if changed {
+			moved := !slices.Equal(*o.nodeIPs.Load(), peers[i].NodeIPs)
+			if moved {
+				o.nodeIPs.Store(&peers[i].NodeIPs)
+			}
+			if changed || moved {
 				o.ring(since)
 			}
 		}
@@ -191,10 +198,13 @@ func (s *Sessions) end(ctx context.Context, f farewell) {
 	}
 }
 
-// sameSession reports whether one session can serve both. What only decides whether there is a session does not matter.
+// sameSession reports whether one session can serve both. What only decides whether there is a session, where its password
+// was found, or what a session can change while it is up, does not matter.
 func sameSession(a, b loadbalancer.Peer) bool {
 	a.NodeSelectors, b.NodeSelectors = nil, nil
 	a.SourceNodeIP, b.SourceNodeIP = false, false
+	a.PasswordKey, b.PasswordKey = "", ""
+	a.NodeIPs, b.NodeIPs = nil, nil
 	return reflect.DeepEqual(a, b)
 }
 
@@ -211,21 +221,51 @@ func dial(ctx context.Context, peer loadbalancer.Peer) (net.Conn, error) {
 	if peer.SourceAddress.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(peer.SourceAddress, 0))
 	}
-	if peer.TTL != 0 {
-		// Before the connection exists, because already the SYN must carry it.
-		dialer.Control = func(network, _ string, socket syscall.RawConn) error {
-			level, option := syscall.IPPROTO_IP, syscall.IP_TTL
-			if network == "tcp6" {
-				level, option = syscall.IPPROTO_IPV6, syscall.IPV6_UNICAST_HOPS
-			}
-			var failed error
-			err := socket.Control(func(fd uintptr) {
-				failed = syscall.SetsockoptInt(int(fd), level, option, int(peer.TTL))
-			})
-			return cmp.Or(err, failed)
-		}
+	// Before the connection exists, because already the SYN is signed and has a TTL.
+	dialer.Control = func(network, _ string, socket syscall.RawConn) error {
+		var failed error
+		err := socket.Control(func(fd uintptr) { failed = prepare(int(fd), network == "tcp6", peer) })
+		return cmp.Or(err, failed)
 	}
 	return dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(peer.Addr, peer.Port).String())
+}
+
+// prepare sets what the peer asks of a socket: TTL, GTSM (RFC 5082) and TCP MD5 (RFC 2385).
+func prepare(fd int, v6 bool, peer loadbalancer.Peer) error {
+	level, ttl, minTTL := unix.IPPROTO_IP, unix.IP_TTL, unix.IP_MINTTL
+	if v6 {
+		level, ttl, minTTL = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_MINHOPCOUNT
+	}
+	if peer.TTL != 0 {
+		if err := unix.SetsockoptInt(fd, level, ttl, int(peer.TTL)); err != nil {
+			return fmt.Errorf("set the TTL: %w", err)
+		}
+	}
+	if peer.MinTTL != 0 {
+		if err := unix.SetsockoptInt(fd, level, minTTL, int(peer.MinTTL)); err != nil {
+			return fmt.Errorf("ask for ttl-security: %w", err)
+		}
+	}
+	if peer.Password == "" {
+		return nil
+	}
+	key := unix.TCPMD5Sig{Keylen: uint16(len(peer.Password))}
+	if len(peer.Password) > len(key.Key) {
+		return fmt.Errorf("the password is longer than %d bytes", len(key.Key))
+	}
+	copy(key.Key[:], peer.Password)
+	// The kernel keeps keys by the router's address, which is a struct sockaddr_in or sockaddr_in6 here.
+	if v6 {
+		key.Addr.Family = unix.AF_INET6
+		copy(key.Addr.Data[6:], peer.Addr.AsSlice())
+	} else {
+		key.Addr.Family = unix.AF_INET
+		copy(key.Addr.Data[2:], peer.Addr.AsSlice())
+	}
+	if err := unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, &key); err != nil {
+		return fmt.Errorf("ask for TCP MD5: %w", err)
+	}
+	return nil
 }
 
 // HostUptime returns how long the host has been up, suspended time included; 0 if the kernel does not say. Unlike

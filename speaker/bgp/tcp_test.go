@@ -2,10 +2,12 @@ package bgp
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -17,7 +19,7 @@ import (
 
 func TestSessionOverTCP(t *testing.T) {
 	r := newRouter(t)
-	peer := r.listenTCP(t)
+	peer := r.listenTCP(t, "127.0.0.1")
 	peer.SourceAddress = netip.MustParseAddr("127.0.0.9")
 	s := New(HostUptime)
 	defer s.Keep()
@@ -49,7 +51,7 @@ func TestSessionOverTCP(t *testing.T) {
 
 func TestKeepClosesTCPWithoutAWord(t *testing.T) {
 	r := newRouter(t)
-	peer := r.listenTCP(t)
+	peer := r.listenTCP(t, "127.0.0.1")
 	s := New(HostUptime)
 	s.Announce([]loadbalancer.Peer{peer}, nil)
 	l := r.up(hello)
@@ -63,7 +65,7 @@ func TestNotificationArrivesAlthoughTheRouterGoesOnTalking(t *testing.T) {
 	for range 20 {
 		r := newRouter(t)
 		r.deafAfter = 1
-		peer := r.listenTCP(t)
+		peer := r.listenTCP(t, "127.0.0.1")
 		s := New(HostUptime)
 		s.Announce([]loadbalancer.Peer{peer}, nil)
 		l := r.accept()
@@ -107,6 +109,107 @@ func TestDialSetsTTL(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A guard is a router that accepts connections under conditions.
+func guard(t *testing.T, loopback string, conditions func(fd int) error) loadbalancer.Peer {
+	t.Helper()
+	config := net.ListenConfig{Control: func(_, _ string, socket syscall.RawConn) error {
+		var failed error
+		err := socket.Control(func(fd uintptr) { failed = conditions(int(fd)) })
+		return cmp.Or(err, failed)
+	}}
+	config.SetMultipathTCP(false) // which excludes TCP MD5
+	listener, err := config.Listen(t.Context(), "tcp", net.JoinHostPort(loopback, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
+	at := listener.Addr().(*net.TCPAddr).AddrPort()
+	peer := leaf
+	peer.Addr, peer.Port = at.Addr(), at.Port()
+	return peer
+}
+
+// reach reports whether the peer can be dialled, and what the operator reads otherwise. A packet that is not answered is sent
+// again after a second, so half of that shows who does not answer.
+func reach(t *testing.T, peer loadbalancer.Peer) (bool, string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	conn, err := dial(ctx, peer)
+	if err != nil {
+		return false, newSession(peer, nil).dialError(err).Error()
+	}
+	conn.Close()
+	return true, ""
+}
+
+func TestRoutersThatKnowAnotherPasswordDoNotAnswer(t *testing.T) {
+	for _, loopback := range []string{"127.0.0.1", "::1"} {
+		router := guard(t, loopback, func(fd int) error {
+			// What the speaker's socket needs is what the router's does: its neighbor is at the same address here.
+			return prepare(fd, loopback == "::1", loadbalancer.Peer{Addr: netip.MustParseAddr(loopback), Password: "open-sesame"})
+		})
+		for password, want := range map[loadbalancer.Secret]string{
+			"open-sesame":     "",
+			"open-sesame-2":   "And is its password for this node the same as ours?",
+			"":                "And does it want a password?",
+			"another-secret!": "Packets with another one are dropped without a word.",
+		} {
+			peer := router
+			peer.Password = password
+			up, said := reach(t, peer)
+			if up != (want == "") || !strings.Contains(said, want) || password != "" && strings.Contains(said, string(password)) {
+				t.Errorf("with the password %q to %s: reached %v, %q", string(password), loopback, up, said)
+			}
+		}
+	}
+}
+
+func TestRoutersThatMayBeFarAwayAreNotHeardWithTTLSecurity(t *testing.T) {
+	for _, loopback := range []string{"127.0.0.1", "::1"} {
+		for ttl, want := range map[uint8]bool{64: false, 253: false, 254: true, 255: true} {
+			peer := guard(t, loopback, func(fd int) error { return prepare(fd, loopback == "::1", loadbalancer.Peer{TTL: ttl}) })
+			peer.TTL, peer.MinTTL = 255, 254
+			up, said := reach(t, peer)
+			if up != want || !up && !strings.Contains(said, "if they arrive with a TTL below 254") {
+				t.Errorf("packets from %s with TTL %d: heard %v, %q", loopback, ttl, up, said)
+			}
+		}
+	}
+}
+
+func TestSessionsOverIPv6AnnounceBoth(t *testing.T) {
+	for _, c := range []struct {
+		router string
+		hello  []byte
+		want   []string
+	}{
+		{"IPv6", msg(1, "04 fbf4 005a 0a000001 0e 020c 0104 00020001 4104 0000fbf4"),
+			[]string{"announce 2001:db8::7/128 via ::1 path 64512", "END-OF-RIB IPv6"}},
+		{"both families", msg(1, "04 fbf4 005a 0a000001 14 0212 0104 00010001 0104 00020001 4104 0000fbf4"),
+			[]string{"announce 192.0.2.1/32 path 64512 via 127.0.0.1", "announce 2001:db8::7/128 via ::1 path 64512", "END-OF-RIB", "END-OF-RIB IPv6"}},
+	} {
+		t.Run(c.router, func(t *testing.T) {
+			r := newRouter(t)
+			peer := r.listenTCP(t, "::1")
+			peer.NodeIPs = []netip.Addr{netip.MustParseAddr("192.0.2.99"), netip.MustParseAddr("127.0.0.1")}
+			s := New(HostUptime)
+			defer s.Keep()
+			s.Announce([]loadbalancer.Peer{peer}, routes("192.0.2.1/32", "2001:db8::7/128"))
+			r.up(c.hello).want(c.want...)
+		})
 	}
 }
 

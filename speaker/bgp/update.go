@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,19 +13,23 @@ import (
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
-const (
-	// updateLen is the length of an UPDATE that says nothing: the header and the lengths of its two parts.
-	updateLen = headerLen + 2 + 2
-	// maxPrefix is the length of the longest prefix in an UPDATE: a byte that says how many bits, then those.
-	maxPrefix = 1 + 4
-)
+// updateLen is the length of an UPDATE that says nothing: the header and the lengths of its two parts.
+const updateLen = headerLen + 2 + 2
+
+// maxPrefix is the length of the family's longest prefix in an UPDATE: a byte that says how many bits, then those.
+func maxPrefix(family bgp.RouteFamily) int {
+	if family == bgp.RF_IPv4_UC {
+		return 1 + 4
+	}
+	return 1 + 16
+}
 
 // A ledger is what one session has told its router, and how: attributes differ with the peer, with our address in the
 // session, and with what the router understands.
 type ledger struct {
-	peer    loadbalancer.Peer
-	terms   terms
-	nextHop netip.Addr
+	peer  loadbalancer.Peer
+	terms terms
+	hops  hops
 
 	told map[netip.Prefix]*entry
 	// round counts the comparisons with the table.
@@ -36,31 +41,57 @@ type ledger struct {
 
 // An entry is what the router was told about one prefix.
 type entry struct {
-	attributes string // as they went on the wire, which is what has to differ before a prefix is sent again
-	round      uint64 // when the prefix was last seen in the table
+	attributes attributes // what has to differ before a prefix is sent again
+	round      uint64     // when the prefix was last seen in the table
+}
+
+// Attributes are the path attributes of a prefix as they go on the wire.
+type attributes struct {
+	// reach is the beginning of the MP_REACH_NLRI, up to the prefixes: family and next hop. It is empty where the prefixes
+	// stand at the end of the UPDATE and the next hop among the others.
+	reach  string
+	others string
+}
+
+func (a attributes) compare(b attributes) int {
+	return cmp.Or(strings.Compare(a.reach, b.reach), strings.Compare(a.others, b.others))
+}
+
+// len is how much of an UPDATE the attributes take.
+func (a attributes) len() int {
+	if a.reach == "" {
+		return len(a.others)
+	}
+	return 4 + len(a.reach) + len(a.others)
 }
 
 type spelling struct {
-	attributes string
+	attributes attributes
 	err        error
 }
 
 type change struct {
 	prefix     netip.Prefix
-	attributes string
+	attributes attributes
 }
 
-func newLedger(peer loadbalancer.Peer, t terms, nextHop netip.Addr) *ledger {
+func newLedger(peer loadbalancer.Peer, t terms, h hops) *ledger {
 	return &ledger{
-		peer: peer, terms: t, nextHop: nextHop,
+		peer: peer, terms: t, hops: h,
 		told: make(map[netip.Prefix]*entry), spelled: make(map[string]spelling),
 	}
 }
 
+// move changes the next hops.
+func (l *ledger) move(h hops) {
+	l.hops = h
+	clear(l.spelled)
+}
+
 // update returns the UPDATE messages after which the router knows exactly those routes that are for it, how many there
-// are, and enters them in the ledger. With again, also what the router knows already is sent. The error says which route
-// cannot be sent; all others are.
-func (l *ledger) update(routes []loadbalancer.Route, again bool) (messages []byte, n int, err error) {
+// are, and enters them in the ledger. Of the families in again, also what the router knows already is sent. The error says
+// which route cannot be sent; all others are.
+func (l *ledger) update(routes []loadbalancer.Route, again ...bgp.RouteFamily) (messages []byte, n int, err error) {
 	l.round++
 	if len(l.spelled) > 2*len(l.told)+64 {
 		clear(l.spelled) // mostly attributes of long ago
@@ -68,7 +99,8 @@ func (l *ledger) update(routes []loadbalancer.Route, again bool) (messages []byt
 	var changed []change
 	for i := range routes {
 		r := &routes[i]
-		if !slices.Contains(l.terms.families, familyOf(r.Prefix)) || !r.For(l.peer.Name) {
+		family := familyOf(r.Prefix)
+		if !slices.Contains(l.terms.families, family) || !r.For(l.peer.Name) {
 			continue
 		}
 		attributes, problem := l.spell(r)
@@ -82,7 +114,7 @@ func (l *ledger) update(routes []loadbalancer.Route, again bool) (messages []byt
 			l.told[r.Prefix] = &entry{attributes, l.round}
 		case e.round == l.round:
 			continue // a second route of the same prefix
-		case e.attributes == attributes && !again:
+		case e.attributes == attributes && !slices.Contains(again, family):
 			e.round = l.round
 			continue
 		default:
@@ -99,7 +131,7 @@ func (l *ledger) update(routes []loadbalancer.Route, again bool) (messages []byt
 	}
 
 	slices.SortFunc(changed, func(a, b change) int {
-		return cmp.Or(strings.Compare(a.attributes, b.attributes), a.prefix.Compare(b.prefix))
+		return cmp.Or(a.attributes.compare(b.attributes), a.prefix.Compare(b.prefix))
 	})
 	slices.SortFunc(gone, netip.Prefix.Compare)
 	// What is new goes first: when a pool's aggregate gives way to its parts, routers always know one of them.
@@ -116,13 +148,14 @@ func familyOf(prefix netip.Prefix) bgp.RouteFamily {
 }
 
 // spell returns the path attributes of r as they go on the wire.
-func (l *ledger) spell(r *loadbalancer.Route) (string, error) {
-	key := l.scratch[:0]
+func (l *ledger) spell(r *loadbalancer.Route) (attributes, error) {
+	key := append(l.scratch[:0], byte(r.Prefix.Addr().BitLen()))
 	if l.peer.IBGP() {
 		key = binary.BigEndian.AppendUint32(key, r.LocalPref)
 	} else {
 		key = append(key, r.Prepend)
 	}
+	key = binary.BigEndian.AppendUint16(key, r.Weight)
 	key = binary.BigEndian.AppendUint32(key, uint32(len(r.Communities)))
 	for _, c := range r.Communities {
 		key = binary.BigEndian.AppendUint32(key, uint32(c))
@@ -135,20 +168,25 @@ func (l *ledger) spell(r *loadbalancer.Route) (string, error) {
 	l.scratch = key
 	s, ok := l.spelled[string(key)]
 	if !ok {
-		s.attributes, s.err = encodeAttributes(l.peer, l.terms.as4, l.nextHop, r)
-		if len(s.attributes) > maxMessage-updateLen-maxPrefix {
+		family := familyOf(r.Prefix)
+		if hop := l.hops.of(family); hop.err != nil {
+			s.err = hop.err
+		} else {
+			s.attributes, s.err = encodeAttributes(l.peer, l.terms.as4, family, hop.addr, r)
+		}
+		if s.attributes.len() > maxMessage-updateLen-maxPrefix(family) {
 			s.err = fmt.Errorf("its attributes take %d bytes, and a BGP message has only %d: use fewer communities",
-				len(s.attributes), maxMessage)
+				s.attributes.len(), maxMessage)
 		}
 		l.spelled[string(key)] = s
 	}
 	if s.err != nil {
-		return "", fmt.Errorf("%s cannot be announced: %w", r.Prefix, s.err)
+		return attributes{}, fmt.Errorf("%s cannot be announced: %w", r.Prefix, s.err)
 	}
 	return s.attributes, nil
 }
 
-func encodeAttributes(peer loadbalancer.Peer, as4 bool, nextHop netip.Addr, r *loadbalancer.Route) (string, error) {
+func encodeAttributes(peer loadbalancer.Peer, as4 bool, family bgp.RouteFamily, nextHop netip.Addr, r *loadbalancer.Route) (attributes, error) {
 	const sequence = bgp.BGP_ASPATH_ATTR_TYPE_SEQ
 	var path []bgp.AsPathParamInterface
 	var path4 []*bgp.As4PathParam
@@ -166,42 +204,82 @@ func encodeAttributes(peer loadbalancer.Peer, as4 bool, nextHop netip.Addr, r *l
 	}
 
 	// In the order of their numbers, as RFC 4271 §5 wants it.
-	attributes := []bgp.PathAttributeInterface{
+	all := []bgp.PathAttributeInterface{
 		bgp.NewPathAttributeOrigin(bgp.BGP_ORIGIN_ATTR_TYPE_IGP),
 		bgp.NewPathAttributeAsPath(path),
-		bgp.NewPathAttributeNextHop(nextHop.String()),
+	}
+	var encoded attributes
+	if family == bgp.RF_IPv4_UC && nextHop.Is4() {
+		all = append(all, bgp.NewPathAttributeNextHop(nextHop.String()))
+	} else {
+		hop := nextHop.WithZone("").AsSlice()
+		encoded.reach = string(slices.Concat(family3(family), []byte{byte(len(hop))}, hop, []byte{0}))
 	}
 	if peer.IBGP() {
 		// Mandatory on iBGP (RFC 4271 §5.1.5): FRR withdraws a route without it, BIRD forgives. Never on eBGP.
-		attributes = append(attributes, bgp.NewPathAttributeLocalPref(r.LocalPref))
+		all = append(all, bgp.NewPathAttributeLocalPref(r.LocalPref))
 	}
 	if len(r.Communities) > 0 {
 		var communities []uint32
 		for _, c := range r.Communities {
 			communities = append(communities, uint32(c))
 		}
-		attributes = append(attributes, bgp.NewPathAttributeCommunities(communities))
+		all = append(all, bgp.NewPathAttributeCommunities(communities))
+	}
+	if r.Weight > 0 {
+		all = append(all, bgp.NewPathAttributeExtendedCommunities([]bgp.ExtendedCommunityInterface{linkBandwidth(peer.MyASN, r.Weight)}))
 	}
 	if path4 != nil {
-		attributes = append(attributes, bgp.NewPathAttributeAs4Path(path4))
+		all = append(all, bgp.NewPathAttributeAs4Path(path4))
 	}
-	if len(r.LargeCommunities) > 0 {
+	large := r.LargeCommunities
+	if r.Weight > 0 {
+		large = weigh(peer.MyASN, r.Weight, large)
+	}
+	if len(large) > 0 {
 		var communities []*bgp.LargeCommunity
-		for _, c := range r.LargeCommunities {
+		for _, c := range large {
 			communities = append(communities, bgp.NewLargeCommunity(c.Global, c.Local1, c.Local2))
 		}
-		attributes = append(attributes, bgp.NewPathAttributeLargeCommunities(communities))
+		all = append(all, bgp.NewPathAttributeLargeCommunities(communities))
 	}
 
 	var b strings.Builder
-	for _, a := range attributes {
-		encoded, err := a.Serialize()
+	for _, a := range all {
+		one, err := a.Serialize()
 		if err != nil {
-			return "", err
+			return attributes{}, err
 		}
-		b.Write(encoded)
+		b.Write(one)
 	}
-	return b.String(), nil
+	encoded.others = b.String()
+	return encoded, nil
+}
+
+// linkBandwidth is a weight as the extended community that FRR and others read (draft-ietf-idr-link-bandwidth), here as the
+// transitive one, so that it goes on from leaf to spine. The bandwidth is in bytes per second; only the proportion between
+// nodes counts, and 1 Mbit/s for each endpoint stays far from what routers keep in 32 bits.
+func linkBandwidth(asn uint32, weight uint16) bgp.ExtendedCommunityInterface {
+	const mbit = 1e6 / 8
+	value := binary.BigEndian.AppendUint16([]byte{0x04}, asn16(asn))
+	value = binary.BigEndian.AppendUint32(value, math.Float32bits(float32(weight)*mbit))
+	return bgp.NewUnknownExtended(0x00, value)
+}
+
+const (
+	// weightFunction is the first number of ours in the large community that tells a weight to routers which do not read
+	// the extended one; its global administrator is our AS.
+	weightFunction = 77
+	mostWeight     = 256 // of BIRD's multipath
+)
+
+// weigh adds the weight to large communities, which stay sorted.
+func weigh(asn uint32, weight uint16, large []loadbalancer.LargeCommunity) []loadbalancer.LargeCommunity {
+	weighed := append(slices.Clone(large), loadbalancer.LargeCommunity{
+		Global: asn, Local1: weightFunction, Local2: uint32(min(weight, mostWeight)),
+	})
+	slices.SortFunc(weighed, loadbalancer.LargeCommunity.Compare)
+	return slices.Compact(weighed)
 }
 
 // appendAnnouncements appends UPDATEs for all changes, which are sorted by attributes: one message for as many prefixes
@@ -210,13 +288,26 @@ func appendAnnouncements(b []byte, changed []change) ([]byte, int) {
 	messages := 0
 	for len(changed) > 0 {
 		attributes := changed[0].attributes
-		start := len(b)
-		b = append(appendHeader(b, bgp.BGP_MSG_UPDATE), 0, 0)
-		b = binary.BigEndian.AppendUint16(b, uint16(len(attributes)))
-		b = append(b, attributes...)
-		for len(changed) > 0 && changed[0].attributes == attributes && len(b)-start+maxPrefix <= maxMessage {
-			b = appendPrefix(b, changed[0].prefix)
-			changed = changed[1:]
+		start, longest := len(b), maxPrefix(familyOf(changed[0].prefix))
+		b = append(appendHeader(b, bgp.BGP_MSG_UPDATE), 0, 0, 0, 0)
+		begin := len(b)
+		// appendPrefixes appends as many as fit before what is still to come.
+		appendPrefixes := func(toCome int) {
+			for len(changed) > 0 && changed[0].attributes == attributes && len(b)-start+longest+toCome <= maxMessage {
+				b = appendPrefix(b, changed[0].prefix)
+				changed = changed[1:]
+			}
+		}
+		if attributes.reach != "" {
+			// First of all attributes, as RFC 7606 §5.1 wants it.
+			b = append(append(b, optionalLong, byte(bgp.BGP_ATTR_TYPE_MP_REACH_NLRI), 0, 0), attributes.reach...)
+			appendPrefixes(len(attributes.others))
+			binary.BigEndian.PutUint16(b[begin+2:], uint16(len(b)-begin-4))
+		}
+		b = append(b, attributes.others...)
+		binary.BigEndian.PutUint16(b[begin-2:], uint16(len(b)-begin))
+		if attributes.reach == "" {
+			appendPrefixes(0)
 		}
 		setLength(b[start:])
 		messages++
@@ -224,19 +315,33 @@ func appendAnnouncements(b []byte, changed []change) ([]byte, int) {
 	return b, messages
 }
 
-// appendWithdrawals appends as few UPDATEs as withdraw all these prefixes.
+// optionalLong are the flags of an optional attribute whose length has two bytes.
+const optionalLong = 0x80 | 0x10
+
+// appendWithdrawals appends as few UPDATEs as withdraw all these prefixes, which are sorted.
 func appendWithdrawals(b []byte, gone []netip.Prefix) ([]byte, int) {
 	messages := 0
 	for len(gone) > 0 {
-		start := len(b)
-		b = append(appendHeader(b, bgp.BGP_MSG_UPDATE), 0, 0)
-		// Two bytes are still to come, for the length of no attributes.
-		for len(gone) > 0 && len(b)-start+maxPrefix+2 <= maxMessage {
+		start, family := len(b), familyOf(gone[0])
+		b = appendHeader(b, bgp.BGP_MSG_UPDATE)
+		toCome := 2 // the length of no attributes
+		if family != bgp.RF_IPv4_UC {
+			b = append(append(b, 0, 0, 0, 0, optionalLong, byte(bgp.BGP_ATTR_TYPE_MP_UNREACH_NLRI), 0, 0), family3(family)...)
+			toCome = 0
+		} else {
+			b = append(b, 0, 0)
+		}
+		for len(gone) > 0 && familyOf(gone[0]) == family && len(b)-start+maxPrefix(family)+toCome <= maxMessage {
 			b = appendPrefix(b, gone[0])
 			gone = gone[1:]
 		}
-		binary.BigEndian.PutUint16(b[start+headerLen:], uint16(len(b)-start-headerLen-2))
-		b = append(b, 0, 0)
+		if family != bgp.RF_IPv4_UC {
+			binary.BigEndian.PutUint16(b[start+updateLen-2:], uint16(len(b)-start-updateLen))
+			binary.BigEndian.PutUint16(b[start+updateLen+2:], uint16(len(b)-start-updateLen-4))
+		} else {
+			binary.BigEndian.PutUint16(b[start+headerLen:], uint16(len(b)-start-headerLen-2))
+			b = append(b, 0, 0)
+		}
 		setLength(b[start:])
 		messages++
 	}
@@ -244,15 +349,30 @@ func appendWithdrawals(b []byte, gone []netip.Prefix) ([]byte, int) {
 }
 
 func appendPrefix(b []byte, prefix netip.Prefix) []byte {
-	addr := prefix.Addr().As4()
-	b = append(b, byte(prefix.Bits()))
-	return append(b, addr[:(prefix.Bits()+7)/8]...)
+	length := byte(prefix.Bits())
+	octets := (prefix.Bits() + 7) / 8
+	if prefix.Addr().Is4() {
+		addr := prefix.Addr().As4()
+		return append(append(b, length), addr[:octets]...)
+	}
+	addr := prefix.Addr().As16()
+	return append(append(b, length), addr[:octets]...)
 }
 
-// endOfRIB says that the initial table of IPv4 unicast is complete (RFC 4724 §2): routers that kept routes from before a
+// family3 is a family as it begins an MP_REACH_NLRI: AFI and SAFI.
+func family3(family bgp.RouteFamily) []byte {
+	afi, safi := bgp.RouteFamilyToAfiSafi(family)
+	return append(binary.BigEndian.AppendUint16(nil, afi), safi)
+}
+
+// endOfRIB says that the initial table of the family is complete (RFC 4724 §2): routers that kept routes from before a
 // restart now forget those that were not in it.
-var endOfRIB = func() []byte {
+func endOfRIB(family bgp.RouteFamily) []byte {
 	b := append(appendHeader(nil, bgp.BGP_MSG_UPDATE), 0, 0, 0, 0)
+	if family != bgp.RF_IPv4_UC {
+		b = append(append(b, 0x80, byte(bgp.BGP_ATTR_TYPE_MP_UNREACH_NLRI), 3), family3(family)...)
+		binary.BigEndian.PutUint16(b[updateLen-2:], uint16(len(b)-updateLen))
+	}
 	setLength(b)
 	return b
-}()
+}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
 func TestOpenByteForByte(t *testing.T) {
@@ -19,6 +20,8 @@ func TestOpenByteForByte(t *testing.T) {
 	late.RestartTime = 10_000 * time.Second
 	big := leaf
 	big.MyASN = 4_200_000_000
+	six := restless
+	six.Addr = netip.MustParseAddr("2001:db8::1")
 	for _, c := range []struct {
 		what                           string
 		peer                           loadbalancer.Peer
@@ -29,34 +32,48 @@ func TestOpenByteForByte(t *testing.T) {
 			what: "the first after a restart of the speaker", peer: leaf, restarting: true, forwarding: true,
 			want: `
 				ffffffffffffffffffffffffffffffff  marker
-				0035 01                           53 bytes, OPEN
+				003f 01                           63 bytes, OPEN
 				04 fc00 005a 0a000002             version 4, AS 64512, hold time 90 s, router ID 10.0.0.2
-				18                                24 bytes of optional parameters
-				02 16                             capabilities, 22 bytes
+				22                                34 bytes of optional parameters
+				02 20                             capabilities, 32 bytes
 				01 04 0001 00 01                  multiprotocol: IPv4 unicast
+				01 04 0002 00 01                  multiprotocol: IPv6 unicast
 				41 04 0000fc00                    4-byte AS number 64512
 				02 00                             route refresh
-				40 06 8078 0001 01 80             graceful restart: R, 120 s; IPv4 unicast: F`,
+				40 0a 8078 0001 01 80 0002 01 80  graceful restart: R, 120 s; IPv4 and IPv6 unicast: F`,
 		},
 		{
 			what: "a later one, of a host that has just booted", peer: leaf,
 			want: `
 				ffffffffffffffffffffffffffffffff
-				0035 01 04 fc00 005a 0a000002 18 02 16 01 04 0001 00 01 41 04 0000fc00 02 00
-				40 06 0078 0001 01 00             graceful restart: no R, 120 s; IPv4 unicast: no F`,
+				003f 01 04 fc00 005a 0a000002 22 02 20 01 04 0001 00 01 01 04 0002 00 01 41 04 0000fc00 02 00
+				40 0a 0078 0001 01 00 0002 01 00  graceful restart: no R, 120 s; no F`,
 		},
 		{
 			what: "graceful restart is off", peer: restless, restarting: true, forwarding: true,
 			want: `
 				ffffffffffffffffffffffffffffffff
-				002d 01 04 fc00 005a 0a000002 10 02 0e 01 04 0001 00 01 41 04 0000fc00 02 00`,
+				0033 01 04 fc00 005a 0a000002 16 02 14 01 04 0001 00 01 01 04 0002 00 01 41 04 0000fc00 02 00`,
 		},
 		{
 			what: "a restart time that does not fit into 12 bits", peer: late, forwarding: true,
 			want: `
 				ffffffffffffffffffffffffffffffff
-				0035 01 04 fc00 005a 0a000002 18 02 16 01 04 0001 00 01 41 04 0000fc00 02 00
-				40 06 0fff 0001 01 80             graceful restart: 4095 s`,
+				003f 01 04 fc00 005a 0a000002 22 02 20 01 04 0001 00 01 01 04 0002 00 01 41 04 0000fc00 02 00
+				40 0a 0fff 0001 01 80 0002 01 80  graceful restart: 4095 s`,
+		},
+		{
+			what: "a session over IPv6", peer: six,
+			want: `
+				ffffffffffffffffffffffffffffffff
+				003b 01 04 fc00 005a 0a000002 1e 02 1c 01 04 0001 00 01 01 04 0002 00 01 41 04 0000fc00 02 00
+				05 06 0001 0001 0002              extended next hop: IPv4 unicast by IPv6`,
+		},
+		{
+			what: "a session over IPv6 that offers little", peer: six, modest: true,
+			want: `
+				ffffffffffffffffffffffffffffffff
+				002b 01 04 fc00 005a 0a000002 0e 02 0c 01 04 0002 00 01 41 04 0000fc00`,
 		},
 		{
 			what: "an AS number of 4 bytes", peer: big, restarting: true, forwarding: true, modest: true,
@@ -83,14 +100,18 @@ func TestUpdateByteForByte(t *testing.T) {
 	plain := loadbalancer.Route{Prefix: netip.MustParsePrefix("198.51.100.0/22"), LocalPref: 100}
 	longer := plain
 	longer.Prepend = 2
+	weighed, heavy := plain, plain
+	weighed.Weight, heavy.Weight = 3, 1000
+	six := loadbalancer.Route{Prefix: netip.MustParsePrefix("2001:db8:7::f0/124"), LocalPref: 100}
 	big := leaf
 	big.MyASN = 4_200_000_000
 	for _, c := range []struct {
-		what  string
-		peer  loadbalancer.Peer
-		as2   bool
-		route loadbalancer.Route
-		want  string
+		what     string
+		peer     loadbalancer.Peer
+		as2      bool
+		extended bool
+		route    loadbalancer.Route
+		want     string
 	}{
 		{
 			what: "eBGP has no LOCAL_PREF", peer: leaf, route: route,
@@ -149,6 +170,53 @@ func TestUpdateByteForByte(t *testing.T) {
 				16 c63364`,
 		},
 		{
+			what: "a weight, as FRR and as BIRD's filter read it", peer: leaf, route: weighed,
+			want: `
+				ffffffffffffffffffffffffffffffff
+				0049 02 0000 002e
+				40 01 01 00
+				40 02 06 02 01 0000fc00
+				40 03 04 0a000002
+				c0 10 08 00 04 fc00 48b71b00      EXTENDED COMMUNITIES: link bandwidth, AS 64512, 375000 byte/s
+				c0 20 0c 0000fc00 0000004d 00000003  LARGE_COMMUNITY 64512:77:3
+				16 c63364`,
+		},
+		{
+			what: "a large weight of an AS number of 4 bytes", peer: big, route: heavy,
+			want: `
+				ffffffffffffffffffffffffffffffff
+				0049 02 0000 002e
+				40 01 01 00
+				40 02 06 02 01 fa56ea00
+				40 03 04 0a000002
+				c0 10 08 00 04 5ba0 4cee6b28      AS 23456, 125000000 byte/s
+				c0 20 0c fa56ea00 0000004d 00000100  4200000000:77:256
+				16 c63364`,
+		},
+		{
+			what: "an IPv6 prefix", peer: leaf, route: six,
+			want: `
+				ffffffffffffffffffffffffffffffff
+				004e 02 0000 0037
+				90 0e 0026 0002 01                MP_REACH_NLRI, 38 bytes: IPv6 unicast
+				10 20010db8000000000000000000000002 00  next hop 2001:db8::2
+				7c 20010db80007000000000000000000f0  2001:db8:7::f0/124
+				40 01 01 00
+				40 02 06 02 01 0000fc00`,
+		},
+		{
+			what: "an IPv4 prefix by an IPv6 next hop", peer: leaf, extended: true, route: plain,
+			want: `
+				ffffffffffffffffffffffffffffffff
+				0041 02 0000 002a
+				90 0e 0019 0001 01
+				10 20010db8000000000000000000000002 00
+				16 c63364
+				40 01 01 00
+				40 02 06 02 01 0000fc00
+				`,
+		},
+		{
 			what: "the router knows only 2 bytes, which is enough", peer: leaf, as2: true, route: plain,
 			want: `
 				ffffffffffffffffffffffffffffffff
@@ -159,20 +227,42 @@ func TestUpdateByteForByte(t *testing.T) {
 				16 c63364`,
 		},
 	} {
-		l := newLedger(c.peer, terms{as4: !c.as2, families: families}, speakerAddr)
-		got, n, err := l.update([]loadbalancer.Route{c.route}, false)
+		hops := speakerHops
+		if c.extended {
+			hops.v4 = hops.v6
+		}
+		l := newLedger(c.peer, terms{as4: !c.as2, families: families}, hops)
+		got, n, err := l.update([]loadbalancer.Route{c.route})
 		if err != nil || n != 1 || hex.EncodeToString(got) != golden(c.want) {
 			t.Errorf("%s:\n got %x, %d messages, %v\nwant %s", c.what, got, n, err, golden(c.want))
 		}
-		got, n, err = l.update(nil, false)
-		nlri := got[min(len(got), 21):max(len(got)-2, 0)]
-		if withdraw := fmt.Sprintf("ffffffffffffffffffffffffffffffff%04x020000", 23+len(nlri)); err != nil || n != 1 ||
-			!strings.HasPrefix(hex.EncodeToString(got), withdraw[:36]) || !strings.HasSuffix(golden(c.want), hex.EncodeToString(nlri)) {
-			t.Errorf("%s: withdrawn by %x, %d messages, %v", c.what, got, n, err)
+	}
+	for _, c := range []struct{ prefix, want string }{
+		{"198.51.100.0/22", `
+			ffffffffffffffffffffffffffffffff
+			001b 02 0004 16 c63364 0000`},
+		{"2001:db8:7::f0/124", `
+			ffffffffffffffffffffffffffffffff
+			002f 02 0000 0018
+			90 0f 0014 0002 01                MP_UNREACH_NLRI, 20 bytes: IPv6 unicast
+			7c 20010db80007000000000000000000f0`},
+	} {
+		l := newLedger(leaf, terms{as4: true, families: families}, speakerHops)
+		if _, n, err := l.update(routes(c.prefix)); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+		got, n, err := l.update(nil)
+		if err != nil || n != 1 || hex.EncodeToString(got) != golden(c.want) {
+			t.Errorf("%s is withdrawn by\n     %x, %d messages, %v\nwant %s", c.prefix, got, n, err, golden(c.want))
 		}
 	}
-	if got, want := hex.EncodeToString(endOfRIB), golden("ffffffffffffffffffffffffffffffff 0017 02 0000 0000"); got != want {
-		t.Errorf("End-of-RIB is %s, want %s", got, want)
+	for family, want := range map[bgp.RouteFamily]string{
+		bgp.RF_IPv4_UC: "ffffffffffffffffffffffffffffffff 0017 02 0000 0000",
+		bgp.RF_IPv6_UC: "ffffffffffffffffffffffffffffffff 001d 02 0000 0006 80 0f 03 0002 01",
+	} {
+		if got := hex.EncodeToString(endOfRIB(family)); got != golden(want) {
+			t.Errorf("End-of-RIB is %s, want %s", got, golden(want))
+		}
 	}
 }
 
@@ -191,7 +281,7 @@ func TestPacking(t *testing.T) {
 	for i := range table {
 		table[i].LocalPref = uint32(100 + i%3)
 	}
-	l := newLedger(spine, terms{as4: true, families: families}, speakerAddr)
+	l := newLedger(spine, terms{as4: true, families: families}, speakerHops)
 	announced := make(map[string]string)
 	check := func(what string, b []byte, n, most int) {
 		t.Helper()
@@ -213,7 +303,7 @@ func TestPacking(t *testing.T) {
 		}
 	}
 
-	b, n, err := l.update(table, false)
+	b, n, err := l.update(table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,13 +315,13 @@ func TestPacking(t *testing.T) {
 		}
 	}
 
-	again, n, _ := newLedger(spine, terms{as4: true, families: families}, speakerAddr).update(table, false)
+	again, n, _ := newLedger(spine, terms{as4: true, families: families}, speakerHops).update(table)
 	if string(again) != string(b) {
 		t.Errorf("the same table is told in two ways, %d and %d bytes long", len(b), len(again))
 	}
 	check("10,000 announced once more", again, n, 15)
 
-	b, n, _ = l.update(nil, false)
+	b, n, _ = l.update(nil)
 	check("10,000 withdrawn", b, n, 13)
 	if len(announced) != 0 {
 		t.Errorf("%d prefixes are left", len(announced))
@@ -253,7 +343,7 @@ func split(t *testing.T, b []byte) (frames []frame) {
 }
 
 func TestOnlyDifferencesAreTold(t *testing.T) {
-	l := newLedger(spine, terms{as4: true, families: families}, speakerAddr)
+	l := newLedger(spine, terms{as4: true, families: families}, speakerHops)
 	table := routes("192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32")
 	preferred := routes("192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32")
 	preferred[1].LocalPref = 200
@@ -265,7 +355,7 @@ func TestOnlyDifferencesAreTold(t *testing.T) {
 	for _, step := range []struct {
 		then  string
 		table []loadbalancer.Route
-		again bool
+		again []bgp.RouteFamily
 		want  []string
 	}{
 		{then: "everything is new", table: table,
@@ -275,16 +365,20 @@ func TestOnlyDifferencesAreTold(t *testing.T) {
 		{then: "order does not matter", table: shuffled},
 		{then: "the first of two for one prefix counts", table: doubled},
 		{then: "and goes on to count", table: doubled},
-		{then: "the router asks for everything", table: preferred, again: true, want: []string{
+		{then: "the router asks for everything", table: preferred, again: []bgp.RouteFamily{bgp.RF_IPv4_UC}, want: []string{
 			"announce 192.0.2.1/32,192.0.2.3/32 path via 10.0.0.2 pref 100",
 			"announce 192.0.2.2/32 path via 10.0.0.2 pref 200"}},
-		{then: "IPv6 waits for its day", table: append(routes("2001:db8::1/128"), preferred...)},
+		{then: "one of IPv6 comes", table: append(routes("2001:db8::1/128"), preferred...),
+			want: []string{"announce 2001:db8::1/128 via 2001:db8::2 path pref 100"}},
+		{then: "the router asks for all of IPv6", table: append(routes("2001:db8::1/128"), preferred...), again: []bgp.RouteFamily{bgp.RF_IPv6_UC},
+			want: []string{"announce 2001:db8::1/128 via 2001:db8::2 path pref 100"}},
+		{then: "and goes", table: preferred, want: []string{"withdraw 2001:db8::1/128"}},
 		{then: "one is for another router now, one gone", table: elsewhere,
 			want: []string{"withdraw 192.0.2.2/32,192.0.2.3/32"}},
 		{then: "an aggregate comes before its part leaves", table: routes("192.0.2.0/24"), want: []string{
 			"announce 192.0.2.0/24 path via 10.0.0.2 pref 100", "withdraw 192.0.2.1/32"}},
 	} {
-		b, n, err := l.update(step.table, step.again)
+		b, n, err := l.update(step.table, step.again...)
 		var got []string
 		for _, f := range split(t, b) {
 			got = append(got, tell(f))
@@ -311,14 +405,14 @@ func TestEveryAttributeThatARouterHearsCounts(t *testing.T) {
 		{"large communities of the same numbers", func(r *loadbalancer.Route) { r.Communities, r.LargeCommunities = nil, b }, true, true},
 	} {
 		for peer, want := range map[*loadbalancer.Peer]bool{&spine: c.inside, &leaf: c.outside} {
-			l := newLedger(*peer, terms{as4: true, families: families}, speakerAddr)
+			l := newLedger(*peer, terms{as4: true, families: families}, speakerHops)
 			table := routes("192.0.2.1/32")
 			table[0].Communities = a
-			if _, n, err := l.update(table, false); n != 1 || err != nil {
+			if _, n, err := l.update(table); n != 1 || err != nil {
 				t.Fatalf("%d messages, %v", n, err)
 			}
 			c.change(&table[0])
-			if _, n, _ := l.update(table, false); n == 1 != want {
+			if _, n, _ := l.update(table); n == 1 != want {
 				t.Errorf("%s to %s: %d messages", c.what, peer.Name, n)
 			}
 		}
@@ -326,16 +420,16 @@ func TestEveryAttributeThatARouterHearsCounts(t *testing.T) {
 }
 
 func TestRouteWithTooManyCommunitiesIsLeftOut(t *testing.T) {
-	l := newLedger(spine, terms{as4: true, families: families}, speakerAddr)
+	l := newLedger(spine, terms{as4: true, families: families}, speakerHops)
 	table := routes("192.0.2.1/32", "192.0.2.2/32")
-	if _, _, err := l.update(table, false); err != nil {
+	if _, _, err := l.update(table); err != nil {
 		t.Fatal(err)
 	}
 	table = routes("192.0.2.1/32", "192.0.2.2/32")
 	for i := range 20_000 { // so many that their length overflows 16 bits
 		table[0].Communities = append(table[0].Communities, loadbalancer.Community(i))
 	}
-	b, _, err := l.update(table, false)
+	b, _, err := l.update(table)
 	if err == nil || !strings.HasPrefix(err.Error(), "192.0.2.1/32 cannot be announced: its attributes take ") {
 		t.Errorf("error %v", err)
 	}
@@ -345,12 +439,12 @@ func TestRouteWithTooManyCommunitiesIsLeftOut(t *testing.T) {
 
 	// The most that fits: 4096 - 23 for the UPDATE, 5 for the prefix, 21 for the other attributes, 4 for the header.
 	table[0].Communities = table[0].Communities[:(4096-23-5-21-4)/4]
-	b, n, err := l.update(table, false)
+	b, n, err := l.update(table)
 	if frames := split(t, b); err != nil || n != 1 || len(frames) != 1 || len(frames[0].bytes) > 4096 {
 		t.Errorf("%d messages, %d bytes, %v", n, len(b), err)
 	}
 	table[0].Communities = append(table[0].Communities, 1, 2)
-	if _, _, err := l.update(table, true); err == nil {
+	if _, _, err := l.update(table, families...); err == nil {
 		t.Error("two more fit, too?")
 	}
 }
@@ -403,8 +497,9 @@ func TestMalformedMessages(t *testing.T) {
 		{what: "an AS number of 3 bytes", say: msg(1, "04 fbf4 005a 0a000001 07 0205 4103 00fbf4"), want: "NOTIFICATION 2/0"},
 		{what: "an AS number of 5 bytes", say: msg(1, "04 fbf4 005a 0a000001 09 0207 4105 0000fbf400"), want: "NOTIFICATION 2/0"},
 		{what: "an address family of 2 bytes", say: msg(1, "04 fbf4 005a 0a000001 06 0204 0102 0001"), want: "NOTIFICATION 2/0"},
-		{what: "no IPv4 unicast", say: msg(1, "04 fbf4 005a 0a000001 08 0206 0104 00020001"), want: "NOTIFICATION 2/7 010400010001",
-			why: "activate that family for this neighbor"},
+		{what: "VPNs only", say: msg(1, "04 fbf4 005a 0a000001 08 0206 0104 00010080"), want: "NOTIFICATION 2/7 010400010001",
+			why: "activate a family for this neighbor"},
+		{what: "extended next hops of 5 bytes", say: msg(1, "04 fbf4 005a 0a000001 09 0207 0505 0001000100"), want: "NOTIFICATION 2/0"},
 
 		{what: "KEEPALIVE before OPEN", say: keepalive, want: "NOTIFICATION 5/0", why: "sent KEEPALIVE when it had to send OPEN"},
 		{what: "UPDATE before OPEN", say: msg(2, "0000 0000"), want: "NOTIFICATION 5/0"},
@@ -451,7 +546,7 @@ func TestCapabilitiesNobodyHereReadsDoNotMatter(t *testing.T) {
 	peer := leaf
 	peer.ASN = 4_200_000_001
 	got, err := negotiate(peer, odd[19:])
-	if err != nil || !got.as4 || got.hold != 30*time.Second || got.keepalive != 10*time.Second || len(got.families) != 1 {
+	if err != nil || !got.as4 || got.hold != 30*time.Second || got.keepalive != 10*time.Second || len(got.families) != 1 || got.extended {
 		t.Errorf("agreed on %+v, %v", got, err)
 	}
 }

@@ -471,10 +471,10 @@ func (h *history) stop() string {
 func (h *history) quiet() {
 	h.t.Helper()
 	h.crew.thawing.Wait()
-	h.crew.fill(2)
 	var before string
 	var clients []*client
 	err := Until(h.t.Context(), "a quiet point", func(ctx context.Context) error {
+		h.crew.fill(2) // each time: those that were told to end may not have ended yet
 		for {
 			state, faults, err := h.judge(ctx, &clients)
 			if err != nil {
