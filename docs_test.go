@@ -403,6 +403,26 @@ func TestTheReferenceKnowsTheLogLinesAndEvents(t *testing.T) {
 	same(t, "event", reasons, column(t, "Events", 2))
 }
 
+func TestTheReferenceKnowsTheMetrics(t *testing.T) {
+	names := map[string]bool{}
+	for _, folder := range []string{"provider", "cmd/metallb-speaker"} {
+		for _, file := range sources(t, folder) {
+			ast.Inspect(file, func(n ast.Node) bool {
+				if text, ok := n.(*ast.BasicLit); ok && strings.HasPrefix(text.Value, `"metallb_`) {
+					names[strings.Trim(text.Value, `"`)] = true
+				}
+				return true
+			})
+		}
+	}
+	documented := map[string]bool{}
+	for text := range column(t, "Metrics", 0) {
+		name, _, _ := strings.Cut(text, "{")
+		documented[name] = true
+	}
+	same(t, "metric", names, documented)
+}
+
 // same reports what stands on one side only.
 func same(t *testing.T, noun string, code, documented map[string]bool) {
 	t.Helper()

@@ -10,9 +10,9 @@ import (
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
-// Peers returns the routers to which the node speaks, with what depends on the node filled in, and in words which of them
-// it cannot speak to.
-func Peers(config *loadbalancer.Config, node *corev1.Node) (peers []loadbalancer.Peer, problems []string) {
+// Peers returns the routers to which the node speaks, with what depends on the node or on passwords, by their keys, filled
+// in, and in words which of them it cannot speak to.
+func Peers(config *loadbalancer.Config, node *corev1.Node, passwords map[string]Password) (peers []loadbalancer.Peer, problems []string) {
 	for _, p := range config.Peers {
 		if !loadbalancer.Selects(p.NodeSelectors, node.Labels) {
 			continue
@@ -24,22 +24,43 @@ func Peers(config *loadbalancer.Config, node *corev1.Node) (peers []loadbalancer
 				continue
 			}
 		}
+		if p.PasswordKey != "" {
+			known := passwords[p.PasswordKey]
+			if known.Value == "" {
+				if known.Why != "" {
+					problems = append(problems, fmt.Sprintf("peer %s: %s", p.Name, known.Why))
+				}
+				continue // without its password the router would not answer
+			}
+			p.Password = known.Value
+		}
 		if !p.RouterID.IsValid() {
 			p.RouterID = routerID(node)
 		}
+		p.NodeIPs = internalIPs(node)
 		peers = append(peers, p)
 	}
 	return peers, problems
 }
 
-// internalIP returns the node's first InternalIP of the IP version, or the zero Addr.
-func internalIP(node *corev1.Node, is4 bool) netip.Addr {
+// internalIPs returns the node's InternalIPs.
+func internalIPs(node *corev1.Node) (all []netip.Addr) {
 	for _, a := range node.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP {
 			continue
 		}
-		if addr, err := netip.ParseAddr(a.Address); err == nil && addr.Unmap().Is4() == is4 {
-			return addr.Unmap()
+		if addr, err := netip.ParseAddr(a.Address); err == nil {
+			all = append(all, addr.Unmap())
+		}
+	}
+	return all
+}
+
+// internalIP returns the node's first InternalIP of the IP version, or the zero Addr.
+func internalIP(node *corev1.Node, is4 bool) netip.Addr {
+	for _, addr := range internalIPs(node) {
+		if addr.Is4() == is4 {
+			return addr
 		}
 	}
 	return netip.Addr{}

@@ -45,7 +45,7 @@ peers:
 		t.Run(test.name, func(t *testing.T) {
 			parsed := parse(t, config)
 			for range 2 { // what was filled in for one node must not stay for the next
-				peers, problems := Peers(parsed, node(t, test.node))
+				peers, problems := Peers(parsed, node(t, test.node), nil)
 				var got []string
 				for _, p := range peers {
 					got = append(got, fmt.Sprintf("%s from %s as %s", p.Name, shown(p.SourceAddress), shown(p.RouterID)))

@@ -21,9 +21,10 @@ import (
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
-// An Announcer tells routers. Announce means exactly these routes to exactly these peers, and returns at once.
+// An Announcer tells routers. It shall tell exactly these routes to exactly these peers, and return at once. since is when
+// the change was first seen that led to them; zero if nobody waits for it.
 type Announcer interface {
-	Announce(peers []loadbalancer.Peer, routes []loadbalancer.Route)
+	AnnounceSince(peers []loadbalancer.Peer, routes []loadbalancer.Route, since time.Time)
 }
 
 // Options say for which node a Speaker speaks.
@@ -33,6 +34,8 @@ type Options struct {
 	ConfigName string // of the user's ConfigMap; the admitted copy's is this with "-admitted" behind it
 	// IgnoreExcludeLabel makes nodes announce that are labelled node.kubernetes.io/exclude-from-external-load-balancers.
 	IgnoreExcludeLabel bool
+	// WaitForURL must answer with success before the first announcement, if it is not empty.
+	WaitForURL string
 }
 
 // A Speaker keeps an Announcer up to date.
@@ -48,10 +51,13 @@ type Speaker struct {
 	// dirty is a doorbell: however often it rings, the loop looks once, at everything.
 	dirty chan struct{}
 	// alarm makes it look again when what was decided is no longer right, though nothing changed.
-	alarm *time.Timer
+	alarm  *time.Timer
+	status status
 
 	// The rest belongs to Run.
+	secret   secretWatch
 	text     string
+	broken   bool // the text cannot be read
 	config   *loadbalancer.Config
 	memory   memory
 	withheld map[announced]string // why, by what is not announced; nil before the first round
@@ -70,6 +76,11 @@ const byService = "service"
 // New returns a Speaker that watches as little as it needs: Services of type LoadBalancer, slices of Services that have an
 // address of their own, one Node and one ConfigMap.
 func New(client kubernetes.Interface, to Announcer, options Options) (*Speaker, error) {
+	if options.WaitForURL != "" {
+		if err := checkURL(options.WaitForURL); err != nil {
+			return nil, err
+		}
+	}
 	s := &Speaker{options: options, to: to, dirty: make(chan struct{}, 1), alarm: time.NewTimer(0)}
 	s.alarm.Stop()
 
@@ -88,14 +99,15 @@ func New(client kubernetes.Interface, to Announcer, options Options) (*Speaker, 
 
 	err := errors.Join(
 		sliceInformer.AddIndexers(cache.Indexers{byService: func(object any) ([]string, error) { return []string{serviceOf(object)}, nil }}),
-		s.listen(serviceInformer, func(any) bool { return true }),
+		s.watchSecret(client),
+		s.listen(serviceInformer, urgent, func(any) bool { return true }),
 		// Most slices of a cluster belong to Services without an address.
-		s.listen(sliceInformer, func(object any) bool {
+		s.listen(sliceInformer, urgent, func(object any) bool {
 			_, concerned, err := s.services.GetByKey(serviceOf(object))
 			return concerned || err != nil
 		}),
-		s.listen(nodeInformer, func(any) bool { return true }),
-		s.listen(configInformer, func(any) bool { return true }),
+		s.listen(nodeInformer, !urgent, func(any) bool { return true }),
+		s.listen(configInformer, !urgent, func(any) bool { return true }),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("watch the cluster: %w", err)
@@ -143,10 +155,14 @@ func serviceOf(object any) string {
 	return slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]
 }
 
+// urgent are changes of what clients reach: how long routers take to hear of them is measured.
+const urgent = true
+
 // listen rings the bell for objects that concern us.
-func (s *Speaker) listen(informer cache.SharedIndexInformer, concerns func(any) bool) error {
+func (s *Speaker) listen(informer cache.SharedIndexInformer, urgent bool, concerns func(any) bool) error {
 	ring := func(objects ...any) {
 		if slices.ContainsFunc(objects, concerns) {
+			s.status.saw(urgent, time.Now())
 			s.ring()
 		}
 	}
@@ -183,6 +199,10 @@ func (s *Speaker) Run(ctx context.Context) {
 	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
 		return
 	}
+	s.status.set(func(s *status) { s.synced = true })
+	if !s.passGate(ctx, gateClient()) {
+		return
+	}
 	s.ring()
 	for {
 		select {
@@ -191,31 +211,36 @@ func (s *Speaker) Run(ctx context.Context) {
 		case <-s.dirty:
 		case <-s.alarm.C:
 		}
-		s.round()
+		s.round(ctx)
 	}
 }
 
 // round looks at everything once.
-func (s *Speaker) round() {
-	s.readConfig()
+func (s *Speaker) round(ctx context.Context) {
+	due := s.status.begin(time.Now())
+	defer s.status.end()
+	stale := s.readConfig()
+	s.status.set(func(st *status) { st.loaded, st.stale = s.config != nil, stale })
 	node := s.node()
 	if s.config == nil || node == nil {
 		s.report([]string{waitingFor(s.config, node, s.options)})
 		return
 	}
+	services := s.known()
 	now := time.Now()
 	drained, since := Drained(s.config, node)
 	node = s.forgive(node)
-	routes, withheld, next, wake := s.memory.announcements(now, s.config, node, s.known(), drained, since)
+	routes, withheld, next, wake := s.memory.announcements(now, s.config, node, services, drained, since)
 	if s.alarm.Stop(); !wake.IsZero() {
 		s.alarm.Reset(wake.Sub(now))
 	}
-	peers, problems := Peers(s.config, node)
+	peers, problems := Peers(s.config, node, s.passwords(ctx, node))
 	s.report(problems)
-	s.to.Announce(peers, routes)
+	s.to.AnnounceSince(peers, routes, due)
 	s.logDrain(s.memory.drain, next.drain)
 	s.memory = next
 	s.logChanges(len(peers), len(routes), withheld)
+	s.status.set(func(st *status) { st.spoken, st.services, st.withheld = true, services, s.withheld })
 }
 
 func waitingFor(config *loadbalancer.Config, node *corev1.Node, o Options) string {
@@ -231,30 +256,40 @@ func (s *Speaker) report(problems []string) {
 		return
 	}
 	s.problems = problems
+	if s.config != nil {
+		s.status.failed(len(problems))
+	}
 	for _, p := range problems {
 		klog.InfoS("Cannot speak yet", "why", p)
 	}
 }
 
-// readConfig parses the admitted configuration if it changed. Whatever happens to it, what was once in force stays.
-func (s *Speaker) readConfig() {
+// readConfig parses the admitted configuration if it changed. Whatever happens to it, what was once in force stays. It
+// reports whether that is not what is stored: the text cannot be read, or is gone.
+func (s *Speaker) readConfig() (stale bool) {
 	object, _, err := s.configs.GetByKey(s.options.Namespace + "/" + s.options.ConfigName + "-admitted")
 	stored, ok := object.(*corev1.ConfigMap)
 	if err != nil || !ok {
-		return
+		return s.config != nil
 	}
 	text, ok := stored.Data["config"]
-	if !ok || text == s.text {
-		return
+	if !ok {
+		return s.config != nil
+	}
+	if text == s.text {
+		return s.broken
 	}
 	s.text = text
 	config, ignored, err := loadbalancer.ParseAdmitted([]byte(text))
+	s.broken = err != nil
 	if err != nil {
 		klog.ErrorS(err, "Kept the previous configuration", "configmap", klog.KObj(stored))
-		return
+		s.status.failed(1)
+		return true
 	}
 	s.config = config
 	klog.InfoS("Loaded configuration", "configmap", klog.KObj(stored), "hash", stored.Data["hash"], "ignored", ignored)
+	return false
 }
 
 // node returns our Node, or nil.

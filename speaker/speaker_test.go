@@ -28,16 +28,17 @@ type notebook struct {
 	mu     sync.Mutex
 	peers  []string
 	routes []string
+	since  time.Time
 	times  int
 }
 
-func (n *notebook) Announce(peers []loadbalancer.Peer, routes []loadbalancer.Route) {
+func (n *notebook) AnnounceSince(peers []loadbalancer.Peer, routes []loadbalancer.Route, since time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.times++
-	n.routes, n.peers = notation(routes), nil
+	n.routes, n.peers, n.since = notation(routes), nil, since
 	for _, p := range peers {
-		n.peers = append(n.peers, p.Name)
+		n.peers = append(n.peers, strings.TrimSpace(p.Name+" "+string(p.Password)))
 	}
 }
 

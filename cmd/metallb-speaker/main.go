@@ -21,6 +21,7 @@ import (
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
+	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/speaker"
@@ -40,13 +41,14 @@ const lastWords = 10 * time.Second
 type flags struct {
 	kubeconfig string
 	onSIGTERM  string
+	serving
 	speaker.Options
 }
 
 func main() { os.Exit(cli.Run(newCommand())) }
 
 func newCommand() *cobra.Command {
-	f := flags{onSIGTERM: auto, Options: speaker.Options{
+	f := flags{onSIGTERM: auto, serving: serving{port: 7473}, Options: speaker.Options{
 		NodeName: os.Getenv("NODE_NAME"), Namespace: "metallb-system", ConfigName: "config",
 	}}
 	logging := logs.NewOptions()
@@ -70,6 +72,11 @@ func newCommand() *cobra.Command {
 	fs.StringVar(&f.ConfigName, "config-name", f.ConfigName, "Name of the configuration's ConfigMap; this speaker reads the admitted copy, whose name is this with \"-admitted\" behind it.")
 	fs.StringVar(&f.onSIGTERM, "on-sigterm", f.onSIGTERM, "What routers shall do with this node's routes when this process is told to end: keep them, withdraw them, or auto: keep them if another speaker is about to take its place, as $POD_NAME and $POD_NAMESPACE tell.")
 	fs.BoolVar(&f.IgnoreExcludeLabel, "ignore-exclude-lb", false, "Announce also from nodes labelled "+corev1.LabelNodeExcludeBalancers+".")
+	fs.StringVar(&f.WaitForURL, "wait-for-url", "", "URL that must answer with success before the first announcement, such as http://127.0.0.1:10256/healthz of kube-proxy.")
+	fs.StringVar(&f.address, "bind-address", "", "IP address on which health and metrics are served, by HTTPS. The default is every address of the node.")
+	fs.IntVar(&f.port, "secure-port", f.port, "Port on which health and metrics are served; 0 is none.")
+	fs.StringVar(&f.certFile, "tls-cert-file", "", "File with the certificate, and its chain if there is one. The default is one that this process makes for itself.")
+	fs.StringVar(&f.keyFile, "tls-private-key-file", "", "File with the certificate's key.")
 	logsapi.AddFlags(logging, fs)
 	return command
 }
@@ -94,9 +101,22 @@ func run(f flags) error {
 	}
 
 	sessions := bgp.New(bgp.HostUptime)
+	sessions.Written = written
 	s, err := speaker.New(client, sessions, f.Options)
 	if err != nil {
 		return err
+	}
+	if f.port != 0 {
+		asked, err := newReviews(config)
+		if err != nil {
+			return fmt.Errorf("make a client: %w", err)
+		}
+		(&collector{node: f.NodeName, status: s.Status, sessions: sessions.List}).register()
+		stop, err := serve(f.serving, s.Status, asked.may, legacyregistry.Handler())
+		if err != nil {
+			return err
+		}
+		defer stop()
 	}
 	ctx, forget := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer forget()

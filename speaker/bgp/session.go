@@ -64,6 +64,8 @@ type session struct {
 
 	mu    sync.Mutex
 	shown Session // guarded by mu
+	// changed is when the first change was seen that the router has not been told of yet, or zero. Guarded by mu.
+	changed time.Time
 }
 
 // A farewell says how a session is to end.
@@ -88,14 +90,19 @@ func newSession(peer loadbalancer.Peer, s *Sessions) *session {
 	o := &session{
 		peer: peer, sessions: s, bell: make(chan struct{}, 1), ctx: ctx, leave: leave, done: make(chan struct{}),
 		complaints: map[string]bool{},
-		shown:      Session{Peer: peer.Name, Addr: peer.Addr, ASN: peer.ASN, Since: time.Now()},
+		shown:      Session{Peer: peer.Name, Addr: peer.Addr, Port: peer.Port, ASN: peer.ASN, Since: time.Now()},
 	}
 	o.nodeIPs.Store(&peer.NodeIPs)
 	return o
 }
 
-// ring tells the session that the table changed. Anybody may call it.
-func (s *session) ring() {
+// ring tells the session that the table changed, because of something first seen at since. Anybody may call it.
+func (s *session) ring(since time.Time) {
+	s.mu.Lock()
+	if s.changed.IsZero() {
+		s.changed = since
+	}
+	s.mu.Unlock()
 	select {
 	case s.bell <- struct{}{}:
 	default: // it rings already
@@ -213,6 +220,8 @@ type conversation struct {
 	nodeIPs []netip.Addr
 	// refresh are the families that the router wants to hear again.
 	refresh []bgp.RouteFamily
+	// due is since when what is being written has been due, or zero.
+	due time.Time
 }
 
 // run opens the session and keeps the router informed, until something ends it.
@@ -254,6 +263,9 @@ func (c *conversation) run() error {
 				return c.lastWords(err)
 			}
 			c.link.written()
+			if !c.link.busy {
+				c.report()
+			}
 		case <-c.hold.C:
 			err = c.silence()
 		case <-c.keepalive.C:
@@ -340,6 +352,7 @@ func (c *conversation) establish() {
 	c.nodeIPs = *c.session.nodeIPs.Load()
 	c.ledger = newLedger(c.peer, c.terms, c.nextHops())
 	c.tell()
+	c.due = time.Time{} // the initial table was due when the session was
 	for _, family := range c.terms.families {
 		c.link.send(endOfRIB(family))
 	}
@@ -356,12 +369,19 @@ func (c *conversation) establish() {
 
 // tell sends what the router does not know yet of the table; of the families in again, all.
 func (c *conversation) tell(again ...bgp.RouteFamily) {
+	c.mu.Lock()
+	changed := c.changed // before the table is read: later changes ring again
+	c.changed = time.Time{}
+	c.mu.Unlock()
 	if now := *c.session.nodeIPs.Load(); !slices.Equal(now, c.nodeIPs) {
 		c.nodeIPs = now
 		c.ledger.move(c.nextHops())
 	}
 	messages, n, err := c.ledger.update(*c.sessions.table.Load(), again...)
 	c.link.send(messages)
+	if n > 0 {
+		c.due = changed
+	}
 	why := ""
 	if err != nil {
 		why = err.Error()
@@ -372,6 +392,14 @@ func (c *conversation) tell(again ...bgp.RouteFamily) {
 	c.show(func(shown *Session) {
 		shown.Updates, shown.Prefixes, shown.LastError = shown.Updates+n, len(c.ledger.told), why
 	})
+}
+
+// report tells whoever measures it that what was due is written.
+func (c *conversation) report() {
+	if !c.due.IsZero() && c.sessions.Written != nil {
+		c.sessions.Written(c.peer.Name, c.due)
+	}
+	c.due = time.Time{}
 }
 
 // beat starts the time until our next KEEPALIVE.

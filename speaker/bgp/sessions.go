@@ -40,7 +40,10 @@ type Sessions struct {
 	// uptime is how long the host has been up: how long its kernel has been forwarding.
 	uptime func() time.Duration
 	dial   func(context.Context, loadbalancer.Peer) (net.Conn, error)
-	card   func(netip.Addr) card
+	// Written, if set before the first announcement, is told when a session has written to its router what AnnounceSince
+	// was given, since when. Any session's goroutine calls it.
+	Written func(peer string, since time.Time)
+	card    func(netip.Addr) card
 
 	// table is what every session should announce, as far as a route is for its peer.
 	table atomic.Pointer[[]loadbalancer.Route]
@@ -58,6 +61,7 @@ type Sessions struct {
 type Session struct {
 	Peer string // the peer's name
 	Addr netip.Addr
+	Port uint16
 	ASN  uint32
 
 	Up    bool
@@ -84,6 +88,11 @@ func New(uptime func() time.Duration) *Sessions {
 // Peers have a RouterID, and a SourceAddress where the operator asked for one. The caller must not change routes
 // afterwards. If two routes of one prefix are for the same peer, the first counts.
 func (s *Sessions) Announce(peers []loadbalancer.Peer, routes []loadbalancer.Route) {
+	s.AnnounceSince(peers, routes, time.Time{})
+}
+
+// AnnounceSince is Announce for a change that was first seen at since; see Written.
+func (s *Sessions) AnnounceSince(peers []loadbalancer.Peer, routes []loadbalancer.Route, since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over {
@@ -113,7 +122,7 @@ func (s *Sessions) Announce(peers []loadbalancer.Peer, routes []loadbalancer.Rou
 				o.nodeIPs.Store(&peers[i].NodeIPs)
 			}
 			if changed || moved {
-				o.ring()
+				o.ring(since)
 			}
 		}
 	}

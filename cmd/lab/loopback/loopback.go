@@ -68,6 +68,8 @@ type Lab struct {
 
 	// ControllerPort is where the controller manager that was started last serves /healthz and /metrics.
 	ControllerPort int
+	// SpeakerPorts are where the speakers that were started last serve health and metrics, by their node's name.
+	SpeakerPorts map[string]int
 
 	root      string // of the repository
 	processes []*kubernetes.Process
@@ -78,7 +80,7 @@ type Lab struct {
 // Start brings up the control plane, the nodes and the router. Our programs are started by StartController and
 // StartSpeaker, or all at once by StartAll.
 func Start(ctx context.Context, o Options) (lab *Lab, err error) {
-	l := &Lab{}
+	l := &Lab{SpeakerPorts: map[string]int{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Stop())
@@ -211,7 +213,16 @@ func freePort() (int, error) {
 
 // StartSpeaker starts the speaker of a node. env is added to its environment, as NAME=value.
 func (l *Lab) StartSpeaker(node Node, env []string, more ...string) (*kubernetes.Process, error) {
-	args := append([]string{"--kubeconfig=" + l.KubeconfigOf(speakerUser)}, more...)
+	port, err := freePort() // all speakers share this machine
+	if err != nil {
+		return nil, err
+	}
+	l.SpeakerPorts[node.Name] = port
+	args := append([]string{
+		"--kubeconfig=" + l.KubeconfigOf(speakerUser),
+		"--bind-address=127.0.0.1",
+		"--secure-port=" + strconv.Itoa(port),
+	}, more...)
 	return l.start("metallb-speaker", append([]string{"NODE_NAME=" + node.Name}, env...), args...)
 }
 

@@ -12,8 +12,13 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// metrics asks the controller manager for its metrics as the user whose kubeconfig that is; nobody if it is empty.
+// metrics asks the controller manager for its metrics.
 func (l *Lab) metrics(ctx context.Context, kubeconfig string) (code int, text string, err error) {
+	return get(ctx, l.ControllerPort, "/metrics", kubeconfig)
+}
+
+// get asks a program of ours as the user whose kubeconfig that is; nobody if it is empty.
+func get(ctx context.Context, port int, path, kubeconfig string) (code int, text string, err error) {
 	config := &rest.Config{}
 	if kubeconfig != "" {
 		if config, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
@@ -26,7 +31,7 @@ func (l *Lab) metrics(ctx context.Context, kubeconfig string) (code int, text st
 		return 0, "", err
 	}
 	defer client.CloseIdleConnections()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("https://127.0.0.1:%d/metrics", l.ControllerPort), nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("https://127.0.0.1:%d%s", port, path), nil)
 	if err != nil {
 		return 0, "", err
 	}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"net/netip"
+	"time"
+
+	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/legacyregistry"
+
+	"github.com/metallb/cloud-provider-metallb/speaker"
+	"github.com/metallb/cloud-provider-metallb/speaker/bgp"
+)
+
+func desc(name, help string, labels ...string) *metrics.Desc {
+	return metrics.NewDesc(name, help, labels, nil, metrics.ALPHA, "")
+}
+
+// The metrics have MetalLB's names where it has them, so that dashboards and alerts go on working. So has the label peer,
+// which is the router's address and port.
+var (
+	sessionUp      = desc("metallb_bgp_session_up", "1 if the session is up.", "peer")
+	updatesTotal   = desc("metallb_bgp_updates_total", "How many UPDATE messages were sent to the router.", "peer")
+	prefixes       = desc("metallb_bgp_announced_prefixes_total", "How many prefixes the router is told of now.", "peer")
+	droppedTotal   = desc("metallb_bgp_dropped_updates_total", "How many UPDATE messages of the router were dropped unread, as all are.", "peer")
+	failuresTotal  = desc("metallb_bgp_failed_attempts_total", "How many attempts did not bring the session up.", "peer")
+	announcedBool  = desc("metallb_speaker_announced", "1 for each address of a Service that this node announces.", "service", "node", "ip")
+	changesTotal   = desc("metallb_k8s_client_updates_total", "How many changes of Services, endpoints, the node and the configuration were seen.")
+	errorsTotal    = desc("metallb_k8s_client_update_errors_total", "How many times a configuration could not be read, or a peer not be spoken to.")
+	configLoaded   = desc("metallb_k8s_client_config_loaded_bool", "1 if a configuration is in force.")
+	configStale    = desc("metallb_k8s_client_config_stale_bool", "1 if the configuration in force is not the admitted one.")
+	everySingleOne = []*metrics.Desc{sessionUp, updatesTotal, prefixes, droppedTotal, failuresTotal, announcedBool,
+		changesTotal, errorsTotal, configLoaded, configStale}
+)
+
+var updateSeconds = metrics.NewHistogram(&metrics.HistogramOpts{
+	Name:           "metallb_speaker_update_seconds",
+	Help:           "From when a change of a Service or its endpoints was seen until the UPDATE messages that it led to were written to a router.",
+	Buckets:        []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60},
+	StabilityLevel: metrics.ALPHA,
+})
+
+func written(_ string, since time.Time) { updateSeconds.Observe(time.Since(since).Seconds()) }
+
+// A collector looks at the speaker and its sessions when somebody asks for metrics.
+type collector struct {
+	metrics.BaseStableCollector
+	node     string
+	status   func() speaker.Status
+	sessions func() []bgp.Session
+}
+
+func (c *collector) register() {
+	legacyregistry.MustRegister(updateSeconds)
+	legacyregistry.CustomMustRegister(c)
+}
+
+func (c *collector) DescribeWithStability(to chan<- *metrics.Desc) {
+	for _, d := range everySingleOne {
+		to <- d
+	}
+}
+
+func (c *collector) CollectWithStability(to chan<- metrics.Metric) {
+	give := func(d *metrics.Desc, kind metrics.ValueType, value float64, labels ...string) {
+		to <- metrics.NewLazyConstMetric(d, kind, value, labels...)
+	}
+	for _, s := range byRouter(c.sessions()) {
+		peer := router(s).String()
+		give(sessionUp, metrics.GaugeValue, oneIf(s.Up), peer)
+		give(updatesTotal, metrics.CounterValue, float64(s.Updates), peer)
+		give(prefixes, metrics.GaugeValue, float64(s.Prefixes), peer)
+		give(droppedTotal, metrics.CounterValue, float64(s.Dropped), peer)
+		give(failuresTotal, metrics.CounterValue, float64(s.Failures), peer)
+	}
+	status := c.status()
+	for _, a := range status.Announced {
+		give(announcedBool, metrics.GaugeValue, 1, a.Service, c.node, a.Addr.String())
+	}
+	give(changesTotal, metrics.CounterValue, float64(status.Changes))
+	give(errorsTotal, metrics.CounterValue, float64(status.Errors))
+	give(configLoaded, metrics.GaugeValue, oneIf(status.Loaded))
+	give(configStale, metrics.GaugeValue, oneIf(status.Stale))
+}
+
+func router(s bgp.Session) netip.AddrPort { return netip.AddrPortFrom(s.Addr, s.Port) }
+
+// byRouter makes one of the sessions with one router, as several peers of the configuration may be: it is up if all are.
+func byRouter(sessions []bgp.Session) (all []bgp.Session) {
+	index := map[netip.AddrPort]int{}
+	for _, s := range sessions {
+		i, there := index[router(s)]
+		if !there {
+			index[router(s)] = len(all)
+			all = append(all, s)
+			continue
+		}
+		a := &all[i]
+		a.Up = a.Up && s.Up
+		a.Updates += s.Updates
+		a.Prefixes += s.Prefixes
+		a.Dropped += s.Dropped
+		a.Failures += s.Failures
+	}
+	return all
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/component-base/metrics"
+
+	"github.com/metallb/cloud-provider-metallb/speaker"
+	"github.com/metallb/cloud-provider-metallb/speaker/bgp"
+)
+
+func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
+	tor, six := netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd00::1")
+	c := &collector{
+		node: "a",
+		status: func() speaker.Status {
+			return speaker.Status{Loaded: true, Changes: 12, Errors: 3, Announced: []speaker.Announced{
+				{Service: "shop/web", Addr: netip.MustParseAddr("192.0.2.1")}, {Service: "shop/api", Addr: netip.MustParseAddr("192.0.2.1")}}}
+		},
+		sessions: func() []bgp.Session {
+			return []bgp.Session{
+				{Peer: "tor", Addr: tor, Port: 179, Up: true, Updates: 7, Prefixes: 2, Dropped: 100, Failures: 4},
+				{Peer: "six", Addr: six, Port: 1790},
+				{Peer: "tor in another AS", Addr: tor, Port: 179, Updates: 1, Failures: 5},
+			}
+		},
+	}
+	registry := metrics.NewKubeRegistry()
+	registry.CustomMustRegister(c)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetName()+"="+l.GetValue())
+			}
+			got = append(got, fmt.Sprint(f.GetName(), "{", strings.Join(labels, ","), "} ", m.GetGauge().GetValue()+m.GetCounter().GetValue()))
+		}
+	}
+	want := []string{
+		"metallb_bgp_announced_prefixes_total{peer=10.9.0.1:179} 2",
+		"metallb_bgp_announced_prefixes_total{peer=[fd00::1]:1790} 0",
+		"metallb_bgp_dropped_updates_total{peer=10.9.0.1:179} 100",
+		"metallb_bgp_dropped_updates_total{peer=[fd00::1]:1790} 0",
+		"metallb_bgp_failed_attempts_total{peer=10.9.0.1:179} 9",
+		"metallb_bgp_failed_attempts_total{peer=[fd00::1]:1790} 0",
+		"metallb_bgp_session_up{peer=10.9.0.1:179} 0",
+		"metallb_bgp_session_up{peer=[fd00::1]:1790} 0",
+		"metallb_bgp_updates_total{peer=10.9.0.1:179} 8",
+		"metallb_bgp_updates_total{peer=[fd00::1]:1790} 0",
+		"metallb_k8s_client_config_loaded_bool{} 1",
+		"metallb_k8s_client_config_stale_bool{} 0",
+		"metallb_k8s_client_update_errors_total{} 3",
+		"metallb_k8s_client_updates_total{} 12",
+		"metallb_speaker_announced{ip=192.0.2.1,node=a,service=shop/api} 1",
+		"metallb_speaker_announced{ip=192.0.2.1,node=a,service=shop/web} 1",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("metrics:\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+func TestTheTimeToAnUpdateIsMeasured(t *testing.T) {
+	registry := metrics.NewKubeRegistry()
+	registry.MustRegister(updateSeconds)
+	written("tor", time.Now().Add(-3*time.Second))
+	families, err := registry.Gather()
+	if err != nil || len(families) != 1 {
+		t.Fatal(families, err)
+	}
+	h := families[0].GetMetric()[0].GetHistogram()
+	if h.GetSampleCount() != 1 || h.GetSampleSum() < 3 || h.GetBucket()[0].GetUpperBound() != 0.001 || h.GetBucket()[14].GetUpperBound() != 60 {
+		t.Errorf("the histogram is %v", h)
+	}
+}

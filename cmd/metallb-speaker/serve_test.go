@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	certutil "k8s.io/client-go/util/cert"
+
+	"github.com/metallb/cloud-provider-metallb/speaker"
+)
+
+// judge gives the verdict that the token names.
+func judge(_ context.Context, token string) (verdict, error) {
+	switch token {
+	case "allowed":
+		return allowed, nil
+	case "forbidden":
+		return forbidden, nil
+	case "nobody answers":
+		return unknown, errors.New("connection refused by 10.0.0.1")
+	}
+	return unknown, nil
+}
+
+var figures = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "metallb_figures 1\n") })
+
+func TestHealthIsForEverybodyAndMetricsForThoseWhoMay(t *testing.T) {
+	var status speaker.Status
+	handler := newHandler(func() speaker.Status { return status }, judge, figures)
+	for _, test := range []struct {
+		name, ask, token string
+		body             string
+		status           speaker.Status
+		code             int
+		says             string
+	}{
+		{name: "alive", ask: "GET /healthz", code: 200, says: "ok\n"},
+		{name: "alive, and not ready", ask: "GET /healthz", status: speaker.Status{Missing: "no configuration is loaded"}, code: 200, says: "ok\n"},
+		{name: "at work", ask: "GET /healthz", status: speaker.Status{Busy: longestRound}, code: 200, says: "ok\n"},
+		{name: "stuck", ask: "GET /healthz", status: speaker.Status{Busy: longestRound + 1}, code: 503, says: "one look at the cluster has gone on for more than 1m0s\n"},
+		{name: "ready", ask: "GET /readyz", code: 200, says: "ok\n"},
+		{name: "not ready", ask: "GET /readyz", status: speaker.Status{Missing: "no configuration is loaded"}, code: 503, says: "no configuration is loaded\n"},
+		{name: "nobody", ask: "GET /metrics", code: 401, says: "send a bearer token"},
+		{name: "an unknown token", ask: "GET /metrics", token: "Bearer stolen", code: 401, says: "does not know this token"},
+		{name: "another scheme", ask: "GET /metrics", token: "Basic allowed", code: 401, says: "send a bearer token"},
+		{name: "no token", ask: "GET /metrics", token: "Bearer ", code: 401, says: "send a bearer token"},
+		{name: "somebody else", ask: "GET /metrics", token: "Bearer forbidden", code: 403, says: "nonResourceURLs [/metrics]"},
+		{name: "the API server is down", ask: "GET /metrics", token: "Bearer nobody answers", code: 503, says: "ask again later"},
+		{name: "one who may", ask: "GET /metrics", token: "Bearer allowed", code: 200, says: "metallb_figures 1\n"},
+		{name: "one who may, in small letters", ask: "GET /metrics", token: "bearer allowed", code: 200, says: "metallb_figures 1\n"},
+		{name: "one who may write", ask: "POST /metrics", token: "Bearer allowed", code: 405},
+		{name: "no profiles", ask: "GET /debug/pprof/", token: "Bearer allowed", code: 404},
+		{name: "nothing at the root", ask: "GET /", code: 404},
+		{name: "nothing below", ask: "GET /healthz/ping", code: 404},
+		{name: "a body that nobody reads", ask: "GET /healthz", body: strings.Repeat("x", 1<<20), code: 200, says: "ok\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			status = test.status
+			method, path, _ := strings.Cut(test.ask, " ")
+			r := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(test.body))
+			if test.token != "" {
+				r.Header.Set("Authorization", test.token)
+			}
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, r)
+			if w.Code != test.code || !strings.Contains(w.Body.String(), test.says) {
+				t.Errorf("it answers %d %q, want %d %q", w.Code, w.Body, test.code, test.says)
+			}
+			for _, leaked := range []string{"10.0.0.1", "stolen", "metallb_figures"} {
+				if test.code != 200 && strings.Contains(w.Body.String(), leaked) {
+					t.Errorf("it tells %q to somebody who may not know: %s", leaked, w.Body)
+				}
+			}
+			if want := test.code == 401; (w.Header().Get("WWW-Authenticate") != "") != want {
+				t.Errorf("it asks who that is: %t, want %t", !want, want)
+			}
+		})
+	}
+}
+
+// listening serves on a free port, and returns a client that believes the certificate, whatever it is, and the URL.
+func listening(t *testing.T, at serving) (*http.Client, string) {
+	t.Helper()
+	at.address = "127.0.0.1"
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at.port = l.Addr().(*net.TCPAddr).Port
+	if _, err := serve(at, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "--secure-port") {
+		t.Errorf("a port in use: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	stop, err := serve(at, func() speaker.Status { return speaker.Status{} }, judge, figures)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: time.Minute}, fmt.Sprintf("https://127.0.0.1:%d", at.port)
+}
+
+func TestWithoutACertificateTheServerMakesOne(t *testing.T) {
+	client, url := listening(t, serving{})
+	response, err := client.Get(url + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	cert := response.TLS.PeerCertificates[0]
+	if err := cert.VerifyHostname("metallb-speaker"); err != nil || time.Until(cert.NotAfter) < 5*365*24*time.Hour {
+		t.Errorf("it is for %v, until %v", cert.DNSNames, cert.NotAfter)
+	}
+	if response.StatusCode != 200 || response.ProtoMajor != 1 || response.TLS.Version < tls.VersionTLS12 {
+		t.Errorf("it answers %s by HTTP/%d and TLS %#x", response.Status, response.ProtoMajor, response.TLS.Version)
+	}
+
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+strings.Repeat("x", 64<<10))
+	response, err = client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("64 KiB of headers are answered with %s", response.Status)
+	}
+}
+
+func TestTheOperatorsCertificateIsShown(t *testing.T) {
+	cert, key, err := certutil.GenerateSelfSignedCertKey("speaker.example.com", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	at := serving{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key")}
+	for path, text := range map[string][]byte{at.certFile: cert, at.keyFile: key} {
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client, url := listening(t, at)
+	response, err := client.Get(url + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if err := response.TLS.PeerCertificates[0].VerifyHostname("speaker.example.com"); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []serving{{certFile: at.certFile}, {keyFile: at.keyFile}, {certFile: at.keyFile, keyFile: at.certFile}} {
+		if _, err := serve(bad, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "--tls-private-key-file") {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}

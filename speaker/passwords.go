@@ -1,0 +1,149 @@
+package speaker
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+)
+
+// SecretName is the Secret where a peer's password-key is looked up, in the configuration's namespace.
+const SecretName = "metallb-bgp-auth"
+
+// longestPassword is what the kernel signs with (TCP_MD5SIG_MAXKEYLEN).
+const longestPassword = 80
+
+// secretPatience is how long the Secret may take to be read before that is worth a word.
+const secretPatience = 5 * time.Second
+
+// A Password is what a speaker knows of one key of the Secret.
+type Password struct {
+	// Value is the last that was good, or empty. It stays when the Secret goes: a session that is up needs nobody's help.
+	Value loadbalancer.Secret
+	// Why says what is wrong with the key now, or is empty.
+	Why string
+}
+
+// Passwords returns what is known of each key after a look at the Secret: nil if there is none. ref is its namespace/name.
+func Passwords(before map[string]Password, keys []string, ref string, secret *corev1.Secret) map[string]Password {
+	after := make(map[string]Password, len(keys))
+	for _, key := range keys {
+		p := Password{Value: before[key].Value}
+		value, there := []byte(nil), false
+		if secret != nil {
+			value, there = secret.Data[key]
+		}
+		// People make Secrets from files, and a file's last line ends.
+		text := strings.TrimSuffix(strings.TrimSuffix(string(value), "\n"), "\r")
+		switch {
+		case secret == nil:
+			p.Why = fmt.Sprintf("Secret %s does not exist: create it, with key %q", ref, key)
+		case !there:
+			p.Why = fmt.Sprintf("Secret %s has no key %q: add it", ref, key)
+		case text == "":
+			p.Why = fmt.Sprintf("key %q of Secret %s is empty: give it a value", key, ref)
+		case len(text) > longestPassword:
+			p.Why = fmt.Sprintf("key %q of Secret %s is longer than the %d bytes that TCP MD5 allows", key, ref, longestPassword)
+		default:
+			p.Value = loadbalancer.Secret(text)
+		}
+		after[key] = p
+	}
+	return after
+}
+
+// A secretWatch reads the one Secret, from when a configuration first needs it: a Secret that cannot be read is nobody's
+// concern whose peers have no password. It is the loop's.
+type secretWatch struct {
+	ref     string // namespace/name
+	factory informers.SharedInformerFactory
+	store   cache.Store
+	synced  cache.InformerSynced
+	asked   time.Time // when the watch began
+	known   map[string]Password
+}
+
+func (s *Speaker) watchSecret(client kubernetes.Interface) error {
+	f := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(s.options.Namespace),
+		informers.WithTransform(trimSecret), informers.WithTweakListOptions(named(SecretName)))
+	informer := f.Core().V1().Secrets().Informer()
+	ring := func() { s.status.saw(false, time.Now()); s.ring() }
+	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { ring() }, UpdateFunc: func(any, any) { ring() }, DeleteFunc: func(any) { ring() },
+	})
+	if err != nil {
+		return err
+	}
+	s.secret = secretWatch{ref: s.options.Namespace + "/" + SecretName, factory: f, store: informer.GetStore(), synced: registration.HasSynced}
+	return nil
+}
+
+// trimSecret keeps the values only. An annotation may hold them once more.
+func trimSecret(object any) (any, error) {
+	if secret, ok := object.(*corev1.Secret); ok {
+		*secret = corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: secret.Namespace, Name: secret.Name, UID: secret.UID, ResourceVersion: secret.ResourceVersion},
+			Data:       secret.Data,
+		}
+	}
+	return object, nil
+}
+
+// passwords returns what is known of the keys that the node's peers need.
+func (s *Speaker) passwords(ctx context.Context, node *corev1.Node) map[string]Password {
+	var keys []string
+	for _, p := range s.config.Peers {
+		if p.PasswordKey != "" && loadbalancer.Selects(p.NodeSelectors, node.Labels) && !slices.Contains(keys, p.PasswordKey) {
+			keys = append(keys, p.PasswordKey)
+		}
+	}
+	w := &s.secret
+	if len(keys) > 0 && w.asked.IsZero() {
+		w.asked = time.Now()
+		w.factory.Start(ctx.Done())
+		go func() { // a Secret that does not exist does not ring
+			late, cancel := context.WithTimeout(ctx, secretPatience)
+			defer cancel()
+			if !cache.WaitForCacheSync(late.Done(), w.synced) {
+				s.ring()
+				cache.WaitForCacheSync(ctx.Done(), w.synced)
+			}
+			s.ring()
+		}()
+	}
+	before := w.known
+	if len(keys) > 0 && !w.synced() {
+		w.known = make(map[string]Password, len(keys))
+		for _, key := range keys {
+			p := before[key]
+			if time.Since(w.asked) >= secretPatience {
+				p.Why = fmt.Sprintf("Secret %s has not been read yet: may this speaker list and watch it?", w.ref)
+			}
+			w.known[key] = p
+		}
+		return w.known
+	}
+	object, _, err := w.store.GetByKey(w.ref)
+	secret, ok := object.(*corev1.Secret)
+	if err != nil || !ok {
+		secret = nil
+	}
+	w.known = Passwords(before, keys, w.ref, secret)
+	for _, key := range slices.Sorted(maps.Keys(w.known)) {
+		if p := w.known[key]; p.Value != "" && p.Why != "" && p.Why != before[key].Why {
+			klog.InfoS("Kept the previous password", "why", p.Why)
+		}
+	}
+	return w.known
+}

@@ -1,0 +1,224 @@
+package speaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+)
+
+// secret writes a Secret as key and value in turns.
+func secret(data ...string) *corev1.Secret {
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "metallb-system", Name: SecretName}, Data: map[string][]byte{}}
+	for i := 0; i < len(data); i += 2 {
+		s.Data[data[i]] = []byte(data[i+1])
+	}
+	return s
+}
+
+func TestAPasswordThatWasOnceGoodStaysUntilABetterOneComes(t *testing.T) {
+	const ref = "metallb-system/metallb-bgp-auth"
+	long := strings.Repeat("x", longestPassword)
+	var known map[string]Password
+	for _, step := range []struct {
+		then   string
+		secret *corev1.Secret
+		value  string
+		why    string
+	}{
+		{then: "there is none", why: `Secret metallb-system/metallb-bgp-auth does not exist: create it, with key "tor"`},
+		{then: "without the key", secret: secret("spine", "other"), why: `Secret metallb-system/metallb-bgp-auth has no key "tor": add it`},
+		{then: "empty", secret: secret("tor", "\n"), why: `key "tor" of Secret metallb-system/metallb-bgp-auth is empty: give it a value`},
+		{then: "too long", secret: secret("tor", long+"y"), why: `key "tor" of Secret metallb-system/metallb-bgp-auth is longer than the 80 bytes that TCP MD5 allows`},
+		{then: "the longest", secret: secret("tor", long+"\n"), value: long},
+		{then: "a short one", secret: secret("tor", "hunter2"), value: "hunter2"},
+		{then: "from a file", secret: secret("tor", "hunter3\n"), value: "hunter3"},
+		{then: "from another system's file", secret: secret("tor", "hunter4\r\n"), value: "hunter4"},
+		{then: "what is inside counts", secret: secret("tor", " a\nb \n\n"), value: " a\nb \n"},
+		{then: "good again", secret: secret("tor", "hunter5"), value: "hunter5"},
+		{then: "the key goes", secret: secret(), value: "hunter5", why: `Secret metallb-system/metallb-bgp-auth has no key "tor": add it`},
+		{then: "it is spoilt", secret: secret("tor", ""), value: "hunter5", why: `key "tor" of Secret metallb-system/metallb-bgp-auth is empty: give it a value`},
+		{then: "the Secret goes", value: "hunter5", why: `Secret metallb-system/metallb-bgp-auth does not exist: create it, with key "tor"`},
+		{then: "and returns", secret: secret("tor", "hunter6"), value: "hunter6"},
+	} {
+		known = Passwords(known, []string{"tor"}, ref, step.secret)
+		if got := known["tor"]; string(got.Value) != step.value || got.Why != step.why {
+			t.Errorf("%s: the value is %q, because %q; want %q, %q", step.then, string(got.Value), got.Why, step.value, step.why)
+		}
+		if text := fmt.Sprintf("%v %+v %#v %s %q", known, known, known["tor"], known["tor"].Why, known["tor"].Value); step.value != "" && strings.Contains(text, step.value) {
+			t.Errorf("%s: the value is printed: %s", step.then, text)
+		}
+	}
+	if known = Passwords(known, nil, ref, nil); len(known) != 0 {
+		t.Errorf("passwords that nobody needs are remembered: %v", slices.Collect(maps.Keys(known)))
+	}
+}
+
+// withKeys returns a configuration with peers that have this password-key, or none.
+func withKeys(t *testing.T, keys ...string) *loadbalancer.Config {
+	text := "peers:\n"
+	for i := range keys {
+		text += fmt.Sprintf("- {name: p%d, peer-address: 10.9.0.%d, peer-asn: 64500, my-asn: 64512}\n", i, i+1)
+	}
+	config := parse(t, text+onePool)
+	for i, key := range keys {
+		config.Peers[i].PasswordKey = key
+	}
+	return config
+}
+
+func TestAPeerWithoutItsPasswordIsNotSpokenTo(t *testing.T) {
+	config := withKeys(t, "", "good", "kept", "bad", "unread")
+	peers, problems := Peers(config, node(t, "a internal=10.0.0.1 internal=fd00::1 external=198.51.100.1 internal=10.0.0.2"), map[string]Password{
+		"good": {Value: "one"}, "kept": {Value: "two", Why: "it is gone"}, "bad": {Why: "it is empty"}, "unread": {},
+	})
+	var got []string
+	for _, p := range peers {
+		got = append(got, p.Name+" "+string(p.Password))
+		if want := "[10.0.0.1 fd00::1 10.0.0.2]"; fmt.Sprint(p.NodeIPs) != want {
+			t.Errorf("%s: the node's addresses are %v, want %s", p.Name, p.NodeIPs, want)
+		}
+	}
+	same(t, "peers", got, []string{"p0 ", "p1 one", "p2 two"})
+	same(t, "problems", problems, []string{"peer p3: it is empty"})
+	for _, p := range config.Peers {
+		if p.Password != "" || p.NodeIPs != nil {
+			t.Errorf("the configuration now holds %s's password or addresses", p.Name)
+		}
+	}
+}
+
+// A rehearsal is a speaker whose loop the test turns.
+type rehearsal struct {
+	*stage
+	ctx   context.Context
+	lists atomic.Int32 // of Secrets
+	fails atomic.Bool  // such lists
+}
+
+func rehearse(t *testing.T) *rehearsal {
+	r := &rehearsal{stage: &stage{t: t, client: fake.NewClientset(append(objects(t, "shop/web 10.0.0.1 | a:ready"), node(t, "a"))...), said: &notebook{}}, ctx: t.Context()}
+	r.client.PrependReactor("list", "secrets", func(k8stesting.Action) (bool, runtime.Object, error) {
+		r.lists.Add(1)
+		return r.fails.Load(), nil, errors.New("forbidden")
+	})
+	logged.take()
+	var err error
+	if r.speaker, err = New(r.client, r.said, Options{NodeName: "a", Namespace: "metallb-system", ConfigName: "config"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range r.speaker.factories {
+		f.Start(r.ctx.Done())
+	}
+	<-time.After(time.Second)
+	return r
+}
+
+// turn turns the loop until the bell is silent, after what an API server may take.
+func (r *rehearsal) turn() {
+	r.t.Helper()
+	<-time.After(time.Second)
+	synctest.Wait()
+	for {
+		select {
+		case <-r.speaker.dirty:
+			r.speaker.round(r.ctx)
+			synctest.Wait()
+			continue
+		default:
+		}
+		return
+	}
+}
+
+func TestTheSecretIsReadFromWhenAPeerNeedsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := rehearse(t)
+		r.speaker.config = withKeys(t, "")
+		r.turn()
+		r.want("no peer has a key", "10.0.0.1/32 pref 100", "p0")
+		if n := r.lists.Load(); n != 0 {
+			t.Errorf("Secrets were listed %d times though nobody needs one", n)
+		}
+
+		// It cannot be read. The other peer does not care, and nothing is said before the API server had time to answer.
+		r.fails.Store(true)
+		r.speaker.config = withKeys(t, "", "tor")
+		r.speaker.ring()
+		r.turn()
+		r.want("one cannot be read", "10.0.0.1/32 pref 100", "p0")
+		same(t, "log", withoutClient(logged.take()), []string{`"Began to announce" peers=1 routes=1 withheld=0`})
+		<-time.After(secretPatience)
+		r.turn()
+		same(t, "log", withoutClient(logged.take()), []string{`"Cannot speak yet" why="peer p1: Secret metallb-system/metallb-bgp-auth has not been read yet: may this speaker list and watch it?"`})
+
+		r.fails.Store(false)
+		<-time.After(time.Hour) // the informer has become patient
+		r.turn()
+		r.want("there is none", "10.0.0.1/32 pref 100", "p0")
+		same(t, "log", withoutClient(logged.take()), []string{`"Cannot speak yet" why="peer p1: Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`})
+		selected := ""
+		for _, a := range r.client.Actions() {
+			if list, ok := a.(k8stesting.ListActionImpl); ok && list.GetResource().Resource == "secrets" {
+				selected = list.GetNamespace() + "/" + list.ListOptions.FieldSelector
+			}
+		}
+		if selected != "metallb-system/metadata.name=metallb-bgp-auth" {
+			t.Errorf("listed %s", selected)
+		}
+
+		secrets := r.client.CoreV1().Secrets("metallb-system")
+		if _, err := secrets.Create(r.ctx, secret("tor", "hunter2\n"), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		r.turn()
+		r.want("there it is", "10.0.0.1/32 pref 100", "p0", "p1 hunter2")
+		same(t, "log", logged.take(), nil)
+		if _, err := secrets.Update(r.ctx, secret("tor", "hunter3"), metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		r.turn()
+		r.want("another", "10.0.0.1/32 pref 100", "p0", "p1 hunter3")
+		if err := secrets.Delete(r.ctx, SecretName, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		r.turn()
+		r.want("it is gone", "10.0.0.1/32 pref 100", "p0", "p1 hunter3")
+		r.speaker.ring()
+		r.turn()
+		same(t, "log", logged.take(), []string{`"Kept the previous password" why="Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`})
+	})
+}
+
+// withoutClient leaves out what client-go says about a list that fails.
+func withoutClient(lines []string) []string {
+	return slices.DeleteFunc(lines, func(line string) bool { return strings.Contains(line, "forbidden") })
+}
+
+func TestOfASecretOnlyItsValuesAreKept(t *testing.T) {
+	given := secret("tor", "hunter2")
+	given.Annotations = map[string]string{corev1.LastAppliedConfigAnnotation: "hunter2"}
+	given.ManagedFields = []metav1.ManagedFieldsEntry{{}}
+	given.ResourceVersion = "7"
+	want := secret("tor", "hunter2")
+	want.ResourceVersion = "7"
+	got, err := trimSecret(given)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}

@@ -1,0 +1,114 @@
+package speaker
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// A Status is what a Speaker tells others about itself.
+type Status struct {
+	// Missing says in words what must still happen before routers hear from this node, without a name of anything in the
+	// cluster. Once there is nothing it stays empty: whatever happens then, routers have been told what was last right.
+	Missing string
+	// Busy is for how long the round that goes on has been going on; 0: none does.
+	Busy time.Duration
+
+	Loaded    bool        // a configuration is in force
+	Stale     bool        // and it is not what is stored as admitted now
+	Announced []Announced // what this node announces
+
+	Changes uint64 // of the cluster that were seen
+	Errors  uint64 // configurations that cannot be read, and peers that cannot be spoken to
+}
+
+// Announced is an address that this node announces, and a Service that has it.
+type Announced struct {
+	Service string // namespace/name
+	Addr    netip.Addr
+}
+
+// status is what Status needs to know. Unlike the rest of a Speaker, it may be touched by anybody.
+type status struct {
+	mu      sync.Mutex
+	synced  bool   // everything was read once
+	closed  string // why the start gate is closed, in words; empty if it is open
+	spoken  bool   // the first table is handed over
+	began   time.Time
+	loaded  bool
+	stale   bool
+	changes uint64
+	errors  uint64
+	// due is when the first change was seen that the next round will look at, and that routers may have to hear of.
+	due time.Time
+	// services and withheld are those of the last table.
+	services []Service
+	withheld map[announced]string
+}
+
+func (s *status) set(change func(*status)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(s)
+}
+
+// saw notes a change in the cluster. It is urgent if routers may have to hear of it at once.
+func (s *status) saw(urgent bool, now time.Time) {
+	s.set(func(s *status) {
+		s.changes++
+		if urgent && s.due.IsZero() {
+			s.due = now
+		}
+	})
+}
+
+// begin notes that a round begins, and returns since when an urgent change has waited for it; zero if none has.
+func (s *status) begin(now time.Time) (due time.Time) {
+	s.set(func(s *status) { s.began, due, s.due = now, s.due, time.Time{} })
+	return due
+}
+
+func (s *status) end() { s.set(func(s *status) { s.began = time.Time{} }) }
+
+// failed counts what could not be dealt with.
+func (s *status) failed(n int) { s.set(func(s *status) { s.errors += uint64(n) }) }
+
+// Status describes the Speaker. Anybody may call it.
+func (s *Speaker) Status() Status {
+	s.status.mu.Lock()
+	defer s.status.mu.Unlock()
+	return s.status.status(time.Now())
+}
+
+func (s *status) status(now time.Time) Status {
+	all := Status{Loaded: s.loaded, Stale: s.stale, Changes: s.changes, Errors: s.errors}
+	if !s.began.IsZero() {
+		all.Busy = now.Sub(s.began)
+	}
+	switch {
+	case s.spoken:
+	case !s.synced:
+		all.Missing = "the cluster has not been read yet: does the API server answer?"
+	case s.closed != "":
+		all.Missing = s.closed
+	case !s.loaded:
+		all.Missing = "no configuration is loaded: none is admitted, or it cannot be read"
+	default:
+		all.Missing = "no routes have been handed to the sessions: does this speaker's Node exist?"
+	}
+	seen := make(map[announced]bool)
+	for _, svc := range s.services {
+		if !ours(svc.Service) {
+			continue
+		}
+		for addr := range addresses(svc.Service) {
+			a := announced{svc.Namespace + "/" + svc.Name, addr}
+			if _, not := s.withheld[a]; not || seen[a] {
+				continue
+			}
+			seen[a] = true
+			all.Announced = append(all.Announced, Announced{a.service, a.addr})
+		}
+	}
+	return all
+}

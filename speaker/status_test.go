@@ -1,0 +1,146 @@
+package speaker
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+)
+
+func TestASpeakerIsReadyWhenTheFirstTableIsHandedOverAndStaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t, client: fake.NewClientset(objects(t, "shop/web 10.0.0.1 | a:ready")...), said: &notebook{}}
+		if got := (&Speaker{}).Status().Missing; got != "the cluster has not been read yet: does the API server answer?" {
+			t.Errorf("before the start: %q", got)
+		}
+		missing := func(then, want string) {
+			t.Helper()
+			if got := s.speaker.Status().Missing; got != want {
+				t.Errorf("%s: missing is %q, want %q", then, got, want)
+			}
+		}
+		s.begin(Options{})
+		missing("at first", "no configuration is loaded: none is admitted, or it cannot be read")
+		s.put(admitted("address-pools: 7"))
+		missing("a broken copy", "no configuration is loaded: none is admitted, or it cannot be read")
+		s.put(admitted(onePeer + onePool))
+		missing("a configuration", "no routes have been handed to the sessions: does this speaker's Node exist?")
+		s.put(node(t, "a"))
+		missing("everything", "")
+		s.put(admitted("address-pools: 7"))
+		if err := s.client.CoreV1().Nodes().Delete(t.Context(), "a", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		missing("whatever happens", "")
+	})
+}
+
+func TestAConfigurationIsStaleWhenTheStoredOneIsNotInForce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := enact(t, Options{}, node(t, "a"))
+		state := func(then string, loaded, stale bool, errors uint64) {
+			t.Helper()
+			if got := s.speaker.Status(); got.Loaded != loaded || got.Stale != stale || got.Errors != errors {
+				t.Errorf("%s: loaded %t, stale %t, %d errors, want %t, %t, %d", then, got.Loaded, got.Stale, got.Errors, loaded, stale, errors)
+			}
+		}
+		good, broken, empty := admitted(onePeer+onePool), admitted("address-pools: 7"), admitted("")
+		empty.Data = nil
+		state("nothing is stored", false, false, 0)
+		s.put(broken)
+		state("a broken one comes first", false, true, 1)
+		s.put(good)
+		state("a good one", true, false, 1)
+		refused := good.DeepCopy()
+		refused.Data["refused"] = "hash: def"
+		s.put(refused)
+		state("the user's text is refused, which is the controller manager's to tell", true, false, 1)
+		s.put(broken)
+		state("a broken one", true, true, 2)
+		s.put(node(t, "a cordoned"))
+		state("it is still broken", true, true, 2)
+		s.put(good)
+		state("the good one again", true, false, 2)
+		s.put(empty)
+		state("an empty one", true, true, 2)
+		s.put(good)
+		state("the good one again", true, false, 2)
+		if err := s.client.CoreV1().ConfigMaps("metallb-system").Delete(t.Context(), "config-admitted", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		state("none", true, true, 2)
+		s.put(good)
+		state("the good one again", true, false, 2)
+	})
+}
+
+func TestWhatIsAnnouncedIsKnownByServiceAndAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := append(objects(t, "shop/web 10.0.0.1 10.0.0.1 | a:ready"), objects(t, "shop/api 10.0.0.1 | b:ready")...)
+		all = append(all, objects(t, "shop/two 10.0.0.2 192.0.2.1 | a:ready")...) // the second belongs to no pool
+		all = append(all, objects(t, "shop/local 10.0.0.3 Local | b:ready")...)
+		all = append(all, objects(t, "shop/other 10.0.0.4 class=example.com/lb | a:ready")...)
+		all = append(all, objects(t, "shop/new | a:ready")...)
+		s := enact(t, Options{}, append(all, node(t, "a"), admitted(onePeer+onePool))...)
+		announced := func(then string, want ...string) {
+			t.Helper()
+			var got []string
+			for _, a := range s.speaker.Status().Announced {
+				got = append(got, fmt.Sprint(a.Service, " ", a.Addr))
+			}
+			slices.Sort(got)
+			same(t, then, got, want)
+		}
+		announced("at first", "shop/api 10.0.0.1", "shop/two 10.0.0.2", "shop/web 10.0.0.1")
+		before := s.speaker.Status().Changes
+		s.put(service(t, "shop/local 10.0.0.3 Local | a:ready").Slices[0])
+		announced("one more", "shop/api 10.0.0.1", "shop/local 10.0.0.3", "shop/two 10.0.0.2", "shop/web 10.0.0.1")
+		if now := s.speaker.Status().Changes; now != before+1 {
+			t.Errorf("%d changes were counted, want 1", now-before)
+		}
+		s.put(node(t, "a network-unavailable"))
+		announced("nothing more")
+	})
+}
+
+func TestTheFirstUrgentChangeSinceTheLastLookCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := enact(t, Options{}, append(objects(t, "shop/web 10.0.0.1 Local | a:ready"), node(t, "a"), admitted(onePeer+onePool))...)
+		due := func(then string, want time.Time) {
+			t.Helper()
+			if got := s.said.since; !got.Equal(want) {
+				t.Errorf("%s: due since %v, want %v", then, got, want)
+			}
+		}
+		<-time.After(time.Minute)
+		s.put(service(t, "shop/web 10.0.0.1 Local | b:ready").Slices[0])
+		due("an endpoint moves", time.Now())
+		<-time.After(time.Minute)
+		s.put(node(t, "a cordoned"))
+		due("nobody waits for the node's marks", time.Time{})
+		s.put(service(t, "shop/web 10.0.0.2 Local | b:ready").Service)
+		due("an address changes", time.Now())
+
+		var st status
+		first := time.Now()
+		st.saw(!urgent, first)
+		st.saw(urgent, first.Add(time.Second))
+		st.saw(urgent, first.Add(time.Minute))
+		if got := st.begin(first.Add(time.Hour)); got != first.Add(time.Second) {
+			t.Errorf("due since %v", got)
+		}
+		if got := st.status(first.Add(time.Hour + 2*time.Minute)).Busy; got != 2*time.Minute {
+			t.Errorf("busy for %v", got)
+		}
+		st.end()
+		if got := st.status(first.Add(2 * time.Hour)).Busy; got != 0 {
+			t.Errorf("busy for %v after the end", got)
+		}
+	})
+}
