@@ -104,7 +104,8 @@ func build(t *testing.T) *site {
 				}
 			}
 			if t.Failed() {
-				t.Logf("log of %s:\n%s", p.Name, p.Output())
+				lines := strings.Split(p.Output(), "\n")
+				t.Logf("the end of the log of %s:\n%s", p.Name, strings.Join(lines[max(0, len(lines)-40):], "\n"))
 			}
 		}
 	})
@@ -146,8 +147,9 @@ func (s *site) bird(t *testing.T, name string, addr netip.Addr, asn uint32) *net
 	host := made(s.lan.Host(name, addr.String()+"/24", sixth(addr)+"/64"))(t)
 	return made(host.BIRD(t.Context(), fmt.Sprintf(`
 router id %s;
-protocol kernel { ipv4 { import none; export all; }; merge paths on limit 8; }
-protocol kernel { ipv6 { import none; export all; }; merge paths on limit 8; }
+protocol direct { ipv4; ipv6; }
+protocol kernel { ipv4 { import none; export where source = RTS_BGP; }; merge paths on limit 8; }
+protocol kernel { ipv6 { import none; export where source = RTS_BGP; }; merge paths on limit 8; }
 protocol bgp node {
 	local %[1]s as %d;
 	neighbor %s as %d;
@@ -170,10 +172,11 @@ type family struct {
 	name string
 	pool string     // CIDR
 	hop  netip.Addr // where routers shall send packets to
+	room int        // for how many prefixes an UPDATE has room, at least
 }
 
 var families = []family{
-	{"IPv4", "10.100.0.0/16", node4},
+	{"IPv4", "10.100.0.0/16", node4, 780},
 }
 
 // pools are the address-pools of a configuration.

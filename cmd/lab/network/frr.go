@@ -139,6 +139,9 @@ func (f *FRR) Session(ctx context.Context, neighbor netip.Addr) (Session, error)
 		ConnectionsEstablished, ConnectionsDropped int
 		MessageStats                               struct{ UpdatesRecv int }
 		GracefulRestartInfo                        struct{ EndOfRIBRecv map[string]bool }
+		NeighborCapabilities                       struct {
+			MultiprotocolExtensions map[string]struct{ AdvertisedAndReceived bool }
+		}
 	}
 	if err := json.Unmarshal(known[neighbor.String()], &n); err != nil {
 		return Session{}, fmt.Errorf("router %s: neighbor %s: %w", f.Name, neighbor, err)
@@ -148,7 +151,10 @@ func (f *FRR) Session(ctx context.Context, neighbor netip.Addr) (Session, error)
 		History: fmt.Sprintf("established %d times, dropped %d times", n.ConnectionsEstablished, n.ConnectionsDropped),
 		Updates: n.MessageStats.UpdatesRecv,
 	}
-	s.Complete = s.Up && n.GracefulRestartInfo.EndOfRIBRecv["ipv4Unicast"]
+	s.Complete = s.Up
+	for family, agreed := range n.NeighborCapabilities.MultiprotocolExtensions {
+		s.Complete = s.Complete && (!agreed.AdvertisedAndReceived || n.GracefulRestartInfo.EndOfRIBRecv[family])
+	}
 	return s, nil
 }
 
