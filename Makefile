@@ -25,6 +25,17 @@ lab: build ## the same, kept up; prints a KUBECONFIG
 compiler:
 	@command -v "$$($(GO) env CC)" >/dev/null || { apt-get update -q && apt-get install -y -q gcc libc6-dev; }
 
+# The lab starts routers of its own: those that Debian's packages would start are kept from it. Without root no router can be had, and
+# the tests that need them say so.
+routers: ## FRR, BIRD and exabgp from Debian, which the lab's networks need; root only
+	@[ "$$(id -u)" = 0 ] || { echo 'make routers: not root, so nothing was installed'; exit 0; }; \
+	for tool in ip bird birdc vtysh /usr/lib/frr/bgpd exabgp; do command -v $$tool >/dev/null || missing=1; done; \
+	[ -n "$${missing:-}" ] || exit 0; \
+	policy=/usr/sbin/policy-rc.d; \
+	[ -e $$policy ] || { trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; }; \
+	apt-get update -q; \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends iproute2 bird2 frr exabgp
+
 check: compiler ## vet, lint and unit tests with the race detector: the inner loop
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
@@ -32,7 +43,7 @@ check: compiler ## vet, lint and unit tests with the race detector: the inner lo
 	$(GO) test -race ./...
 
 # Our programs run with the race detector. The tests do not: GoBGP's server, which is the router in them, has data races.
-e2e: compiler ## the lab's tests: real kube-apiserver, etcd, controllers, routers
+e2e: compiler routers ## the lab's tests: real kube-apiserver, etcd, controllers, routers
 	$(GO) build -race -o bin/race/ ./cmd/...
 	cd cmd/lab && $(GO) vet ./... && $(GO) mod tidy -diff
 	cd cmd/lab && LAB_BIN=$(CURDIR)/bin/race $(GO) test -count=1 -timeout 45m ./...
@@ -60,4 +71,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help compiler build demo lab check e2e e2e-long test bench fuzz fmt
+.PHONY: help compiler routers build demo lab check e2e e2e-long test bench fuzz fmt

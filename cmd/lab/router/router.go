@@ -32,6 +32,9 @@ type Options struct {
 	Peers           []Peer
 	GracefulRestart bool      // keep the routes of a peer that is gone without a NOTIFICATION (RFC 4724), for as long as the peer asked
 	Log             io.Writer // what GoBGP has to say; nil: nothing
+	// Serve starts GoBGP's main loop, which never returns and opens the port; nil: any goroutine does. It is for networks, where a
+	// thread in some namespace has to. The port must not be 0 then.
+	Serve func(loop func())
 }
 
 // A Peer is a speaker the router lets in. The router never dials.
@@ -104,7 +107,11 @@ func listen(options Options, bell *bell) (*server.BgpServer, netip.AddrPort, err
 			}
 		}
 		bgp := server.NewBgpServer(server.LoggerOption(&logger{to: options.Log, level: log.InfoLevel}), server.TimingHookOption(bell))
-		go bgp.Serve() // never returns
+		if options.Serve != nil {
+			options.Serve(bgp.Serve)
+		} else {
+			go bgp.Serve() // never returns
+		}
 		err := bgp.StartBgp(context.Background(), &api.StartBgpRequest{Global: &api.Global{
 			Asn:             options.ASN,
 			RouterId:        options.RouterID.String(),

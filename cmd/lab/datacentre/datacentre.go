@@ -1,0 +1,261 @@
+// Package datacentre is the lab's second shape: a real control plane, and a network of namespaces in which the nodes are, and real
+// routers. The speakers are our own program, with the permissions that manifests/rbac.yaml gives them, and each runs in the namespace
+// of its node. It needs root.
+//
+// The package's tests ask what real routers make of a speaker: when it restarts, dies, or has a lot to say, and when a router among
+// them is hostile. For that they write themselves what the controller manager writes, the admitted configuration and the addresses of
+// Services: it is not part of the question, and a Service may so have a hundred addresses.
+package datacentre
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clientset "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
+)
+
+// speakerUser is who speakers are in a real cluster.
+const speakerUser = "system:serviceaccount:metallb-system:metallb-speaker"
+
+// A Lab is a cluster whose nodes are in a network.
+type Lab struct {
+	Cluster *kubernetes.Cluster
+	Network *network.Network
+	API     clientset.Interface // as the administrator
+
+	root     string // of the repository
+	server   string // where the API server listens on the host's loopback interface
+	speakers atomic.Int32
+}
+
+// A Node is a node of the cluster. Its namespace is its host.
+type Node struct {
+	Name string
+	Host *network.Namespace
+}
+
+// Start brings up the control plane and a network without any host. ctx bounds the start only. progress is where a first start says how
+// far it is; it may be nil.
+func Start(ctx context.Context, progress io.Writer) (lab *Lab, err error) {
+	l := &Lab{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Stop())
+		}
+	}()
+	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return nil, fmt.Errorf("find the repository: %w", err)
+	}
+	l.root = filepath.Dir(filepath.Dir(filepath.Dir(strings.TrimSpace(string(out))))) // two folders above the lab's go.mod
+	binaries, err := kubernetes.Build(ctx, progress)
+	if err != nil {
+		return nil, err
+	}
+	if l.Network, err = network.Start(); err != nil {
+		return nil, err
+	}
+	l.Cluster, err = kubernetes.Start(ctx, kubernetes.Options{Binaries: binaries, Users: []kubernetes.User{{
+		Name:   speakerUser,
+		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:metallb-system", "system:authenticated"},
+	}}})
+	if err != nil {
+		return nil, err
+	}
+	l.API = l.Cluster.Client()
+	config, err := clientcmd.BuildConfigFromFlags("", l.Cluster.Kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	server, err := url.Parse(config.Host)
+	if err != nil {
+		return nil, err
+	}
+	l.server = server.Host
+	apply := exec.CommandContext(ctx, binaries.Kubectl, "--kubeconfig="+l.Cluster.Kubeconfig, "apply", "-f", filepath.Join(l.root, "manifests/rbac.yaml"))
+	if out, err := apply.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("apply our permissions: %w\n%s", err, out)
+	}
+	return l, nil
+}
+
+// Stop ends everything, those that talk to the API server before it.
+func (l *Lab) Stop() error {
+	var errs []error
+	if l.Network != nil {
+		errs = append(errs, l.Network.Close())
+	}
+	if l.Cluster != nil {
+		errs = append(errs, l.Cluster.Err(), l.Cluster.Stop())
+	}
+	return errors.Join(errs...)
+}
+
+// AddNode makes a host a node of the cluster with these InternalIPs. What runs there reaches the API server with the kubeconfig files
+// of the lab.
+func (l *Lab) AddNode(ctx context.Context, host *network.Namespace, addrs ...netip.Addr) (*Node, error) {
+	if err := host.Relay(l.server); err != nil {
+		return nil, err
+	}
+	object := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: host.Name, Labels: map[string]string{corev1.LabelHostname: host.Name}}}
+	created, err := l.API.CoreV1().Nodes().Create(ctx, object, metav1.CreateOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("node %s: %w", host.Name, err)
+	}
+	for _, addr := range addrs {
+		created.Status.Addresses = append(created.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: addr.String()})
+	}
+	created.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	if _, err := l.API.CoreV1().Nodes().UpdateStatus(ctx, created, metav1.UpdateOptions{}); err != nil {
+		return nil, fmt.Errorf("node %s: %w", host.Name, err)
+	}
+	return &Node{host.Name, host}, nil
+}
+
+// StartSpeaker starts the speaker of a node. env is added to its environment, as NAME=value.
+func (l *Lab) StartSpeaker(node *Node, env []string, more ...string) (*kubernetes.Process, error) {
+	const program = "metallb-speaker"
+	binary := filepath.Join(cmp.Or(os.Getenv("LAB_BIN"), filepath.Join(l.root, "bin")), program)
+	if _, err := os.Stat(binary); err != nil {
+		return nil, fmt.Errorf("%s is not built: run make build", program)
+	}
+	name := fmt.Sprintf("%s-%d", program, l.speakers.Add(1))
+	return node.Host.Start(kubernetes.Program{
+		Name: name, Binary: binary,
+		Args: append([]string{"--kubeconfig=" + l.Cluster.KubeconfigOf(speakerUser)}, more...),
+		Env:  append([]string{"NODE_NAME=" + node.Name}, env...),
+		Log:  filepath.Join(l.Network.Dir, name+".log"),
+	})
+}
+
+// Admit puts a configuration in force, without asking anybody.
+func (l *Lab) Admit(ctx context.Context, text string) error {
+	configMaps := l.API.CoreV1().ConfigMaps("metallb-system")
+	object := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "metallb-system", Name: "config-admitted"},
+		Data:       map[string]string{"config": text},
+	}
+	_, err := configMaps.Update(ctx, object, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = configMaps.Create(ctx, object, metav1.CreateOptions{})
+	}
+	return err
+}
+
+// A Service is one of type LoadBalancer with addresses that nobody allocated, and with one ready endpoint, which is no pod, on a node.
+type Service struct {
+	Name  string
+	Addrs []netip.Addr
+	Node  *Node
+}
+
+// Expose creates Services, several at once. The addresses come last, so that speakers announce each from its beginning.
+func (l *Lab) Expose(ctx context.Context, services ...Service) error {
+	waiting := make(chan Service, len(services))
+	for _, service := range services {
+		waiting <- service
+	}
+	close(waiting)
+	var mu sync.Mutex
+	var errs []error
+	var workers sync.WaitGroup
+	for range 8 {
+		workers.Go(func() {
+			for service := range waiting {
+				if err := l.expose(ctx, service); err != nil {
+					mu.Lock()
+					errs = append(errs, fmt.Errorf("service %s: %w", service.Name, err))
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	workers.Wait()
+	return errors.Join(errs...)
+}
+
+func (l *Lab) expose(ctx context.Context, service Service) error {
+	const namespace = metav1.NamespaceDefault
+	families := map[corev1.IPFamily]discoveryv1.AddressType{}
+	for _, addr := range service.Addrs {
+		if addr.Is4() {
+			families[corev1.IPv4Protocol] = discoveryv1.AddressTypeIPv4
+		} else {
+			families[corev1.IPv6Protocol] = discoveryv1.AddressTypeIPv6
+		}
+	}
+	endpoint := map[corev1.IPFamily]string{corev1.IPv4Protocol: "10.244.0.1", corev1.IPv6Protocol: "fd00:244::1"}
+	ready, port := true, int32(80)
+	object := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: service.Name},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: port}}},
+	}
+	for family, kind := range families {
+		object.Spec.IPFamilies = append(object.Spec.IPFamilies, family)
+		if _, err := l.API.DiscoveryV1().EndpointSlices(namespace).Create(ctx, &discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Name: service.Name + "-" + strings.ToLower(string(kind)), Labels: map[string]string{discoveryv1.LabelServiceName: service.Name}},
+			AddressType: kind,
+			Endpoints: []discoveryv1.Endpoint{{
+				Addresses: []string{endpoint[family]}, NodeName: &service.Node.Name, Conditions: discoveryv1.EndpointConditions{Ready: &ready},
+			}},
+			Ports: []discoveryv1.EndpointPort{{Port: &port}},
+		}, metav1.CreateOptions{}); err != nil {
+			return err
+		}
+	}
+	if len(families) == 2 {
+		both := corev1.IPFamilyPolicyRequireDualStack
+		object.Spec.IPFamilyPolicy = &both
+	}
+	created, err := l.API.CoreV1().Services(namespace).Create(ctx, object, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	vip := corev1.LoadBalancerIPModeVIP
+	for _, addr := range service.Addrs {
+		created.Status.LoadBalancer.Ingress = append(created.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: addr.String(), IPMode: &vip})
+	}
+	_, err = l.API.CoreV1().Services(namespace).UpdateStatus(ctx, created, metav1.UpdateOptions{})
+	return err
+}
+
+// Until asks again and again until answers does without error, and gives up when ctx ends.
+func Until(ctx context.Context, what string, answers func(context.Context) error) error {
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	var last error
+	for {
+		err := answers(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil || last == nil { // afterwards, everything fails
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waited for %s: %w", what, last)
+		case <-again.C:
+		}
+	}
+}
