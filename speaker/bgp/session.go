@@ -436,6 +436,9 @@ func (c *conversation) silence() error {
 	if c.state != established {
 		why = fmt.Sprintf("the router accepts connections, but sent no %s in time: does it know this node as a neighbor?",
 			expected[c.state])
+		if c.peer.MinTTL > 0 {
+			why += " " + c.askTTL()
+		}
 	}
 	return &notification{code: bgp.BGP_ERROR_HOLD_TIMER_EXPIRED, why: why}
 }
@@ -534,9 +537,13 @@ func (s *session) whySilent() string {
 		ask += " And does it want a password?"
 	}
 	if s.peer.MinTTL > 0 {
-		ask += fmt.Sprintf(" ttl-security drops its packets if they arrive with a TTL below %d: does it send with 255, and is it no further away?", s.peer.MinTTL)
+		ask += " " + s.askTTL()
 	}
 	return ask
+}
+
+func (s *session) askTTL() string {
+	return fmt.Sprintf("ttl-security drops its packets if they arrive with a TTL below %d: does it send with 255, and is it no further away?", s.peer.MinTTL)
 }
 
 // plain returns what the kernel said, without the addresses around it.

@@ -280,6 +280,19 @@ func TestARouterThatSaysNothingIsLeftAfterHalfAMinute(t *testing.T) {
 	}
 }
 
+func TestARouterWhosePacketsTTLSecurityDropsSeemsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := speak(t, map[string]*router{"leaf": newRouter(t)})
+		near := leaf
+		near.TTL, near.MinTTL = 255, 255
+		s.Announce([]loadbalancer.Peer{near}, nil)
+		pass(time.Minute)
+		if got := s.List()[0].LastError; !strings.Contains(got, "ttl-security drops its packets if they arrive with a TTL below 255") {
+			t.Errorf("the operator reads %q", got)
+		}
+	})
+}
+
 func TestARouterThatStopsReadingIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
