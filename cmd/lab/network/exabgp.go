@@ -82,8 +82,8 @@ neighbor %s {
 
 func (e *ExaBGP) messages() string { return filepath.Join(e.dir, "messages.json") }
 
-// Messages are what the peer has said so far, as exabgp decoded it: of every message the type and what is in it, without what
-// differs from one run to the next.
+// Messages are what the peer has said so far, as exabgp decoded it: JSON of what is in each message, without what differs from one run
+// to the next.
 func (e *ExaBGP) Messages() ([]string, error) {
 	text, err := os.ReadFile(e.messages())
 	if errors.Is(err, os.ErrNotExist) {
@@ -95,18 +95,28 @@ func (e *ExaBGP) Messages() ([]string, error) {
 	end := bytes.LastIndexByte(text, '\n') + 1 // what follows is still being written
 	var all []string
 	for line := range bytes.Lines(text[:end]) {
+		if len(bytes.TrimSpace(line)) == 0 {
+			continue
+		}
 		var message struct {
 			Type     string
-			Neighbor struct {
-				Direction string
-				Message   json.RawMessage
-				Open      json.RawMessage
-			}
+			Neighbor map[string]any
 		}
 		if err := json.Unmarshal(line, &message); err != nil {
 			return nil, fmt.Errorf("exabgp wrote %s: %w", line, err)
 		}
-		all = append(all, string(line))
+		if message.Neighbor == nil {
+			continue // it is about exabgp itself
+		}
+		said, ok := message.Neighbor[message.Type]
+		if !ok { // the UPDATE and End-of-RIB are one level further down
+			said = message.Neighbor["message"]
+		}
+		compact, err := json.Marshal(map[string]any{message.Type: said})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, string(compact))
 	}
 	return all, nil
 }
