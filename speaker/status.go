@@ -14,9 +14,8 @@ type Status struct {
 	// Busy is for how long the round that goes on has been going on; 0: none does.
 	Busy time.Duration
 
-	Loaded    bool        // a configuration is in force
-	Stale     bool        // and it is not what is stored as admitted now
-	Announced []Announced // what this node announces
+	Loaded bool // a configuration is in force
+	Stale  bool // what is stored as admitted now is not in force
 
 	Changes uint64 // of the cluster that were seen
 	Errors  uint64 // configurations that cannot be read, and peers that cannot be spoken to
@@ -41,7 +40,7 @@ type status struct {
 	errors  uint64
 	// due is when the first change was seen that the next round will look at, and that routers may have to hear of.
 	due time.Time
-	// services and withheld are those of the last table.
+	// services and withheld are those of the last table. Nobody changes them.
 	services []Service
 	withheld map[announced]string
 }
@@ -96,18 +95,26 @@ func (s *status) status(now time.Time) Status {
 	default:
 		all.Missing = "no routes have been handed to the sessions: does this speaker's Node exist?"
 	}
-	seen := make(map[announced]bool)
-	for _, svc := range s.services {
+	return all
+}
+
+// Announced returns what this node announces. Anybody may call it; nobody waits for it, however much it is.
+func (s *Speaker) Announced() (all []Announced) {
+	s.status.mu.Lock()
+	services, withheld := s.status.services, s.status.withheld
+	s.status.mu.Unlock()
+	seen := make(map[announced]bool, len(services))
+	for _, svc := range services {
 		if !ours(svc.Service) {
 			continue
 		}
 		for addr := range addresses(svc.Service) {
 			a := announced{svc.Namespace + "/" + svc.Name, addr}
-			if _, not := s.withheld[a]; not || seen[a] {
+			if _, not := withheld[a]; not || seen[a] {
 				continue
 			}
 			seen[a] = true
-			all.Announced = append(all.Announced, Announced{a.service, a.addr})
+			all = append(all, Announced{a.service, a.addr})
 		}
 	}
 	return all

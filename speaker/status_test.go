@@ -91,7 +91,7 @@ func TestWhatIsAnnouncedIsKnownByServiceAndAddress(t *testing.T) {
 		announced := func(then string, want ...string) {
 			t.Helper()
 			var got []string
-			for _, a := range s.speaker.Status().Announced {
+			for _, a := range s.speaker.Announced() {
 				got = append(got, fmt.Sprint(a.Service, " ", a.Addr))
 			}
 			slices.Sort(got)

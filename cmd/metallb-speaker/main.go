@@ -111,7 +111,7 @@ func run(f flags) error {
 		if err != nil {
 			return fmt.Errorf("make a client: %w", err)
 		}
-		(&collector{node: f.NodeName, status: s.Status, sessions: sessions.List}).register()
+		(&collector{node: f.NodeName, status: s.Status, announced: s.Announced, sessions: sessions.List}).register()
 		stop, err := serve(f.serving, s.Status, asked.may, legacyregistry.Handler())
 		if err != nil {
 			return err

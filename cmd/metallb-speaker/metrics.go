@@ -44,9 +44,10 @@ func written(_ string, since time.Time) { updateSeconds.Observe(time.Since(since
 // A collector looks at the speaker and its sessions when somebody asks for metrics.
 type collector struct {
 	metrics.BaseStableCollector
-	node     string
-	status   func() speaker.Status
-	sessions func() []bgp.Session
+	node      string
+	status    func() speaker.Status
+	announced func() []speaker.Announced
+	sessions  func() []bgp.Session
 }
 
 func (c *collector) register() {
@@ -72,10 +73,10 @@ func (c *collector) CollectWithStability(to chan<- metrics.Metric) {
 		give(droppedTotal, metrics.CounterValue, float64(s.Dropped), peer)
 		give(failuresTotal, metrics.CounterValue, float64(s.Failures), peer)
 	}
-	status := c.status()
-	for _, a := range status.Announced {
+	for _, a := range c.announced() {
 		give(announcedBool, metrics.GaugeValue, 1, a.Service, c.node, a.Addr.String())
 	}
+	status := c.status()
 	give(changesTotal, metrics.CounterValue, float64(status.Changes))
 	give(errorsTotal, metrics.CounterValue, float64(status.Errors))
 	give(configLoaded, metrics.GaugeValue, oneIf(status.Loaded))

@@ -19,8 +19,10 @@ func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
 	c := &collector{
 		node: "a",
 		status: func() speaker.Status {
-			return speaker.Status{Loaded: true, Changes: 12, Errors: 3, Announced: []speaker.Announced{
-				{Service: "shop/web", Addr: netip.MustParseAddr("192.0.2.1")}, {Service: "shop/api", Addr: netip.MustParseAddr("192.0.2.1")}}}
+			return speaker.Status{Loaded: true, Changes: 12, Errors: 3}
+		},
+		announced: func() []speaker.Announced {
+			return []speaker.Announced{{Service: "shop/web", Addr: netip.MustParseAddr("192.0.2.1")}, {Service: "shop/api", Addr: netip.MustParseAddr("192.0.2.1")}}
 		},
 		sessions: func() []bgp.Session {
 			return []bgp.Session{
