@@ -46,6 +46,8 @@ type Lab struct {
 	root     string // of the repository
 	server   string // where the API server listens on the host's loopback interface
 	speakers atomic.Int32
+	// forgiven is until when nobody minds what was forbidden: an API server that has just started does not know yet who may what.
+	forgiven kubernetes.Moment
 }
 
 // A Node is a node of the cluster. Its namespace is its host.

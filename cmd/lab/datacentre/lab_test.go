@@ -31,7 +31,7 @@ func start(t *testing.T) *Lab {
 	}
 	lab := made(Start(t.Context(), t.Output()))(t)
 	t.Cleanup(func() {
-		forbidden, err := lab.Cluster.Requests(context.Background(), 0, func(r kubernetes.Request) bool {
+		forbidden, err := lab.Cluster.Requests(context.Background(), lab.forgiven, func(r kubernetes.Request) bool {
 			return r.Code == 403 && r.User == speakerUser
 		})
 		if err != nil {
