@@ -13,7 +13,7 @@ const (
 	// writeTimeout is how long a router may take no data. Ours waits for at most 64 KiB at a time.
 	writeTimeout = 30 * time.Second
 	chunk        = 64 << 10
-	// lingerTime is how long a router may take to close the connection after our NOTIFICATION.
+	// lingerTime is how long a router may take to close the connection after we did.
 	lingerTime = time.Second
 )
 
@@ -101,7 +101,10 @@ func (l *link) written() {
 	l.hand()
 }
 
-// finish lets the router read all that was sent, until ctx ends. Nothing is heard any more.
+// finish lets the router read all that was sent, and then close the connection, until ctx ends. Nothing is heard any more.
+//
+// It is the router that closes, after our NOTIFICATION. FRR looks at a connection that we closed before it looks at the
+// messages that it has not worked through yet, forgets them, and takes us for a speaker that restarts without a word.
 func (l *link) finish(ctx context.Context) {
 	l.deaf()
 	for l.busy {
@@ -115,13 +118,17 @@ func (l *link) finish(ctx context.Context) {
 			return
 		}
 	}
+	select {
+	case <-l.closed:
+		return
+	case <-ctx.Done():
+	}
 	if tcp, ok := l.conn.(interface{ CloseWrite() error }); ok {
-		_ = tcp.CloseWrite() // the router knows already: this is courtesy
+		_ = tcp.CloseWrite() // a router that has not understood until now may understand this
 	}
 	select {
 	case <-l.closed:
 	case <-time.After(lingerTime):
-	case <-ctx.Done():
 	}
 }
 

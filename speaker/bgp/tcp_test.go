@@ -1,12 +1,15 @@
 package bgp
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -110,6 +113,54 @@ func TestDialSetsTTL(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// FRR works through its messages later than it sees that a connection was closed, and forgets those that are left then.
+func TestTheRouterClosesTheConnectionAfterANotification(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	peer := leaf
+	at := listener.Addr().(*net.TCPAddr).AddrPort()
+	peer.Addr, peer.Port = at.Addr(), at.Port()
+	s := New(HostUptime)
+	s.Announce([]loadbalancer.Peer{peer}, routes("192.0.2.1/32"))
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, b := range [][]byte{hello, keepalive} {
+		if _, err := conn.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for !s.List()[0].Up {
+		time.Sleep(time.Millisecond)
+	}
+	gone := make(chan struct{})
+	go func() {
+		s.Withdraw(context.Background(), "bye")
+		close(gone)
+	}()
+	r := bufio.NewReader(conn)
+	for {
+		m, err := readMessage(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.kind == 3 {
+			break
+		}
+	}
+	conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if _, err := r.ReadByte(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("while the router was still working through what it had been told: %v", err)
+	}
+	conn.Close()
+	<-gone
 }
 
 // A guard is a router that accepts connections under conditions.

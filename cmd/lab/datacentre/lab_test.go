@@ -177,6 +177,7 @@ type family struct {
 
 var families = []family{
 	{"IPv4", "10.100.0.0/16", node4, 780},
+	{"IPv6", "fd00:100::/64", node6, 225},
 }
 
 // pools are the address-pools of a configuration.
