@@ -76,6 +76,7 @@ func TestARouterThatReadsSlowlyIsSeenInWhatIsReported(t *testing.T) {
 		s.Written = w.note
 		s.Announce([]loadbalancer.Peer{leaf}, routes("192.0.2.1/32"))
 		l := r.up(hello)
+		synctest.Wait() // it is up
 		s.AnnounceSince([]loadbalancer.Peer{leaf}, routes("192.0.2.2/32"), time.Now())
 		pass(time.Second)
 		s.AnnounceSince([]loadbalancer.Peer{leaf}, routes("192.0.2.3/32"), time.Now())
