@@ -76,7 +76,7 @@ func TestARouterThatReadsSlowlyIsSeenInWhatIsReported(t *testing.T) {
 		s.Written = w.note
 		s.Announce([]loadbalancer.Peer{leaf}, routes("192.0.2.1/32"))
 		l := r.up(hello)
-		synctest.Wait() // what comes before the session is up is no change
+		synctest.Wait() // it is up
 		s.AnnounceSince([]loadbalancer.Peer{leaf}, routes("192.0.2.2/32"), time.Now())
 		pass(time.Second)
 		s.AnnounceSince([]loadbalancer.Peer{leaf}, routes("192.0.2.3/32"), time.Now())
@@ -85,5 +85,40 @@ func TestARouterThatReadsSlowlyIsSeenInWhatIsReported(t *testing.T) {
 		close(l.ears)
 		w.want(t, "the first of the changes has waited for this long", "leaf 5s")
 		l.untilEndOfRIB()
+	})
+}
+
+func TestOnlyTheLastByteCountsAsWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		r.deafAfter = 3 + 20 // OPEN, KEEPALIVE, End-of-RIB, and more UPDATE messages than are handed out at once
+		s := speak(t, map[string]*router{"leaf": r})
+		var w waits
+		s.Written = w.note
+		s.Announce([]loadbalancer.Peer{leaf}, nil)
+		l := r.up(hello)
+		synctest.Wait()
+		s.AnnounceSince([]loadbalancer.Peer{leaf}, manyRoutes(60_000), time.Now())
+		pass(5 * time.Second)
+		w.want(t, "a part is written")
+		close(l.ears)
+		w.want(t, "all is", "leaf 5s")
+	})
+}
+
+func TestWhatWasDueBeforeTheSessionIsUpIsNotReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		var w waits
+		s.Written = w.note
+		s.Announce([]loadbalancer.Peer{leaf}, routes("192.0.2.1/32"))
+		r.accept() // and says nothing
+		s.AnnounceSince([]loadbalancer.Peer{leaf}, routes("192.0.2.2/32"), time.Now())
+		l := r.up(hello)
+		l.untilEndOfRIB()
+		w.want(t, "the initial table")
+		s.AnnounceSince([]loadbalancer.Peer{leaf}, routes("192.0.2.3/32"), time.Now())
+		w.want(t, "a change afterwards", "leaf 0s")
 	})
 }
