@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
 )
 
 // answers waits until a node's speaker answers a question of nobody with this code and text.
@@ -205,5 +207,70 @@ func TestNothingIsAnnouncedBeforeTheGateOpens(t *testing.T) {
 		if n := strings.Count(speaker.Output(), line); n != 1 {
 			t.Errorf("%s stands %d times in the log", line, n)
 		}
+	}
+}
+
+func TestAPeerWithAPasswordKeyWaitsForTheSecretAndNobodyElseDoes(t *testing.T) {
+	lab := start(t, Options{Nodes: 1})
+	_, err := lab.StartController(t.Context())
+	must(t, err)
+	node := lab.Nodes[0]
+	speaker, err := lab.StartSpeaker(node, nil)
+	must(t, err)
+	configure(t, lab, lab.Peers()+basicPools)
+	must(t, lab.SessionsUp(t.Context()))
+	// asked returns what the speaker wanted of Secrets. A watch is on record when it ends, so the speaker ends first.
+	asked := func() (all []string) {
+		t.Helper()
+		must(t, speaker.Stop(patience))
+		requests, err := lab.Requests(t.Context(), 0, func(r kubernetes.Request) bool { return r.User == speakerUser && r.Resource == "secrets" })
+		must(t, err)
+		for _, r := range requests {
+			all = append(all, fmt.Sprintf("%s %s/%s %d", r.Verb, r.Namespace, r.Name, r.Code))
+		}
+		slices.Sort(all)
+		return slices.Compact(all)
+	}
+	if all := asked(); len(all) != 0 {
+		t.Errorf("nobody needs a Secret, and the speaker asked for %v", all)
+	}
+	speaker, err = lab.StartSpeaker(node, nil)
+	must(t, err)
+
+	// Nobody listens there: GoBGP's server, the router here, cannot sign.
+	port, err := freePort()
+	must(t, err)
+	signed := fmt.Sprintf("127.0.0.1:%d", port)
+	more := fmt.Sprintf("- {name: signed, peer-address: 127.0.0.1, peer-port: %d, peer-asn: %d, my-asn: %d, source-address: node-ip, connect-time: 1s, password-key: tor}\n",
+		port, RouterASN, ClusterASN)
+	configure(t, lab, lab.Peers()+more+basicPools)
+	says := func(line string) {
+		t.Helper()
+		must(t, Until(t.Context(), "the log to say "+line, func(context.Context) error {
+			if n := strings.Count(speaker.Output(), line); n != 1 {
+				return fmt.Errorf("it does so %d times", n)
+			}
+			return nil
+		}))
+	}
+	says(`"Cannot speak yet" why="peer signed: Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`)
+	must(t, lab.figures(t.Context(), node, `metallb_bgp_session_up{peer="`+lab.Router.Addr.String()+`"} 1`))
+	if _, text, err := get(t.Context(), lab.SpeakerPorts[node.Name], "/metrics", lab.Kubeconfig); err != nil || strings.Contains(text, signed) {
+		t.Errorf("there is a session without a password: %v", err)
+	}
+
+	_, err = lab.Kubectl(t.Context(), "", "-n", "metallb-system", "create", "secret", "generic", "metallb-bgp-auth", "--from-literal=tor=hunter2")
+	must(t, err)
+	must(t, lab.figures(t.Context(), node, `metallb_bgp_session_up{peer="`+signed+`"} 0`, `metallb_bgp_session_up{peer="`+lab.Router.Addr.String()+`"} 1`))
+
+	_, err = lab.Kubectl(t.Context(), "", "-n", "metallb-system", "delete", "secret", "metallb-bgp-auth")
+	must(t, err)
+	says(`"Kept the previous password" why="Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`)
+	must(t, lab.figures(t.Context(), node, `metallb_bgp_session_up{peer="`+signed+`"} 0`))
+	if strings.Contains(speaker.Output(), "hunter2") || strings.Contains(speaker.Output(), "Session is down") {
+		t.Error("the log shows the password, or a session that ended")
+	}
+	if all := asked(); !slices.Equal(all, []string{"watch metallb-system/metallb-bgp-auth 200"}) {
+		t.Errorf("the speaker asked for %q", all)
 	}
 }
