@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -46,7 +47,7 @@ func TestAnotherDecoderReadsWhatWeMean(t *testing.T) {
 communities: {customer: "65000:1"}
 address-pools:
 - name: plain
-  cidr: [192.168.10.0/24]
+  cidr: [192.168.10.0/24, "2001:db8:10::/64"]
 - name: decorated
   cidr: [192.168.11.0/24]
   advertisements:
@@ -54,7 +55,7 @@ address-pools:
   - {aggregation-length: 24, localpref: 200}
 `))
 	must(t, s.Expose(ctx,
-		Service{Name: "web", Node: s.node, Addrs: []netip.Addr{netip.MustParseAddr("192.168.10.1"), netip.MustParseAddr("192.168.10.2")}},
+		Service{Name: "web", Node: s.node, Addrs: []netip.Addr{netip.MustParseAddr("192.168.10.1"), netip.MustParseAddr("192.168.10.2"), netip.MustParseAddr("2001:db8:10::1")}},
 		Service{Name: "api", Node: s.node, Addrs: []netip.Addr{netip.MustParseAddr("192.168.11.1")}}))
 	s.speak(t)
 	// until waits for the message that says this.
@@ -70,11 +71,11 @@ address-pools:
 		return messages
 	}
 	for _, k := range kinds {
-		until(k.name, `"eor"`)
+		until(k.name, `"eor":{"afi":"ipv6"`)
 	}
 	must(t, s.API.CoreV1().Services("default").Delete(ctx, "web", metav1.DeleteOptions{}))
 	for _, k := range kinds {
-		got := strings.Join(until(k.name, `"withdraw"`), "\n") + "\n"
+		got := strings.Join(until(k.name, `"withdraw":{"ipv6`), "\n") + "\n"
 		file := "testdata/exabgp-" + k.name + ".want"
 		if *rewrite {
 			must(t, os.WriteFile(file, []byte(got), 0o644))
@@ -122,8 +123,9 @@ func TestAThousandChangesThatChangeNothingAreNotHeard(t *testing.T) {
 				case 2: // a note on a slice
 					_, err = s.API.DiscoveryV1().EndpointSlices("default").Patch(ctx, slice.Name, types.StrategicMergePatchType, note, metav1.PatchOptions{})
 				default: // another endpoint, which is not ready, on another node
+					pod := map[discoveryv1.AddressType]string{discoveryv1.AddressTypeIPv4: "10.244.1.%d", discoveryv1.AddressTypeIPv6: "fd00:244::1:%d"}[slice.AddressType]
 					_, err = s.API.DiscoveryV1().EndpointSlices("default").Patch(ctx, slice.Name, types.JSONPatchType, fmt.Appendf(nil,
-						`[{"op":"add","path":"/endpoints/1","value":{"addresses":["10.244.1.%d"],"nodeName":"other","conditions":{"ready":false}}}]`,
+						`[{"op":"add","path":"/endpoints/1","value":{"addresses":["`+pod+`"],"nodeName":"other","conditions":{"ready":false}}}]`,
 						i/4%250+1), metav1.PatchOptions{})
 				}
 				problems <- err
