@@ -403,6 +403,34 @@ func TestTheReferenceKnowsTheLogLinesAndEvents(t *testing.T) {
 	same(t, "event", reasons, column(t, "Events", 2))
 }
 
+func TestEveryRowOfTheFailureTableNamesATestThatThereIs(t *testing.T) {
+	tests := map[string]bool{}
+	paths, err := filepath.Glob("cmd/lab/*/*_test.go")
+	if err != nil || len(paths) == 0 {
+		t.Fatal("the lab has no tests", err)
+	}
+	for _, path := range paths {
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(read(t, path), -1) {
+			tests[m[1]] = true
+		}
+	}
+	rows := readPage(t, reference).rows("Stop and fail")
+	if len(rows) == 0 {
+		t.Fatal("there is no such table")
+	}
+	for _, r := range rows {
+		named := codeSpans(r.cells[len(r.cells)-1])
+		if len(named) == 0 {
+			t.Errorf("%s:%d: a row without a test", reference, r.line)
+		}
+		for _, name := range named {
+			if !tests[name] {
+				t.Errorf("%s:%d: the lab has no %s", reference, r.line, name)
+			}
+		}
+	}
+}
+
 func TestTheReferenceKnowsTheMetrics(t *testing.T) {
 	names := map[string]bool{}
 	for _, folder := range []string{"provider", "cmd/metallb-speaker"} {
