@@ -94,7 +94,8 @@ func Start(ctx context.Context, progress io.Writer) (lab *Lab, err error) {
 		return nil, err
 	}
 	l.server = server.Host
-	apply := exec.CommandContext(ctx, binaries.Kubectl, "--kubeconfig="+l.Cluster.Kubeconfig, "apply", "-f", filepath.Join(l.root, "manifests/rbac.yaml"))
+	apply := exec.CommandContext(ctx, binaries.Kubectl, "--kubeconfig="+l.Cluster.Kubeconfig,
+		"apply", "-f", filepath.Join(l.root, "manifests/rbac.yaml"))
 	if out, err := apply.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("apply our permissions: %w\n%s", err, out)
 	}
@@ -215,7 +216,10 @@ func (l *Lab) expose(ctx context.Context, service Service) error {
 	for family, kind := range families {
 		object.Spec.IPFamilies = append(object.Spec.IPFamilies, family)
 		if _, err := l.API.DiscoveryV1().EndpointSlices(namespace).Create(ctx, &discoveryv1.EndpointSlice{
-			ObjectMeta:  metav1.ObjectMeta{Name: service.Name + "-" + strings.ToLower(string(kind)), Labels: map[string]string{discoveryv1.LabelServiceName: service.Name}},
+			ObjectMeta: metav1.ObjectMeta{
+				Name:   service.Name + "-" + strings.ToLower(string(kind)),
+				Labels: map[string]string{discoveryv1.LabelServiceName: service.Name},
+			},
 			AddressType: kind,
 			Endpoints: []discoveryv1.Endpoint{{
 				Addresses: []string{endpoint[family]}, NodeName: &service.Node.Name, Conditions: discoveryv1.EndpointConditions{Ready: &ready},

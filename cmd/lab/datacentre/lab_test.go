@@ -167,7 +167,7 @@ func sixth(addr netip.Addr) string {
 	return fmt.Sprintf("fd00::%d", b[3])
 }
 
-// A family is an IP version with a pool of addresses. The tests of many routes do the same for each.
+// A family is an IP version with a pool of addresses. The tests of many routes do the same for each that speakers announce.
 type family struct {
 	name string
 	pool string     // CIDR

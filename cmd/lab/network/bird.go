@@ -21,7 +21,8 @@ type BIRD struct {
 	bird *kubernetes.Process
 }
 
-// birdBasics begin every configuration. Changes of state are counted in the log: the times of them that BIRD shows vary by microseconds.
+// birdBasics begin every configuration. Changes of state are counted in the log: the times of them that BIRD shows vary by
+// microseconds.
 const birdBasics = `
 log stderr all;
 timeformat base iso long us;
@@ -32,8 +33,8 @@ protocol device {}
 `
 
 // BIRD starts BIRD inside, and returns when it answers. `protocol device` is already there. Without `protocol kernel` nothing gets into
-// the kernel; without `protocol direct` next hops of iBGP are unreachable; without `passive on` it dials speakers, who do not listen. After an error BIRD lets a neighbor wait for a minute and more
-// unless the configuration says otherwise (error wait time).
+// the kernel; without `protocol direct` next hops of iBGP are unreachable; without `passive on` it dials speakers, who do not listen.
+// After an error BIRD lets a neighbor wait for a minute and more, unless the configuration says otherwise (error wait time).
 func (ns *Namespace) BIRD(ctx context.Context, config string) (*BIRD, error) {
 	if err := ns.forward(); err != nil {
 		return nil, err

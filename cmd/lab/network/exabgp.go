@@ -16,8 +16,7 @@ import (
 // ExaBGP is a decoder of what a peer says: it routes nothing.
 type ExaBGP struct {
 	*Namespace
-	dir     string
-	process *kubernetes.Process
+	dir string
 }
 
 // An ExaBGPNeighbor is a peer that exabgp lets in.
@@ -59,7 +58,7 @@ neighbor %s {
 			return nil, err
 		}
 	}
-	e.process, err = ns.Start(kubernetes.Program{
+	process, err := ns.Start(kubernetes.Program{
 		Name: "exabgp of " + ns.Name, Binary: exabgp, Args: []string{filepath.Join(dir, "exabgp.conf")},
 		Env: []string{
 			"exabgp.daemon.user=root", "exabgp.daemon.drop=false", "exabgp.api.cli=false", "exabgp.log.destination=stdout",
@@ -71,8 +70,8 @@ neighbor %s {
 		return nil, err
 	}
 	listens := []byte("loaded new configuration successfully")
-	return e, e.process.Until(ctx, "it has its configuration", func(context.Context) error {
-		log, err := os.ReadFile(e.process.Log)
+	return e, process.Until(ctx, "it has its configuration", func(context.Context) error {
+		log, err := os.ReadFile(process.Log)
 		if err == nil && !bytes.Contains(log, listens) {
 			err = errors.New("not yet")
 		}

@@ -20,8 +20,7 @@ import (
 // FRR is a router: zebra, which speaks to the kernel, and bgpd.
 type FRR struct {
 	*Namespace
-	dir         string
-	zebra, bgpd *kubernetes.Process
+	dir string
 }
 
 // frrUser is whom FRR's daemons run as. zebra insists on a member of the group frrvty.
@@ -47,20 +46,22 @@ func (ns *Namespace) FRR(ctx context.Context, config string) (*FRR, error) {
 	if err := give(dir, frrUser); err != nil {
 		return nil, err
 	}
-	if f.zebra, err = f.daemon("zebra", zebra); err != nil {
+	kernel, err := f.daemon("zebra", zebra)
+	if err != nil {
 		return nil, err
 	}
 	// bgpd looks for zebra once at its start, and then only after a long pause.
-	if err := f.zebra.Until(ctx, "it answers", func(context.Context) error {
+	if err := kernel.Until(ctx, "it answers", func(context.Context) error {
 		_, err := os.Stat(f.zserv())
 		return err
 	}); err != nil {
 		return nil, err
 	}
-	if f.bgpd, err = f.daemon("bgpd", bgpd); err != nil {
+	bgp, err := f.daemon("bgpd", bgpd)
+	if err != nil {
 		return nil, err
 	}
-	return f, f.bgpd.Until(ctx, "it answers", func(ctx context.Context) error {
+	return f, bgp.Until(ctx, "it answers", func(ctx context.Context) error {
 		_, err := f.Show(ctx, "show bgp summary json")
 		return err
 	})

@@ -76,7 +76,7 @@ type Network struct {
 	files     int
 }
 
-// networks and namespaces of this process are counted: their names differ.
+// count is how many namespaces this process has made, in all its networks.
 var count atomic.Int32
 
 // Start makes a network without any namespace. It first removes those of labs that are dead.
@@ -200,18 +200,6 @@ func (n *Network) Close() error {
 	}
 	n.processes, n.routers, n.closers, n.spaces = nil, nil, nil, nil
 	return errors.Join(append(problems, n.alarm.Close(), os.RemoveAll(n.Dir))...)
-}
-
-// Err names the first process that ended although nobody here had asked it to, with its last lines.
-func (n *Network) Err() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, p := range n.processes {
-		if err := p.Err(); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // folder makes a new folder for the files of a program.

@@ -148,8 +148,19 @@ protocol static {
 	route 10.1.0.1/32 via 10.0.0.8 weight 3 via 10.0.0.9;
 }
 protocol static { ipv6; route fd00:1::/64 via fd00::9; }
-protocol bgp frr { local 10.0.0.2 as 200; neighbor 10.0.0.1 as 100; ipv4 { import all; export all; }; ipv6 { import all; export all; }; connect delay time 1; }
-protocol bgp gobgp { local 10.0.0.2 as 200; neighbor 10.0.0.3 as 200; ipv4 { import all; export all; }; connect delay time 1; }
+protocol bgp frr {
+	local 10.0.0.2 as 200;
+	neighbor 10.0.0.1 as 100;
+	connect delay time 1;
+	ipv4 { import all; export all; };
+	ipv6 { import all; export all; };
+}
+protocol bgp gobgp {
+	local 10.0.0.2 as 200;
+	neighbor 10.0.0.3 as 200;
+	connect delay time 1;
+	ipv4 { import all; export all; };
+}
 `))(t)
 
 	table(t, frr, `
@@ -228,6 +239,9 @@ func TestTwoHostsOnACableHearEachOther(t *testing.T) {
 	must(t, n.Link(a, b))
 	must(t, a.Addresses("b", "10.0.0.1/30", "fd00::1/64"))
 	must(t, b.Addresses("a", "10.0.0.2/30", "fd00::2/64"))
+	if links := made(b.Run(t.Context(), "ip", "-brief", "link"))(t); len(strings.Split(strings.TrimSpace(links), "\n")) != 2 {
+		t.Errorf("there is more than a loopback interface and a cable:\n%s", links)
+	}
 	for _, addr := range []string{"10.0.0.2:80", "[fd00::2]:80"} {
 		listener := made(b.Listen(addr))(t)
 		must(t, a.Do(func() error {
