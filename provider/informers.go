@@ -33,10 +33,13 @@ type trimmer struct {
 	// seen are the Services that named a class, and whether it is another's. One that becomes internal loses its class, and
 	// one of ours has lost it if it comes by again.
 	seen map[types.UID]bool
+	// left are the Services with a finalizer that we put there, and their version when that was seen last. A Service that
+	// becomes another's before we could take it away still has it, and nobody else may know what it is for.
+	left map[types.UID]string
 }
 
 func newTrimmer(classOnly bool) *trimmer {
-	return &trimmer{classOnly: classOnly, seen: map[types.UID]bool{}}
+	return &trimmer{classOnly: classOnly, seen: map[types.UID]bool{}, left: map[types.UID]string{}}
 }
 
 // noClass stands in for the class of a Service without one, where those are not for us.
@@ -49,7 +52,7 @@ func (t *trimmer) trim(object any) (any, error) {
 		return object, err
 	}
 	class := svc.Spec.LoadBalancerClass
-	others := t.others(svc)
+	others, left := t.others(svc)
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		if !others {
 			svc.Spec.LoadBalancerClass = nil
@@ -57,7 +60,7 @@ func (t *trimmer) trim(object any) (any, error) {
 			svc.Spec.LoadBalancerClass = &none
 		}
 	}
-	if others {
+	if others && !(left && svc.Spec.Type != corev1.ServiceTypeLoadBalancer) {
 		svc.Finalizers = slices.DeleteFunc(slices.Clone(svc.Finalizers), func(f string) bool {
 			return f == servicehelper.LoadBalancerCleanupFinalizer
 		})
@@ -65,8 +68,9 @@ func (t *trimmer) trim(object any) (any, error) {
 	return svc, nil
 }
 
-// others reports whether a Service is another implementation's, or was until it became internal.
-func (t *trimmer) others(svc *corev1.Service) bool {
+// others reports whether a Service is another implementation's, or was until it became internal; and whether it has a
+// finalizer of ours all the same.
+func (t *trimmer) others(svc *corev1.Service) (others, left bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	others, seen := t.seen[svc.UID]
@@ -85,7 +89,18 @@ func (t *trimmer) others(svc *corev1.Service) bool {
 		others = false
 		delete(t.seen, svc.UID)
 	}
-	return others
+	version, left := t.left[svc.UID]
+	switch {
+	case servicehelper.HasLBFinalizer(svc):
+		if left = left || !others; left {
+			t.left[svc.UID] = svc.ResourceVersion
+		}
+	case left && version == svc.ResourceVersion: // it comes by again, trimmed
+	default:
+		left = false
+		delete(t.left, svc.UID)
+	}
+	return others, left
 }
 
 // forget is told of a Service that is gone.
@@ -93,6 +108,7 @@ func (t *trimmer) forget(svc *corev1.Service) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.seen, svc.UID)
+	delete(t.left, svc.UID)
 }
 
 // forgetManagers drops what nobody here looks at.

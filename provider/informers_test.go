@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -66,6 +67,44 @@ func TestTheCachedCopyHidesOurClassAndAnothersFinalizer(t *testing.T) {
 				t.Errorf("a second time gives %+v, %v", again, err)
 			}
 		})
+	}
+}
+
+// Histories of one Service, each state with the version of it, and whether the service controller sees the finalizer.
+func TestOnlyTheFinalizerThatWePutThereIsOurs(t *testing.T) {
+	const ours, others, internal = "", " class=example.com/lb", " type=ClusterIP"
+	for _, test := range []struct {
+		name  string
+		steps []string
+		sees  []bool
+	}{
+		{"ours becomes internal", []string{ours + " finalizer", internal + " finalizer"}, []bool{true, true}},
+		{"another's becomes internal", []string{others + " finalizer", internal + " finalizer"}, []bool{false, false}},
+		{"ours becomes another's while we do not look, and then internal",
+			[]string{ours + " finalizer", internal + " finalizer", others + " finalizer", internal + " finalizer"}, []bool{true, true, false, true}},
+		{"ours becomes another's, which puts its own there",
+			[]string{ours + " finalizer", internal, others, others + " finalizer", internal + " finalizer"}, []bool{true, false, false, false, false}},
+		{"ours becomes another's, which replaces the finalizer",
+			[]string{ours + " finalizer", others + " finalizer", others, others + " finalizer", internal + " finalizer"}, []bool{true, false, false, false, false}},
+	} {
+		trim := newTrimmer(false)
+		for i, step := range test.steps {
+			object := service(t, fmt.Sprintf("shop/web uid=1 version=%d%s", i+1, step))
+			for range 2 { // an informer may show the trimmer its own work once more
+				got, err := trim.trim(object)
+				if err != nil {
+					t.Fatal(err)
+				}
+				object = got.(*corev1.Service)
+				if sees := servicehelper.HasLBFinalizer(object); sees != test.sees[i] {
+					t.Errorf("%s: after %q the controller sees the finalizer: %v, want %v", test.name, step, sees, test.sees[i])
+				}
+			}
+		}
+		trim.forget(service(t, "shop/web uid=1"))
+		if len(trim.left)+len(trim.seen) > 0 {
+			t.Errorf("%s: %d and %d are remembered of a Service that is gone", test.name, len(trim.left), len(trim.seen))
+		}
 	}
 }
 

@@ -115,6 +115,10 @@ type record struct {
 	edited  bool     // and something on which its address depends
 	wished  int      // the epoch in which that happened last
 	settled bool     // then, it had what it asked for, or nothing
+	// borrowed is set while it is another's with a finalizer, perhaps one that was left from when it was ours; since is the
+	// number of changes of the leader before that.
+	borrowed bool
+	since    int
 }
 
 type sight struct {
@@ -137,6 +141,12 @@ func (h *history) note(svc *corev1.Service) {
 	defer h.mu.Unlock()
 	r := h.record(svc.Namespace + "/" + svc.Name)
 	r.version = svc.ResourceVersion
+	switch theirs := svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass == otherClass; {
+	case len(svc.Finalizers) == 0:
+		r.borrowed = false
+	case theirs && !r.borrowed:
+		r.borrowed, r.since = true, int(h.transitions)
+	}
 	if text := shown(svc); text != r.shown[len(r.shown)-1].text {
 		r.shown = append(r.shown, sight{time.Now(), text})
 	}
@@ -539,7 +549,8 @@ func (h *history) judge(ctx context.Context, clients *[]*client) (state string, 
 			return "", nil, errors.New("the watch has not caught up")
 		case theirs:
 		case svc.DeletionTimestamp != nil || svc.Spec.Type != corev1.ServiceTypeLoadBalancer:
-			if len(svc.Finalizers) > 0 || shown(svc) != "" {
+			// A leader that was none when the Service was ours cannot know whose the finalizer is.
+			if len(svc.Finalizers) > 0 && !(r.borrowed && int(transitions) > r.since) || shown(svc) != "" {
 				faults = append(faults, fmt.Sprintf("has finalizers %v and wants no address: %v", svc.Finalizers, c))
 			}
 		default:
