@@ -196,12 +196,12 @@ func (h *Hall) startClient(ctx context.Context) error {
 	var config strings.Builder
 	fmt.Fprintf(&config, "router id %s;\n", clientWAN.v4)
 	for _, family := range []struct {
-		name        string
-		own, wan    netip.Addr
-		routerA, rB netip.Addr
+		name     string
+		own, wan netip.Addr
+		routers  []netip.Addr
 	}{
-		{"ipv4", clientOwn.v4, clientWAN.v4, torWAN[0].v4, torWAN[1].v4},
-		{"ipv6", clientOwn.v6, clientWAN.v6, torWAN[0].v6, torWAN[1].v6},
+		{"ipv4", clientOwn.v4, clientWAN.v4, []netip.Addr{torWAN[0].v4, torWAN[1].v4}},
+		{"ipv6", clientOwn.v6, clientWAN.v6, []netip.Addr{torWAN[0].v6, torWAN[1].v6}},
 	} {
 		fmt.Fprintf(&config, `
 protocol static {
@@ -216,7 +216,7 @@ protocol kernel {
   merge paths on limit 16;
 }
 `, family.name, netip.PrefixFrom(family.own, family.own.BitLen()), family.own)
-		for i, router := range []netip.Addr{family.routerA, family.rB} {
+		for i, router := range family.routers {
 			fmt.Fprintf(&config, `
 protocol bgp tor_%c_%s {
   local %s as %d;
@@ -225,6 +225,9 @@ protocol bgp tor_%c_%s {
   connect delay time 1;
   connect retry time 1;
   error wait time 1, 2;
+  # Without these, BIRD keeps the routes of a router that is silent for two minutes, in the hope that it restarts.
+  graceful restart off;
+  long lived graceful restart off;
   %[2]s { import all; export where source = RTS_STATIC; };
 }
 `, 'a'+i, family.name, family.wan, clientASN, router, torASN)
