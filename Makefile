@@ -10,7 +10,7 @@ LINK := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)
 FUZZTIME ?= 60s
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## static programs in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LINK)' -o bin/ ./cmd/...
@@ -21,20 +21,23 @@ demo: build ## the whole story against a real Kubernetes control plane and a rou
 lab: build ## the same, kept up; prints a KUBECONFIG
 	@cd cmd/lab && $(GO) run . up
 
+lab-datacentre: build routers ## nodes, routers and a client in network namespaces, with real traffic, kept up; root only
+	@cd cmd/lab && $(GO) run . datacentre
+
 # Go's race detector needs a C compiler.
 compiler:
 	@command -v "$$($(GO) env CC)" >/dev/null || { apt-get update -q && apt-get install -y -q gcc libc6-dev; }
 
 # The lab starts routers of its own: those that Debian's packages would start are kept from it. Without root no router can be had, and
 # the tests that need them say so.
-routers: ## FRR, BIRD and exabgp from Debian, which the lab's networks need; root only
+routers: ## FRR, BIRD, exabgp, nft and curl from Debian, which the lab's networks need; root only
 	@[ "$$(id -u)" = 0 ] || { echo 'make routers: not root, so nothing was installed'; exit 0; }; \
-	for tool in ip bird birdc vtysh /usr/lib/frr/bgpd exabgp; do command -v $$tool >/dev/null || missing=1; done; \
+	for tool in ip bird birdc vtysh /usr/lib/frr/bgpd exabgp nft curl; do command -v $$tool >/dev/null || missing=1; done; \
 	[ -n "$${missing:-}" ] || exit 0; \
 	policy=/usr/sbin/policy-rc.d; \
 	[ -e $$policy ] || { trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; }; \
 	apt-get update -q; \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends iproute2 bird2 frr exabgp
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends iproute2 bird2 frr exabgp nftables curl
 
 check: compiler ## vet, lint and unit tests with the race detector: the inner loop
 	$(GO) vet ./...
@@ -71,4 +74,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help compiler routers build demo lab check e2e e2e-long test bench fuzz fmt
+.PHONY: help compiler routers build demo lab lab-datacentre check e2e e2e-long test bench fuzz fmt

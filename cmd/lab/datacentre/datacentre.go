@@ -5,6 +5,9 @@
 // The package's tests ask what real routers make of a speaker: when it restarts, dies, or has a lot to say, and when a router among
 // them is hostile. For that they write themselves what the controller manager writes, the admitted configuration and the addresses of
 // Services: it is not part of the question, and a Service may so have a hundred addresses.
+//
+// A Hall is all of it in one: a client, two routers, three nodes with kube-proxy, pods that answer, and our controller manager. Its
+// tests ask what a user of an address sees.
 package datacentre
 
 import (
@@ -34,8 +37,12 @@ import (
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
 )
 
-// speakerUser is who speakers are in a real cluster.
-const speakerUser = "system:serviceaccount:metallb-system:metallb-speaker"
+// Who speakers, our controller manager and kube-proxy are in a real cluster.
+const (
+	speakerUser    = "system:serviceaccount:metallb-system:metallb-speaker"
+	controllerUser = "system:serviceaccount:metallb-system:metallb-controller"
+	proxyUser      = "system:kube-proxy" // Kubernetes itself binds it to system:node-proxier
+)
 
 // A Lab is a cluster whose nodes are in a network.
 type Lab struct {
@@ -77,10 +84,10 @@ func Start(ctx context.Context, progress io.Writer) (lab *Lab, err error) {
 	if l.Network, err = network.Start(); err != nil {
 		return nil, err
 	}
-	l.Cluster, err = kubernetes.Start(ctx, kubernetes.Options{Binaries: binaries, Users: []kubernetes.User{{
-		Name:   speakerUser,
-		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:metallb-system", "system:authenticated"},
-	}}})
+	account := []string{"system:serviceaccounts", "system:serviceaccounts:metallb-system", "system:authenticated"}
+	l.Cluster, err = kubernetes.Start(ctx, kubernetes.Options{Binaries: binaries, Users: []kubernetes.User{
+		{Name: speakerUser, Groups: account}, {Name: controllerUser, Groups: account}, {Name: proxyUser},
+	}})
 	if err != nil {
 		return nil, err
 	}
@@ -138,9 +145,9 @@ func (l *Lab) AddNode(ctx context.Context, host *network.Namespace, addrs ...net
 // StartSpeaker starts the speaker of a node. env is added to its environment, as NAME=value.
 func (l *Lab) StartSpeaker(node *Node, env []string, more ...string) (*kubernetes.Process, error) {
 	const program = "metallb-speaker"
-	binary := filepath.Join(cmp.Or(os.Getenv("LAB_BIN"), filepath.Join(l.root, "bin")), program)
-	if _, err := os.Stat(binary); err != nil {
-		return nil, fmt.Errorf("%s is not built: run make build", program)
+	binary, err := l.built(program)
+	if err != nil {
+		return nil, err
 	}
 	name := fmt.Sprintf("%s-%d", program, l.speakers.Add(1))
 	return node.Host.Start(kubernetes.Program{
@@ -149,6 +156,30 @@ func (l *Lab) StartSpeaker(node *Node, env []string, more ...string) (*kubernete
 		Env:  append([]string{"NODE_NAME=" + node.Name}, env...),
 		Log:  filepath.Join(l.Network.Dir, name+".log"),
 	})
+}
+
+// built is the path of one of our own programs.
+func (l *Lab) built(program string) (string, error) {
+	binary := filepath.Join(cmp.Or(os.Getenv("LAB_BIN"), filepath.Join(l.root, "bin")), program)
+	if _, err := os.Stat(binary); err != nil {
+		return "", fmt.Errorf("%s is not built: run make build", program)
+	}
+	return binary, nil
+}
+
+// documented is the configuration that docs/routers.md shows for a router: frr or bird.
+func (l *Lab) documented(word string) (string, error) {
+	const name = "docs/routers.md"
+	page, err := os.ReadFile(filepath.Join(l.root, name))
+	if err != nil {
+		return "", err
+	}
+	_, block, found := strings.Cut(string(page), "```"+word+"\n")
+	block, _, closed := strings.Cut(block, "\n```")
+	if !found || !closed {
+		return "", fmt.Errorf("%s shows no configuration for %s", name, word)
+	}
+	return strings.Replace(block, "protocol device {}\n", "", 1) + "\n", nil // the lab's BIRD has one already
 }
 
 // Admit puts a configuration in force, without asking anybody.

@@ -20,8 +20,8 @@ import (
 // patience is how long anything may take before it counts as broken. It is not a measure of anything: these machines are slow at times.
 const patience = 90 * time.Second
 
-// start brings up a lab for one test. At its end, nothing that a speaker asked for may have been forbidden, and none may have crashed.
-func start(t *testing.T) *Lab {
+// needNetwork skips a test where no network can be had.
+func needNetwork(t *testing.T) {
 	t.Helper()
 	if err := network.Missing(); err != nil {
 		if os.Getenv("LAB_REQUIRE") == "all" {
@@ -29,22 +29,34 @@ func start(t *testing.T) *Lab {
 		}
 		t.Skip(err)
 	}
+}
+
+// start brings up a lab for one test. At its end, nothing that a speaker asked for may have been forbidden, and none may have crashed.
+func start(t *testing.T) *Lab {
+	t.Helper()
+	needNetwork(t)
 	lab := made(Start(t.Context(), t.Output()))(t)
 	t.Cleanup(func() {
-		forbidden, err := lab.Cluster.Requests(context.Background(), lab.forgiven, func(r kubernetes.Request) bool {
-			return r.Code == 403 && r.User == speakerUser
-		})
-		if err != nil {
-			t.Error(err)
-		}
-		for _, r := range forbidden {
-			t.Errorf("forbidden: %v", r)
-		}
+		nothingForbidden(t, lab, speakerUser)
 		if err := lab.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
 	return lab
+}
+
+// nothingForbidden demands that these users were allowed everything that they asked for.
+func nothingForbidden(t *testing.T, lab *Lab, users ...string) {
+	t.Helper()
+	forbidden, err := lab.Cluster.Requests(context.Background(), lab.forgiven, func(r kubernetes.Request) bool {
+		return r.Code == 403 && slices.Contains(users, r.User)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	for _, r := range forbidden {
+		t.Errorf("forbidden: %v", r)
+	}
 }
 
 func must(t *testing.T, err error) {

@@ -20,15 +20,11 @@ import (
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
 )
 
-// documented returns the configuration that docs/routers.md shows for a router.
+// documented returns the configuration that docs/routers.md shows for a router, with a password and TTL security.
 func documented(t *testing.T, lab *Lab, word string) string {
 	t.Helper()
 	page := string(made(os.ReadFile(filepath.Join(lab.root, "docs/routers.md")))(t))
-	_, block, found := strings.Cut(page, "```"+word+"\n")
-	block, _, closed := strings.Cut(block, "\n```")
-	if !found || !closed {
-		t.Fatalf("docs/routers.md shows no configuration for %s", word)
-	}
+	block := made(lab.documented(word))(t)
 	// Two lines of the page that go with a password and with TTL security.
 	for _, line := range map[string][]string{
 		"frr":  {"neighbor nodes password open-sesame", "neighbor nodes ttl-security hops 1"},
@@ -40,7 +36,7 @@ func documented(t *testing.T, lab *Lab, word string) string {
 		before := map[string]string{"frr": " address-family ipv4 unicast\n", "bird": "  ipv4 { import filter"}[word]
 		block = strings.Replace(block, before, " "+line+"\n"+before, 1)
 	}
-	return strings.Replace(block, "protocol device {}\n", "", 1) + "\n" // the lab's BIRD has one already
+	return block
 }
 
 // A rack is three nodes and a router that is configured as the documentation says.
@@ -224,7 +220,7 @@ func TestRoutersThatAreConfiguredAsDocumented(t *testing.T) {
 			t.Parallel()
 			r := newRack(t, word)
 			a, b := r.nodes[0], r.nodes[1]
-			const local, cluster = corev1.ServiceExternalTrafficPolicyLocal, corev1.ServiceExternalTrafficPolicyCluster
+
 			web, web6, api, solo := "192.168.10.1/32", "2001:db8:10::1/128", "192.168.10.2/32", "192.168.10.3/32"
 
 			// Weights, in both IP versions over one session of IPv4, and none for the policy Cluster.

@@ -20,11 +20,11 @@ import (
 	"golang.org/x/term"
 )
 
-// Binaries are the programs of a control plane, by path.
+// Binaries are the programs of a control plane, and of a node, by path.
 type Binaries struct {
 	Version string // of Kubernetes, such as v1.37.2
 
-	Etcd, APIServer, ControllerManager, Kubectl string
+	Etcd, APIServer, ControllerManager, Kubectl, Proxy string
 }
 
 // The main packages of the control plane; go.mod names the same ones as tools and says which version of them.
@@ -33,6 +33,7 @@ var mains = []struct{ name, pkg string }{
 	{"kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"},
 	{"kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"},
 	{"kubectl", "k8s.io/kubernetes/cmd/kubectl"},
+	{"kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"},
 }
 
 // Build compiles a control plane from the Go modules that the lab's go.mod names, or finds it where an earlier Build left it: in
@@ -66,6 +67,7 @@ func Build(ctx context.Context, progress io.Writer) (Binaries, error) {
 		APIServer:         filepath.Join(dir, "kube-apiserver"),
 		ControllerManager: filepath.Join(dir, "kube-controller-manager"),
 		Kubectl:           filepath.Join(dir, "kubectl"),
+		Proxy:             filepath.Join(dir, "kube-proxy"),
 	}
 
 	// The folder gets its name when everything in it is finished, so that it is there is enough.
@@ -147,9 +149,10 @@ func readRecipe(ctx context.Context, lab string) (recipe, error) {
 	return r, nil
 }
 
-// key leaves out go.sum and all other modules on purpose: a test dependency more in the lab shall not cost ten minutes.
+// key leaves out go.sum and all other modules on purpose: a test dependency more in the lab shall not cost ten minutes. Which programs
+// there are is in it: a folder that an earlier lab built may have fewer.
 func (r recipe) key() string {
-	return fmt.Sprintf("%x", sha256.Sum256([]byte(r.modules+r.goEnv+r.ldflags)))[:12]
+	return fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, r.modules, r.goEnv, r.ldflags, mains)))[:12]
 }
 
 // compile builds one main package and counts the packages on the way.

@@ -78,10 +78,10 @@ func Start(ctx context.Context, options Options) (*Cluster, error) {
 func (c *Cluster) start(ctx context.Context, users []User) error {
 	c.audit = &auditLog{path: c.file("audit.log"), open: map[string]string{}}
 	var err error
-	if c.apiPort, err = freePort(); err != nil {
+	if c.apiPort, err = FreePort(); err != nil {
 		return err
 	}
-	if c.managerPort, err = freePort(); err != nil {
+	if c.managerPort, err = FreePort(); err != nil {
 		return err
 	}
 	if err := c.writeCertificates(); err != nil {
@@ -359,9 +359,9 @@ func get(ctx context.Context, client *http.Client, url string) error {
 	return nil
 }
 
-// freePort finds a port that nobody listens at, below those that Linux hands to outgoing connections and Kubernetes to node ports: the
+// FreePort finds a port that nobody listens at, below those that Linux hands to outgoing connections and Kubernetes to node ports: the
 // API server must find it free again after an outage, too.
-func freePort() (int, error) {
+func FreePort() (int, error) {
 	for range 100 {
 		port := 20000 + rand.IntN(10000)
 		listener, err := net.Listen("tcp", net.JoinHostPort(loopback, strconv.Itoa(port)))

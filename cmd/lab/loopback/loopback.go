@@ -171,8 +171,17 @@ func (l *Lab) StartController(ctx context.Context, more ...string) (*kubernetes.
 	if err != nil {
 		return nil, err
 	}
-	kubeconfig := l.KubeconfigOf(controllerUser)
-	args := append([]string{
+	l.ControllerPort = port
+	p, err := l.start("metallb-cloud-controller-manager", nil, append(ControllerArgs(l.KubeconfigOf(controllerUser), port), more...)...)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.Until(ctx, "serve /healthz", func(ctx context.Context) error { return dial(ctx, port) })
+}
+
+// ControllerArgs are the arguments of a controller manager that serves at a port of the host's loopback interface.
+func ControllerArgs(kubeconfig string, port int) []string {
+	return []string{
 		"--kubeconfig=" + kubeconfig,
 		"--authentication-kubeconfig=" + kubeconfig,
 		"--authorization-kubeconfig=" + kubeconfig,
@@ -180,13 +189,7 @@ func (l *Lab) StartController(ctx context.Context, more ...string) (*kubernetes.
 		"--secure-port=" + strconv.Itoa(port),
 		// The framework waits this long before it starts its controllers, of which there is one.
 		"--controller-start-interval=0s",
-	}, more...)
-	l.ControllerPort = port
-	p, err := l.start("metallb-cloud-controller-manager", nil, args...)
-	if err != nil {
-		return nil, err
 	}
-	return p, p.Until(ctx, "serve /healthz", func(ctx context.Context) error { return dial(ctx, port) })
 }
 
 func dial(ctx context.Context, port int) error {

@@ -36,7 +36,7 @@ protocol device {}
 // the kernel; without `protocol direct` next hops of iBGP are unreachable; without `passive on` it dials speakers, who do not listen.
 // After an error BIRD lets a neighbor wait for a minute and more, unless the configuration says otherwise (error wait time).
 func (ns *Namespace) BIRD(ctx context.Context, config string) (*BIRD, error) {
-	if err := ns.forward(); err != nil {
+	if err := ns.Forward(); err != nil {
 		return nil, err
 	}
 	dir, err := ns.network.folder("bird-" + ns.Name)
@@ -65,12 +65,15 @@ func (b *BIRD) file(name string) string { return filepath.Join(b.dir, name) }
 
 // Show asks the router something, or tells it to do something: any command of birdc.
 func (b *BIRD) Show(ctx context.Context, command ...string) (string, error) {
-	out, err := runFor(ctx, append([]string{birdc, "-s", b.file("bird.ctl")}, command...)...)
+	out, err := runFor(ctx, append(b.Shell(), command...)...)
 	if err != nil {
 		return out, fmt.Errorf("router %s: %w", b.Name, err)
 	}
 	return out, nil
 }
+
+// Shell is the command line that opens the router's shell.
+func (b *BIRD) Shell() []string { return []string{birdc, "-s", b.file("bird.ctl")} }
 
 // As in `node       BGP        ---        up     2026-11-26 04:34:53.334983  Established`.
 var birdProtocol = regexp.MustCompile(`^(\S+) +BGP +\S+ +\S+ +\S+ \S+ *(\S*)`)

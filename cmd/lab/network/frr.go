@@ -29,7 +29,7 @@ const frrUser = "frr"
 // FRR starts FRR inside, and returns when it answers. The configuration is bgpd's; without `no bgp ebgp-requires-policy` FRR takes no
 // routes from other ASes, and without `neighbor X passive` it dials speakers, who do not listen.
 func (ns *Namespace) FRR(ctx context.Context, config string) (*FRR, error) {
-	if err := ns.forward(); err != nil {
+	if err := ns.Forward(); err != nil {
 		return nil, err
 	}
 	dir, err := ns.network.folder("frr-" + ns.Name)
@@ -103,7 +103,7 @@ func give(dir, name string) error {
 
 // Show asks the router something, or tells it to do something: any command of vtysh, several as several lines.
 func (f *FRR) Show(ctx context.Context, commands ...string) (string, error) {
-	args := []string{vtysh, "--vty_socket", f.dir, "--config_dir", f.dir}
+	args := f.Shell()
 	for _, command := range commands {
 		args = append(args, "-c", command)
 	}
@@ -113,6 +113,9 @@ func (f *FRR) Show(ctx context.Context, commands ...string) (string, error) {
 	}
 	return out, nil
 }
+
+// Shell is the command line that opens the router's shell.
+func (f *FRR) Shell() []string { return []string{vtysh, "--vty_socket", f.dir, "--config_dir", f.dir} }
 
 // show asks for JSON.
 func (f *FRR) show(ctx context.Context, into any, command string) error {

@@ -75,8 +75,8 @@ func (ns *Namespace) Sysctl(name, value string) error {
 	return ns.Do(func() error { return os.WriteFile(filepath.Join("/proc/sys", name), []byte(value), 0) })
 }
 
-// forward makes the kernel a router's.
-func (ns *Namespace) forward() error {
+// Forward makes the kernel a router's.
+func (ns *Namespace) Forward() error {
 	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
 		if err := ns.Sysctl(name, "1"); err != nil {
 			return err

@@ -45,13 +45,19 @@ const (
 	exabgp = "exabgp"
 )
 
-// Missing says what keeps networks with all kinds of routers from running here; nil: nothing does.
+// What kube-proxy and a person at the client call.
+const (
+	nft  = "nft"
+	curl = "curl"
+)
+
+// Missing says what keeps networks with all kinds of routers and nodes from running here; nil: nothing does.
 func Missing() error {
 	if os.Geteuid() != 0 {
 		return errors.New("network namespaces need root")
 	}
 	var missing []string
-	for _, tool := range []string{"ip", zebra, bgpd, vtysh, bird, birdc, exabgp} {
+	for _, tool := range []string{"ip", zebra, bgpd, vtysh, bird, birdc, exabgp, nft, curl} {
 		if _, err := exec.LookPath(tool); err != nil {
 			missing = append(missing, tool)
 		}

@@ -1,0 +1,490 @@
+package datacentre
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/loopback"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
+)
+
+// A Hall is a whole datacentre in a box: a client on the WAN, two top-of-rack routers between the WAN and the LAN, and on the LAN three
+// nodes, on which kube-proxy, our speaker and pods run; and our controller manager. Real packets go from the client to pods and back,
+// of both IP versions. Draw draws it.
+//
+// The routers are configured as docs/routers.md shows, and pass on to the client what they hear from nodes. The client listens to both
+// by BGP, with a hold time of 3 s: it forgets a router whose WAN cable is pulled, and a router whose LAN cable is pulled withdraws what
+// it knew from nodes. Nodes hear nothing from routers, here as elsewhere; their default routes lead to those routers that answer pings
+// (see gateways).
+//
+// Everyone who has several ways chooses by connection: by addresses and ports.
+type Hall struct {
+	*Lab
+	WAN, LAN *network.Switch
+	Client   *network.BIRD
+	TorA     *network.FRR
+	TorB     *network.BIRD
+	Workers  []*Worker
+
+	Controllers []*kubernetes.Process
+
+	client *http.Client // connects from the client's namespace, each time anew
+	quit   context.CancelFunc
+	pings  sync.WaitGroup
+}
+
+// A Worker is a node that does all that a node does.
+type Worker struct {
+	*Node
+	Addrs   addresses // on the LAN
+	Speaker *kubernetes.Process
+	Proxy   *kubernetes.Process
+
+	number int // from 1, as in its pods' addresses
+
+	mu   sync.Mutex
+	pods []*Pod // all that were ever run here
+}
+
+// addresses are somebody's, of both IP versions.
+type addresses struct{ v4, v6 netip.Addr }
+
+func addrs(v4, v6 string) addresses {
+	return addresses{netip.MustParseAddr(v4), netip.MustParseAddr(v6)}
+}
+
+// on writes them with the lengths of their networks.
+func (a addresses) on(bits4, bits6 int) []string {
+	return []string{netip.PrefixFrom(a.v4, bits4).String(), netip.PrefixFrom(a.v6, bits6).String()}
+}
+
+func (a addresses) String() string { return fmt.Sprintf("%s, %s", a.v4, a.v6) }
+
+// Who has which addresses. The nodes' side is the scene of docs/routers.md.
+var (
+	clientOwn = addrs("203.0.113.7", "2001:db8:3::7") // of the client alone, whichever way its packets go
+	clientWAN = addrs("198.51.100.10", "2001:db8:2::10")
+	torWAN    = []addresses{addrs("198.51.100.1", "2001:db8:2::1"), addrs("198.51.100.2", "2001:db8:2::2")}
+	torLAN    = []addresses{addrs("10.0.0.1", "2001:db8:1::1"), addrs("10.0.0.2", "2001:db8:1::2")}
+)
+
+const (
+	clientASN = 65000
+	torASN    = 100
+
+	podNetwork4, podNetwork6 = "10.244.0.0/16", "fd00:244::/48"
+)
+
+// pods is the network of the pods of a worker, with the number of one in it.
+func (w *Worker) pod(n int) addresses {
+	return addrs(fmt.Sprintf("10.244.%d.%d", w.number, n), fmt.Sprintf("fd00:244:%d::%d", w.number, n))
+}
+
+// HallConfig is the configuration of a hall: one half of docs/routers.md's pools for everybody, and one, on request, with weights.
+const HallConfig = `peers:
+- {name: tor-a, peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42, hold-time: 9s, connect-time: 1s}
+- {name: tor-b, peer-address: 10.0.0.2, peer-asn: 100, my-asn: 42, hold-time: 9s, connect-time: 1s}
+address-pools:
+- name: default
+  cidr: [192.168.10.0/25, "2001:db8:10::/65"]
+- name: weighted
+  auto-assign: false
+  cidr: [192.168.10.128/25, "2001:db8:10:0:8000::/65"]
+  advertisements:
+  - link-bandwidth: true
+`
+
+// StartHall builds a hall and returns when everything in it runs: the routers have sessions with every node and with the client, and
+// the configuration is in force. ctx bounds the start only; progress is as in Start.
+func StartHall(ctx context.Context, progress io.Writer) (hall *Hall, err error) {
+	lab, err := Start(ctx, progress)
+	if err != nil {
+		return nil, err
+	}
+	living, quit := context.WithCancel(context.Background())
+	h := &Hall{Lab: lab, quit: quit}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.Stop())
+		}
+	}()
+	if h.WAN, err = lab.Network.Switch("wan"); err != nil {
+		return nil, err
+	}
+	if h.LAN, err = lab.Network.Switch("lan"); err != nil {
+		return nil, err
+	}
+	tasks := []func() error{
+		func() error { return h.startClient(ctx) },
+		func() error { return h.startTors(ctx) },
+		func() error { return h.Configure(ctx, HallConfig) },
+		func() error { _, err := h.StartController(ctx); return err },
+	}
+	for i := range 3 {
+		w := &Worker{number: i + 1, Addrs: addrs(fmt.Sprintf("10.0.0.%d", 11+i), fmt.Sprintf("2001:db8:1::%d", 11+i))}
+		h.Workers = append(h.Workers, w)
+		tasks = append(tasks, func() error { return h.startWorker(ctx, living, w) })
+	}
+	if err := together(tasks...); err != nil {
+		return nil, err
+	}
+	return h, h.settled(ctx)
+}
+
+// together does several things at once.
+func together(tasks ...func() error) error {
+	errs := make([]error, len(tasks))
+	var all sync.WaitGroup
+	for i, task := range tasks {
+		all.Go(func() { errs[i] = task() })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// Stop ends everything.
+func (h *Hall) Stop() error {
+	h.quit()
+	h.pings.Wait()
+	var errs []error
+	for _, c := range h.Controllers {
+		errs = append(errs, c.Err(), c.Stop(20*time.Second))
+	}
+	return errors.Join(append(errs, h.Lab.Stop())...)
+}
+
+// share lets a host with several ways to a network choose by the addresses and ports of a connection. All namespaces of a machine have
+// the same hash function, so each gets a seed of its own: or those connections that the client sends to a router, because their hash is
+// in its half, would all be in the same half of the router's choice (which needs Linux 6.11).
+func share(host *network.Namespace, seed int) error {
+	for name, value := range map[string]string{
+		"net/ipv4/fib_multipath_hash_policy": "1", "net/ipv6/fib_multipath_hash_policy": "1",
+		"net/ipv4/fib_multipath_hash_seed": fmt.Sprint(seed),
+	} {
+		if err := host.Sysctl(name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startClient starts the client: a host with addresses of its own, which it announces, and BIRD, which learns the ways to Services.
+func (h *Hall) startClient(ctx context.Context) error {
+	host, err := h.WAN.Host("client", clientWAN.on(24, 64)...)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(host.Addresses("lo", clientOwn.on(32, 128)...), share(host, 1)); err != nil {
+		return err
+	}
+	var config strings.Builder
+	fmt.Fprintf(&config, "router id %s;\n", clientWAN.v4)
+	for _, family := range []struct {
+		name     string
+		own, wan netip.Addr
+		routers  []netip.Addr
+	}{
+		{"ipv4", clientOwn.v4, clientWAN.v4, []netip.Addr{torWAN[0].v4, torWAN[1].v4}},
+		{"ipv6", clientOwn.v6, clientWAN.v6, []netip.Addr{torWAN[0].v6, torWAN[1].v6}},
+	} {
+		fmt.Fprintf(&config, `
+protocol static {
+  %[1]s;
+  route %[2]s blackhole;  # the client's own address
+}
+protocol kernel {
+  %[1]s {
+    import none;
+    export filter { if source != RTS_BGP then reject; krt_prefsrc = %[3]s; accept; };
+  };
+  merge paths on limit 16;
+}
+`, family.name, netip.PrefixFrom(family.own, family.own.BitLen()), family.own)
+		for i, router := range family.routers {
+			fmt.Fprintf(&config, `
+protocol bgp tor_%c_%s {
+  local %s as %d;
+  neighbor %s as %d;
+  hold time 3;
+  connect delay time 1;
+  connect retry time 1;
+  error wait time 1, 2;
+  # Without these, BIRD keeps the routes of a router that is silent for two minutes, in the hope that it restarts.
+  graceful restart off;
+  long lived graceful restart off;
+  %[2]s { import all; export where source = RTS_STATIC; };
+}
+`, 'a'+i, family.name, family.wan, clientASN, router, torASN)
+		}
+	}
+	if h.Client, err = host.BIRD(ctx, config.String()); err != nil {
+		return err
+	}
+	h.client = inside(host)
+	return nil
+}
+
+// inside connects from a namespace, each time anew: each time from another port.
+func inside(ns *network.Namespace) *http.Client {
+	var dialer net.Dialer
+	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+			err = ns.Do(func() (err error) {
+				conn, err = dialer.DialContext(ctx, network, addr)
+				return err
+			})
+			return conn, err
+		},
+	}}
+}
+
+// startTors starts the routers. To what the documentation shows they add the client, who gets what the pools' filters let in.
+func (h *Hall) startTors(ctx context.Context) error {
+	var hosts []*network.Namespace
+	for i := range torLAN {
+		host, err := h.LAN.Host(fmt.Sprintf("tor-%c", 'a'+i), torLAN[i].on(24, 64)...)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(h.WAN.Plug(host, torWAN[i].on(24, 64)...), share(host, 2+i)); err != nil {
+			return err
+		}
+		hosts = append(hosts, host)
+	}
+	frr, err := h.documented("frr")
+	if err != nil {
+		return err
+	}
+	frr += fmt.Sprintf(`
+ip prefix-list client seq 10 permit %[1]s/32
+ipv6 prefix-list client-v6 seq 10 permit %[2]s/128
+router bgp %[5]d
+ neighbor client peer-group
+ neighbor client remote-as %[6]d
+ neighbor client passive
+ neighbor client timers 1 3
+ neighbor %[3]s peer-group client
+ neighbor %[4]s peer-group client
+ address-family ipv4 unicast
+  no neighbor %[4]s activate
+  neighbor client prefix-list client in
+  neighbor client prefix-list pools out
+ exit-address-family
+ address-family ipv6 unicast
+  neighbor %[4]s activate
+  neighbor client prefix-list client-v6 in
+  neighbor client prefix-list pools-v6 out
+ exit-address-family
+`, clientOwn.v4, clientOwn.v6, clientWAN.v4, clientWAN.v6, torASN, clientASN)
+	bird, err := h.documented("bird")
+	if err != nil {
+		return err
+	}
+	bird = strings.ReplaceAll(bird, torLAN[0].v4.String(), torLAN[1].v4.String())
+	for _, family := range []struct {
+		name            string
+		own, wan, local netip.Addr
+		pool            string
+	}{
+		{"ipv4", clientOwn.v4, clientWAN.v4, torWAN[1].v4, "192.168.10.0/24+"},
+		{"ipv6", clientOwn.v6, clientWAN.v6, torWAN[1].v6, "2001:db8:10::/64+"},
+	} {
+		bird += fmt.Sprintf(`
+protocol bgp client_%s {
+  local %s as %d;
+  neighbor %s as %d;
+  passive on;
+  hold time 3;
+  error wait time 1, 2;
+  %[1]s { import where net = %[6]s; export where net ~ [ %[7]s ]; };
+}
+`, family.name, family.local, torASN, family.wan, clientASN, netip.PrefixFrom(family.own, family.own.BitLen()), family.pool)
+	}
+	return together(
+		func() (err error) { h.TorA, err = hosts[0].FRR(ctx, frr); return err },
+		func() (err error) { h.TorB, err = hosts[1].BIRD(ctx, bird); return err },
+	)
+}
+
+// startWorker starts a node, and everything on it.
+func (h *Hall) startWorker(ctx, living context.Context, w *Worker) error {
+	host, err := h.LAN.Host(fmt.Sprintf("node-%c", 'a'+w.number-1), w.Addrs.on(24, 64)...)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(host.Forward(), share(host, 10+w.number), h.gateways(living, host)); err != nil {
+		return err
+	}
+	for _, other := range h.Workers {
+		if other == w {
+			continue
+		}
+		to := other.pod(0)
+		if err := errors.Join(
+			host.IP("route", "add", netip.PrefixFrom(to.v4, 24).String(), "via", other.Addrs.v4.String()),
+			host.IP("route", "add", netip.PrefixFrom(to.v6, 64).String(), "via", other.Addrs.v6.String()),
+		); err != nil {
+			return err
+		}
+	}
+	if w.Node, err = h.AddNode(ctx, host, w.Addrs.v4, w.Addrs.v6); err != nil {
+		return err
+	}
+	if err := h.StartProxy(w); err != nil {
+		return err
+	}
+	w.Speaker, err = h.StartSpeaker(w.Node, nil, "--wait-for-url="+proxyHealth)
+	return err
+}
+
+// proxyHealth is where kube-proxy says that it has written its rules.
+const proxyHealth = "http://127.0.0.1:10256/healthz"
+
+// StartProxy starts the kube-proxy of a node.
+func (h *Hall) StartProxy(w *Worker) (err error) {
+	name := fmt.Sprintf("kube-proxy-%d", w.number)
+	w.Proxy, err = w.Host.Start(kubernetes.Program{
+		Name: name, Binary: h.Cluster.Binaries.Proxy,
+		Args: []string{
+			"--kubeconfig=" + h.Cluster.KubeconfigOf(proxyUser), "--hostname-override=" + w.Name,
+			"--proxy-mode=nftables", "--cluster-cidr=" + podNetwork4 + "," + podNetwork6,
+			"--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=127.0.0.1:10249",
+			// What limits connections is the machine's, and cannot be changed from inside a namespace.
+			"--conntrack-max-per-core=0",
+		},
+		Log: filepath.Join(h.Network.Dir, name+".log"),
+	})
+	return err
+}
+
+// StartController starts our controller manager, on the host's loopback interface. A second one waits for the first to end.
+func (h *Hall) StartController(ctx context.Context) (*kubernetes.Process, error) {
+	const program = "metallb-cloud-controller-manager"
+	binary, err := h.built(program)
+	if err != nil {
+		return nil, err
+	}
+	port, err := kubernetes.FreePort()
+	if err != nil {
+		return nil, err
+	}
+	name := fmt.Sprintf("%s-%d", program, len(h.Controllers)+1)
+	controller, err := kubernetes.Program{
+		Name: name, Binary: binary, Args: loopback.ControllerArgs(h.Cluster.KubeconfigOf(controllerUser), port),
+		Log: filepath.Join(h.Network.Dir, name+".log"),
+	}.Start()
+	if err != nil {
+		return nil, err
+	}
+	h.Controllers = append(h.Controllers, controller)
+	return controller, controller.Until(ctx, "it serves", func(ctx context.Context) error {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+}
+
+const (
+	configNamespace = "metallb-system"
+	configName      = "config"
+)
+
+// Configure writes the user's configuration. The controller manager decides what becomes of it.
+func (h *Hall) Configure(ctx context.Context, text string) error {
+	configMaps := h.API.CoreV1().ConfigMaps(configNamespace)
+	object := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: configNamespace, Name: configName}, Data: map[string]string{"config": text},
+	}
+	_, err := configMaps.Update(ctx, object, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = configMaps.Create(ctx, object, metav1.CreateOptions{})
+	}
+	return err
+}
+
+// settled waits until the configuration is in force and everybody has heard everything.
+func (h *Hall) settled(ctx context.Context) error {
+	return Until(ctx, "everybody to know everybody", func(ctx context.Context) error {
+		admitted, err := h.API.CoreV1().ConfigMaps(configNamespace).Get(ctx, configName+"-admitted", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if got := admitted.Data["config"]; got != HallConfig {
+			return fmt.Errorf("in force is\n%s", got)
+		}
+		sessions := map[network.Router][]netip.Addr{h.TorA: nil, h.TorB: nil}
+		for tor := range sessions {
+			for _, w := range h.Workers {
+				sessions[tor] = append(sessions[tor], w.Addrs.v4)
+			}
+		}
+		for _, tor := range torWAN {
+			sessions[h.Client] = append(sessions[h.Client], tor.v4, tor.v6)
+		}
+		for router, neighbors := range sessions {
+			for _, neighbor := range neighbors {
+				if s, err := router.Session(ctx, neighbor); err != nil {
+					return err
+				} else if !s.Complete {
+					return fmt.Errorf("%s has with %s the session %+v", router, neighbor, s)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// RouteTo waits until the client has these numbers of ways to an address: by way of so many routers, each of which has these nodes.
+func (h *Hall) RouteTo(ctx context.Context, addr netip.Addr, nodes ...*Worker) error {
+	prefix := netip.PrefixFrom(addr, addr.BitLen())
+	pick := func(a addresses) netip.Addr {
+		if addr.Is4() {
+			return a.v4
+		}
+		return a.v6
+	}
+	want := map[network.Router]map[netip.Addr]bool{h.Client: {}, h.TorA: {}, h.TorB: {}}
+	for _, w := range nodes {
+		want[h.TorA][pick(w.Addrs)], want[h.TorB][pick(w.Addrs)] = true, true
+	}
+	for _, tor := range torWAN {
+		if len(nodes) > 0 {
+			want[h.Client][pick(tor)] = true
+		}
+	}
+	return Until(ctx, fmt.Sprintf("ways to %s", addr), func(ctx context.Context) error {
+		for router, wanted := range want {
+			routes, err := router.Routes(ctx)
+			if err != nil {
+				return err
+			}
+			got := map[netip.Addr]bool{}
+			for _, hop := range routes[prefix] {
+				got[hop.Via] = true
+			}
+			if !maps.Equal(got, wanted) {
+				return fmt.Errorf("%s has %v instead of %v", router, routes[prefix], slices.Collect(maps.Keys(wanted)))
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,336 @@
+package datacentre
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
+)
+
+const (
+	local   = corev1.ServiceExternalTrafficPolicyLocal
+	cluster = corev1.ServiceExternalTrafficPolicyCluster
+)
+
+// startHall brings up a hall for one test. At its end, nothing may have been forbidden, and nobody may have crashed.
+func startHall(t *testing.T) *Hall {
+	t.Helper()
+	needNetwork(t)
+	began := time.Now()
+	h := made(StartHall(t.Context(), t.Output()))(t)
+	t.Logf("the hall came up in %v", time.Since(began).Round(time.Millisecond))
+	t.Cleanup(func() {
+		var ours []*kubernetes.Process
+		for _, w := range h.Workers {
+			ours = append(ours, w.Speaker, w.Proxy)
+		}
+		for _, p := range append(ours, h.Controllers...) {
+			for _, bad := range []string{"DATA RACE", "panic: "} {
+				if strings.Contains(p.Output(), bad) {
+					t.Errorf("%s: %s", p.Name, bad)
+				}
+			}
+			if t.Failed() {
+				lines := strings.Split(p.Output(), "\n")
+				t.Logf("the end of the log of %s:\n%s", p.Name, strings.Join(lines[max(0, len(lines)-20):], "\n"))
+			}
+		}
+		nothingForbidden(t, h.Lab, speakerUser, controllerUser, proxyUser)
+		if err := h.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+// A visit is one connection of the client, and what came of it.
+type visits []Answer
+
+// visit asks an address n times, each time over a new connection.
+func (h *Hall) visit(t *testing.T, target netip.AddrPort, n int) (all visits) {
+	t.Helper()
+	for range n {
+		all = append(all, made(h.Get(t.Context(), target))(t))
+	}
+	return all
+}
+
+// count counts visits by something.
+func (v visits) count(by func(Answer) string) map[string]int {
+	counts := map[string]int{}
+	for _, a := range v {
+		counts[by(a)]++
+	}
+	return counts
+}
+
+// every lists what visits differ in.
+func (v visits) every(by func(Answer) string) string {
+	return strings.Join(slices.Sorted(maps.Keys(v.count(by))), " ")
+}
+
+func byNode(a Answer) string   { return a.Node }
+func byPod(a Answer) string    { return a.Pod }
+func byClient(a Answer) string { return a.Client.String() }
+
+// expose creates a Service of the pods with its label app, and returns its addresses, when it has as many as wanted.
+func (h *Hall) expose(t *testing.T, app string, addresses int, change func(*corev1.Service)) []netip.Addr {
+	t.Helper()
+	services := h.API.CoreV1().Services("default")
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: app, Annotations: map[string]string{}},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, Selector: map[string]string{"app": app},
+			Ports: []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromInt32(PodPort)}},
+		},
+	}
+	if addresses == 2 {
+		both := corev1.IPFamilyPolicyRequireDualStack
+		svc.Spec.IPFamilyPolicy = &both
+	}
+	change(svc)
+	made(services.Create(t.Context(), svc, metav1.CreateOptions{}))(t)
+	var found []netip.Addr
+	eventually(t, "addresses of Service "+svc.Name, func(ctx context.Context) error {
+		svc, err := services.Get(ctx, svc.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		found = nil
+		for _, ingress := range svc.Status.LoadBalancer.Ingress {
+			found = append(found, netip.MustParseAddr(ingress.IP))
+		}
+		if len(found) != addresses {
+			return fmt.Errorf("it has %v", found)
+		}
+		return nil
+	})
+	return found
+}
+
+// reaches waits until both routers know the way to an address, and it answers.
+func (h *Hall) reaches(t *testing.T, target netip.AddrPort, workers ...*Worker) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	must(t, h.RouteTo(ctx, target.Addr(), workers...))
+	// Speakers and kube-proxy hear of endpoints at about the same time, and some of these may be the later ones.
+	answers := 0
+	must(t, Until(ctx, target.String()+" to answer", func(ctx context.Context) error {
+		for ; answers < 20; answers++ {
+			if _, err := h.Get(ctx, target); err != nil {
+				answers = 0
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+func tcp(addr netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(addr, port) }
+
+func (h *Hall) run(t *testing.T, w *Worker, name, app string) *Pod {
+	t.Helper()
+	return made(h.RunPod(t.Context(), w, name, map[string]string{"app": app}))(t)
+}
+
+// What a client sees of addresses, through real routers, kube-proxy and pods.
+func TestAClientReachesServicesThroughRoutersAndNodes(t *testing.T) {
+	t.Parallel()
+	h := startHall(t)
+	a, b, c := h.Workers[0], h.Workers[1], h.Workers[2]
+	nodeAddrs := map[string]bool{}
+	for _, w := range h.Workers {
+		nodeAddrs[w.Addrs.v4.String()], nodeAddrs[w.Addrs.v6.String()] = true, true
+	}
+	clientAddr := func(target netip.Addr) string {
+		if target.Is4() {
+			return clientOwn.v4.String()
+		}
+		return clientOwn.v6.String()
+	}
+
+	t.Run("Cluster policy attracts to every node and hides the client", func(t *testing.T) {
+		h.run(t, a, "cluster-1", "cluster")
+		h.run(t, b, "cluster-2", "cluster")
+		for _, addr := range h.expose(t, "cluster", 2, func(*corev1.Service) {}) {
+			h.reaches(t, tcp(addr, 80), a, b, c)
+			all := h.visit(t, tcp(addr, 80), 100)
+			if got := all.every(byPod); got != "cluster-1 cluster-2" {
+				t.Errorf("%s: the pods %s answered", addr, got)
+			}
+			// A node hides the client behind an address of its own: on the LAN for pods of others, towards its own pods for those.
+			var others int
+			for client, n := range all.count(byClient) {
+				if client == clientAddr(addr) {
+					t.Errorf("%s: %d times, pods saw the client itself", addr, n)
+				}
+				if nodeAddrs[client] {
+					others += n
+				}
+			}
+			if others == 0 {
+				t.Errorf("%s: no node sent anything to another's pod: pods saw %v", addr, all.count(byClient))
+			}
+		}
+	})
+
+	t.Run("Local policy attracts to nodes with pods and keeps the client", func(t *testing.T) {
+		h.run(t, a, "local-1", "local")
+		h.run(t, b, "local-2", "local")
+		last := h.run(t, b, "local-3", "local")
+		addrs := h.expose(t, "local", 2, func(svc *corev1.Service) { svc.Spec.ExternalTrafficPolicy = local })
+		for _, addr := range addrs {
+			h.reaches(t, tcp(addr, 80), a, b)
+			all := h.visit(t, tcp(addr, 80), 100)
+			if got := all.every(byPod); got != "local-1 local-2 local-3" {
+				t.Errorf("%s: the pods %s answered", addr, got)
+			}
+			if got := all.every(byClient); got != clientAddr(addr) {
+				t.Errorf("%s: pods saw the clients %s", addr, got)
+			}
+		}
+		// The conversation is of one pod, whatever happens to others.
+		talk := made(h.Converse(t.Context(), tcp(addrs[0], 80)))(t)
+		defer talk.Close()
+		first := made(talk.Ask(patience))(t)
+		must(t, last.SetReady(t.Context(), false))
+		other := h.run(t, c, "local-4", "local")
+		for _, addr := range addrs {
+			h.reaches(t, tcp(addr, 80), a, b, c)
+		}
+		must(t, other.Delete(t.Context()))
+		for _, addr := range addrs {
+			h.reaches(t, tcp(addr, 80), a, b)
+		}
+		// It is asked to go, and serves those who come by way of a router that has not heard of it.
+		endpoint := made(get(t.Context(), inside(h.Client.Namespace), fmt.Sprintf("http://%s/", tcp(addrs[0], 80))))(t)
+		if endpoint.Pod == "local-3" || endpoint.Pod == "local-4" {
+			t.Errorf("%s answered although others are ready", endpoint.Pod)
+		}
+		must(t, other.Remove(t.Context()))
+		if again, err := talk.Ask(patience); err != nil || again != first {
+			t.Errorf("it began with %v, and now is with %v: %v", first, again, err)
+		}
+	})
+
+	t.Run("without weights nodes share alike, with weights as their pods are", func(t *testing.T) {
+		for i, w := range []*Worker{a, a, b} {
+			h.run(t, w, fmt.Sprintf("plain-%d", i+1), "plain")
+			h.run(t, w, fmt.Sprintf("heavy-%d", i+1), "heavy")
+		}
+		plain := h.expose(t, "plain", 1, func(svc *corev1.Service) { svc.Spec.ExternalTrafficPolicy = local })[0]
+		heavy := h.expose(t, "heavy", 2, func(svc *corev1.Service) {
+			svc.Spec.ExternalTrafficPolicy = local
+			svc.Annotations["metallb.universe.tf/address-pool"] = "weighted"
+		})
+		const n = 900
+		for _, c := range []struct {
+			name   string
+			target netip.Addr
+			want   float64 // node-a's part
+		}{
+			{"without weights", plain, 1. / 2}, {"with weights", heavy[0], 2. / 3}, {"with weights, IPv6", heavy[1], 2. / 3},
+		} {
+			h.reaches(t, tcp(c.target, 80), a, b)
+			all := h.visit(t, tcp(c.target, 80), n)
+			got := float64(all.count(byNode)["node-a"]) / n
+			t.Logf("%s: node-a had %.3f of %d connections, pods %v", c.name, got, n, all.count(byPod))
+			// Five standard deviations are 0.083 and 0.079; the two expectations are 0.167 apart.
+			if got < c.want-0.083 || got > c.want+0.083 {
+				t.Errorf("%s: node-a had %.3f of the connections instead of about %.3f", c.name, got, c.want)
+			}
+		}
+	})
+
+	t.Run("a specific address", func(t *testing.T) {
+		h.run(t, c, "specific-1", "specific")
+		want := netip.MustParseAddr("192.168.10.77")
+		if got := h.expose(t, "specific", 1, func(svc *corev1.Service) { svc.Spec.LoadBalancerIP = want.String() })[0]; got != want {
+			t.Fatalf("got %s", got)
+		}
+		h.reaches(t, tcp(want, 80), a, b, c)
+		if got := h.visit(t, tcp(want, 80), 20).every(byPod); got != "specific-1" {
+			t.Errorf("the pods %s answered", got)
+		}
+	})
+
+	t.Run("two Services share an address", func(t *testing.T) {
+		shared := func(port int32, addr string) func(*corev1.Service) {
+			return func(svc *corev1.Service) {
+				svc.Annotations["metallb.universe.tf/allow-shared-ip"] = "front"
+				svc.Spec.LoadBalancerIP = addr
+				svc.Spec.Ports[0].Port = port
+			}
+		}
+		h.run(t, a, "front-1", "front")
+		h.run(t, b, "back-1", "back")
+		addr := h.expose(t, "front", 1, shared(80, ""))[0]
+		if also := h.expose(t, "back", 1, shared(8443, addr.String()))[0]; also != addr {
+			t.Fatalf("the one has %s, the other %s", addr, also)
+		}
+		for port, pod := range map[uint16]string{80: "front-1", 8443: "back-1"} {
+			h.reaches(t, tcp(addr, port), a, b, c)
+			if got := h.visit(t, tcp(addr, port), 20).every(byPod); got != pod {
+				t.Errorf("port %d: the pods %s answered", port, got)
+			}
+		}
+	})
+
+	t.Run("a router without cables is left alone until it has them again", func(t *testing.T) {
+		pod := h.run(t, a, "two-ways-1", "two-ways")
+		target := tcp(h.expose(t, "two-ways", 1, func(svc *corev1.Service) { svc.Spec.ExternalTrafficPolicy = local })[0], 80)
+		h.reaches(t, target, a)
+		// ways waits until client and node use exactly these routers.
+		ways := func(tors ...int) {
+			t.Helper()
+			eventually(t, fmt.Sprintf("ways over the routers %v", tors), func(ctx context.Context) error {
+				routes, err := h.Client.Routes(ctx)
+				if err != nil {
+					return err
+				}
+				defaults, err := a.Host.Run(ctx, "ip", "route", "show", "default")
+				if err != nil {
+					return err
+				}
+				there := routes[netip.PrefixFrom(target.Addr(), 32)]
+				if len(there) != len(tors) || strings.Count(defaults, "via") != len(tors) {
+					return fmt.Errorf("the client has %v, the node %s", there, defaults)
+				}
+				for i, tor := range tors {
+					if there[i].Via != torWAN[tor].v4 || !strings.Contains(defaults, "via "+torLAN[tor].v4.String()+" ") {
+						return fmt.Errorf("the client has %v, the node %s", there, defaults)
+					}
+				}
+				return nil
+			})
+		}
+		for i, tor := range []*network.Namespace{h.TorA.Namespace, h.TorB.Namespace} {
+			began := time.Now()
+			must(t, errors.Join(h.WAN.Pull(tor), h.LAN.Pull(tor)))
+			ways(1 - i)
+			gone := time.Now()
+			if got := h.visit(t, target, 50).every(byPod); got != pod.Name {
+				t.Errorf("the pods %s answered", got)
+			}
+			back := time.Now()
+			must(t, errors.Join(h.WAN.Replug(tor), h.LAN.Replug(tor)))
+			ways(0, 1)
+			h.reaches(t, target, a)
+			t.Logf("%s: nobody used it any more after %v, and all did again %v after its cables were back", tor.Name,
+				gone.Sub(began).Round(time.Millisecond), time.Since(back).Round(time.Millisecond))
+		}
+	})
+}
