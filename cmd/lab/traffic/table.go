@@ -1,0 +1,101 @@
+package traffic
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// A Row is what one event did to the traffic, up to the next event.
+type Row struct {
+	What          string
+	Attempts      int // that began after it
+	Failed        int // of these, before the next event
+	UnderWay      int // began before the event, and failed after it
+	Recovery      time.Duration
+	Recovered     bool
+	Broken        int     // long-lived connections
+	Before, After []Share // which nodes answered, when all was settled
+}
+
+// A Table is read by a person in a terminal.
+type Table []Row
+
+// Table has a row for each mark, and one for the time before the first if there were attempts in it.
+func (r *Record) Table() Table {
+	marks := r.Marks
+	if len(marks) == 0 || len(r.Attempts) > 0 && r.Attempts[0].Began.Before(marks[0].At) {
+		marks = append([]Mark{{r.From, "start"}}, marks...)
+	}
+	table := make(Table, len(marks))
+	for i, mark := range marks {
+		row := &table[i]
+		row.What = mark.What
+		next := r.next(mark.At)
+		row.Recovery, row.Recovered = r.Recovery(mark)
+		row.Broken = len(r.Between(mark.At, next).Broken())
+		// What was settled after the event is only what came later than the last failure. Routes may change without one, so it is also
+		// only the second half of that.
+		recovered := mark.At.Add(row.Recovery)
+		row.After = r.Between(recovered.Add(next.Sub(recovered)/2), next).Nodes()
+		if i > 0 {
+			row.Before = table[i-1].After
+		}
+		for _, a := range r.Attempts {
+			if !within(a.Began, mark.At, next) {
+				continue
+			}
+			row.Attempts++
+			switch {
+			case !a.failed():
+			case i+1 < len(marks) && a.ended().After(next):
+				table[i+1].UnderWay++
+			default:
+				row.Failed++
+			}
+		}
+	}
+	return table
+}
+
+// Print shows the table.
+func (t Table) Print(w io.Writer) error {
+	columns := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(columns, "WHAT HAPPENED\tATTEMPTS\tFAILED\tRECOVERY\tLONG-LIVED BROKEN\tNODES BEFORE -> AFTER")
+	for _, row := range t {
+		failed := fmt.Sprint(row.Failed)
+		if row.UnderWay > 0 {
+			failed += fmt.Sprintf(", and %d under way", row.UnderWay)
+		}
+		recovery := "-"
+		switch {
+		case !row.Recovered:
+			recovery = "not yet"
+		case row.Failed > 0:
+			recovery = row.Recovery.Round(10 * time.Millisecond).String()
+		}
+		fmt.Fprintf(columns, "%s\t%d\t%s\t%s\t%d\t%s -> %s\n", row.What, row.Attempts, failed, recovery, row.Broken, list(row.Before), list(row.After))
+	}
+	return columns.Flush()
+}
+
+// String is what Print prints.
+func (t Table) String() string {
+	var text strings.Builder
+	_ = t.Print(&text) // a strings.Builder takes everything
+	return text.String()
+}
+
+// list is a dash when there is nobody.
+func list(shares []Share) string {
+	if len(shares) == 0 {
+		return "-"
+	}
+	texts := make([]string, len(shares))
+	for i, s := range shares {
+		texts[i] = s.String()
+	}
+	return strings.Join(texts, ", ")
+}
