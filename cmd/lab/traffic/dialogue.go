@@ -51,15 +51,16 @@ func get(conn io.ReadWriter, request string) (Answer, error) {
 
 // ParseAnswer reads a line as the lab's pods write it: pod, node, and the client's address, with or without its port.
 func ParseAnswer(line string) (Answer, error) {
+	strange := fmt.Errorf("the answer is %q: want a pod, a node, and the client's address", line)
 	words := strings.Fields(line)
 	if len(words) != 3 {
-		return Answer{}, fmt.Errorf("the answer is %q: want a pod, a node, and the client's address", line)
+		return Answer{}, strange
 	}
 	client, err := netip.ParseAddr(words[2])
 	if err != nil {
 		both, err := netip.ParseAddrPort(words[2])
 		if err != nil {
-			return Answer{}, fmt.Errorf("the answer is %q: %w", line, err)
+			return Answer{}, strange
 		}
 		client = both.Addr()
 	}

@@ -142,7 +142,7 @@ func (p *picture) title() string {
 		len(p.Attempts), p.To.Sub(p.From).Round(100*time.Millisecond), len(p.Failed()), len(p.Broken()))
 }
 
-// legend says which colour is who, with the shares of the answers, where there is a colour for each.
+// legend says which colour is who.
 func (p *picture) legend() {
 	x := left
 	entry := func(sign, text string) {

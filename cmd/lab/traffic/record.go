@@ -103,17 +103,22 @@ type Share struct {
 	Answers, Of int
 }
 
-func (s Share) String() string { return fmt.Sprintf("%s %.0f%%", s.Name, 100*float64(s.Answers)/float64(s.Of)) }
+func (s Share) String() string {
+	return fmt.Sprintf("%s %.0f%%", s.Name, 100*float64(s.Answers)/float64(s.Of))
+}
 
 // Nodes are who answered, sorted by name.
-func (r *Record) Nodes() []Share { return r.shares(func(a Attempt) string { return a.Node }) }
+func (r *Record) Nodes() []Share { return shares(r.Answered(), node) }
 
 // Pods are who answered, sorted by name.
-func (r *Record) Pods() []Share { return r.shares(func(a Attempt) string { return a.Pod }) }
+func (r *Record) Pods() []Share {
+	return shares(r.Answered(), func(a Attempt) string { return a.Pod })
+}
 
-func (r *Record) shares(name func(Attempt) string) []Share {
+func node(a Attempt) string { return a.Node }
+
+func shares(answered []Attempt, name func(Attempt) string) []Share {
 	count := map[string]int{}
-	answered := r.Answered()
 	for _, a := range answered {
 		count[name(a)]++
 	}

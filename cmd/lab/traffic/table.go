@@ -36,13 +36,10 @@ func (r *Record) Table() Table {
 		next := r.next(mark.At)
 		row.Recovery, row.Recovered = r.Recovery(mark)
 		row.Broken = len(r.Between(mark.At, next).Broken())
-		// What was settled after the event is only what came later than the last failure. Routes may change without one, so it is also
-		// only the second half of that.
-		recovered := mark.At.Add(row.Recovery)
-		row.After = r.Between(recovered.Add(next.Sub(recovered)/2), next).Nodes()
 		if i > 0 {
 			row.Before = table[i-1].After
 		}
+		var settled []Attempt
 		for _, a := range r.Attempts {
 			if !within(a.Began, mark.At, next) {
 				continue
@@ -50,12 +47,16 @@ func (r *Record) Table() Table {
 			row.Attempts++
 			switch {
 			case !a.failed():
+				settled = append(settled, a)
 			case i+1 < len(marks) && a.ended().After(next):
 				table[i+1].UnderWay++
 			default:
 				row.Failed++
+				settled = nil
 			}
 		}
+		// What came later than the last failure is settled. Since routes may also change without any, only the second half of it is.
+		row.After = shares(settled[len(settled)/2:], node)
 	}
 	return table
 }
@@ -74,7 +75,7 @@ func (t Table) Print(w io.Writer) error {
 		case !row.Recovered:
 			recovery = "not yet"
 		case row.Failed > 0:
-			recovery = row.Recovery.Round(10 * time.Millisecond).String()
+			recovery = row.Recovery.Round(time.Millisecond).String()
 		}
 		fmt.Fprintf(columns, "%s\t%d\t%s\t%s\t%d\t%s -> %s\n", row.What, row.Attempts, failed, recovery, row.Broken, list(row.Before), list(row.After))
 	}
