@@ -104,7 +104,10 @@ func (p *picture) draw() {
 	p.scale = plot / float64(max(most+worst, 1))
 	p.top = line*2 + line*float64(lanes)
 	p.zero = p.top + p.scale*float64(most)
-	bottom := p.zero + max(p.scale*float64(worst), thinnest)
+	bottom := p.zero
+	if worst > 0 {
+		bottom += max(p.scale*float64(worst), line) // there is room for a number
+	}
 	height := bottom + 2.5*line
 
 	fmt.Fprintf(&p.text, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %s %s" width="%[1]s" height="%[2]s" role="img" font-family="sans-serif" font-size="12">
@@ -123,10 +126,14 @@ func (p *picture) draw() {
 	})
 	p.axes(most, worst, bottom)
 	for i, m := range p.Marks {
-		x := number(p.x(m.At))
-		fmt.Fprintf(&p.text, `<path d="M%s %sV%s" stroke="#333333" stroke-dasharray="4 3"/>`+"\n", x, number(labels[i].y+4), number(bottom))
+		fmt.Fprintf(&p.text, `<path d="M%s %sV%s" stroke="#333333" stroke-dasharray="4 3"/>`+"\n", number(p.x(m.At)), number(labels[i].y+4), number(bottom))
+	}
+	// The labels interrupt the lines that they cross.
+	p.text.WriteString(`<g stroke="#ffffff" stroke-width="4" paint-order="stroke">` + "\n")
+	for i, m := range p.Marks {
 		p.write(labels[i].x, labels[i].y, labels[i].anchor, "#111111", m.What)
 	}
+	p.text.WriteString("</g>\n")
 	if broken := p.Broken(); len(broken) > 0 {
 		var crosses strings.Builder
 		for _, c := range broken {
@@ -195,9 +202,9 @@ func (p *picture) axes(most, worst int, bottom float64) {
 		p.write(left-6, p.top+10, "end", "#111111", fmt.Sprint(most))
 	}
 	if worst > 0 {
-		p.write(left-6, max(bottom, p.zero+line), "end", failure, fmt.Sprint(worst))
+		p.write(left-6, bottom, "end", failure, fmt.Sprint(worst))
 	}
-	fmt.Fprintf(&p.text, `<text transform="translate(16 %s) rotate(-90)" text-anchor="middle" fill="#111111">answers per %s</text>`+"\n",
+	fmt.Fprintf(&p.text, `<text transform="translate(16 %s) rotate(-90)" text-anchor="middle" fill="#111111">attempts per %s</text>`+"\n",
 		number(p.top+plot/2), p.bucket)
 	step := tick(p.To.Sub(p.From))
 	for at := time.Duration(0); at <= p.To.Sub(p.From); at += step {

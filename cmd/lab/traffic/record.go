@@ -170,21 +170,21 @@ func (r *Record) Outages(apart time.Duration) []Outage {
 // Recovery is the time from a mark until the last attempt that failed began, of those that began and ended after it and before the next
 // mark; 0 if none failed. It is not over if no attempt that began later was answered.
 func (r *Record) Recovery(mark Mark) (took time.Duration, over bool) {
-	last, over := mark.At, true
-	for _, a := range r.Between(mark.At, r.next(mark.At)).Attempts {
+	next := r.To
+	for _, m := range slices.Backward(r.Marks) {
+		if m.At.After(mark.At) {
+			next = m.At
+		}
+	}
+	return r.recovery(mark.At, next)
+}
+
+func (r *Record) recovery(from, to time.Time) (took time.Duration, over bool) {
+	last, over := from, true
+	for _, a := range r.Between(from, to).Attempts {
 		if over = !a.failed(); !over {
 			last = a.Began
 		}
 	}
-	return last.Sub(mark.At), over
-}
-
-// next is the time of the first mark after a time, or that of the record's end.
-func (r *Record) next(at time.Time) time.Time {
-	for _, m := range r.Marks {
-		if m.At.After(at) {
-			return m.At
-		}
-	}
-	return r.To
+	return last.Sub(from), over
 }

@@ -156,6 +156,23 @@ WHAT HAPPENED         ATTEMPTS   FAILED               RECOVERY   LONG-LIVED BROK
 the cable is pulled   14         3                    not yet    0                   - -> -
 it is put back        4          0, and 9 under way   -          0                   - -> a 100%
 `},
+		{`
+0.0 !refused a c
+0.205 = c was under way
+0.205 = two at once
+0.3 b b b b
+0.7 .
+`, `
+WHAT HAPPENED     ATTEMPTS   FAILED   RECOVERY   LONG-LIVED BROKEN   NODES BEFORE -> AFTER
+start             3          1        0s         0                   - -> a 100%
+c was under way   0          0        -          0                   a 100% -> -
+two at once       4          0        -          0                   - -> b 100%
+`},
+		{"0.5 x a reset\n1.0 = later\n2.0 .", `
+WHAT HAPPENED   ATTEMPTS   FAILED   RECOVERY   LONG-LIVED BROKEN   NODES BEFORE -> AFTER
+start           0          0        -          1                   - -> -
+later           0          0        -          0                   - -> -
+`},
 		{"0.0 a a a a\n0.4 .", `
 WHAT HAPPENED   ATTEMPTS   FAILED   RECOVERY   LONG-LIVED BROKEN   NODES BEFORE -> AFTER
 start           4          0        -          0                   - -> a 100%
@@ -208,7 +225,7 @@ func elements(t *testing.T, r *Record) (text string, count map[string]int) {
 
 func TestThePictureShowsNodesFailuresMarksAndWhatBroke(t *testing.T) {
 	text, count := elements(t, told(t, twoNodesDie))
-	for _, want := range []string{">a dies<", ">b dies too<", ">6 of 34 failed<", ">2 long-lived connections broke<", failure, colours[0], colours[1], ">answers per 100ms<"} {
+	for _, want := range []string{">a dies<", ">b dies too<", ">6 of 34 failed<", ">2 long-lived connections broke<", failure, colours[0], colours[1], ">attempts per 100ms<"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("there is no %s in\n%s", want, text)
 		}

@@ -23,18 +23,21 @@ type Row struct {
 // A Table is read by a person in a terminal.
 type Table []Row
 
-// Table has a row for each mark, and one for the time before the first if there were attempts in it.
+// Table has a row for each mark, and one for the time before the first if there was anything in it.
 func (r *Record) Table() Table {
 	marks := r.Marks
-	if len(marks) == 0 || len(r.Attempts) > 0 && r.Attempts[0].Began.Before(marks[0].At) {
+	if len(marks) == 0 || len(r.Attempts) > 0 && r.Attempts[0].Began.Before(marks[0].At) || len(r.Between(r.From, marks[0].At).Broken()) > 0 {
 		marks = append([]Mark{{r.From, "start"}}, marks...)
 	}
 	table := make(Table, len(marks))
 	for i, mark := range marks {
 		row := &table[i]
 		row.What = mark.What
-		next := r.next(mark.At)
-		row.Recovery, row.Recovered = r.Recovery(mark)
+		next := r.To
+		if i+1 < len(marks) {
+			next = marks[i+1].At
+		}
+		row.Recovery, row.Recovered = r.recovery(mark.At, next)
 		row.Broken = len(r.Between(mark.At, next).Broken())
 		if i > 0 {
 			row.Before = table[i-1].After
@@ -45,14 +48,15 @@ func (r *Record) Table() Table {
 				continue
 			}
 			row.Attempts++
-			switch {
-			case !a.failed():
-				settled = append(settled, a)
-			case i+1 < len(marks) && a.ended().After(next):
+			switch crossed := i+1 < len(marks) && a.ended().After(next); { // whether the next event may be the reason
+			case crossed && a.failed():
 				table[i+1].UnderWay++
-			default:
+			case crossed:
+			case a.failed():
 				row.Failed++
 				settled = nil
+			default:
+				settled = append(settled, a)
 			}
 		}
 		// What came later than the last failure is settled. Since routes may also change without any, only the second half of it is.
