@@ -66,6 +66,11 @@ func (c *crew) fill(n int) {
 	}
 }
 
+// dismiss counts on a replica no longer, which was told to end and may take a moment.
+func (c *crew) dismiss(p *kubernetes.Process) {
+	c.members = slices.DeleteFunc(c.members, func(member *kubernetes.Process) bool { return member == p })
+}
+
 // one is a replica that runs, or at least did a moment ago; nil if there is none.
 func (c *crew) one() *kubernetes.Process {
 	if len(c.members) == 0 {

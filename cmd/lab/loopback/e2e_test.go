@@ -48,8 +48,10 @@ func start(t *testing.T, o Options) *Lab {
 			t.Errorf("forbidden: %v", r)
 		}
 		for _, p := range lab.processes {
-			if strings.Contains(p.Output(), "DATA RACE") {
-				t.Errorf("%s has a data race", p.Name)
+			for _, bad := range []string{"DATA RACE", "panic: "} {
+				if strings.Contains(p.Output(), bad) {
+					t.Errorf("%s: %s", p.Name, bad)
+				}
 			}
 		}
 		if t.Failed() {

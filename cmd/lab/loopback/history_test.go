@@ -472,6 +472,7 @@ func (h *history) kill() string {
 func (h *history) stop() string {
 	if p := h.crew.one(); p != nil {
 		_ = p.Signal(syscall.SIGTERM) // it may have ended
+		h.crew.dismiss(p)
 		return "stop " + p.Name
 	}
 	return "nobody to stop"
@@ -484,7 +485,7 @@ func (h *history) quiet() {
 	var before string
 	var clients []*client
 	err := Until(h.t.Context(), "a quiet point", func(ctx context.Context) error {
-		h.crew.fill(2) // each time: those that were told to end may not have ended yet
+		h.crew.fill(2) // each time: one that slept for too long may not have ended yet
 		for {
 			state, faults, err := h.judge(ctx, &clients)
 			if err != nil {
