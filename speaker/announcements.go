@@ -30,11 +30,12 @@ type Withheld struct {
 // Announcements decides what the node tells routers. The routes are sorted by prefix; no two of them send one prefix to
 // one peer. The order of the services does not matter.
 func Announcements(config *loadbalancer.Config, node *corev1.Node, services []Service) (routes []loadbalancer.Route, withheld []Withheld) {
-	return announcements(config, node, services, unfit(node))
+	return announcements(config, node, services, unfit(node), nil)
 }
 
-// announcements is Announcements where somebody else has decided whether the node is fit, and says why not.
-func announcements(config *loadbalancer.Config, node *corev1.Node, services []Service, unfit string) (routes []loadbalancer.Route, withheld []Withheld) {
+// announcements is Announcements where somebody else has decided whether the node is fit, and says why not, and which places
+// are newcomers.
+func announcements(config *loadbalancer.Config, node *corev1.Node, services []Service, unfit string, young map[place]bool) (routes []loadbalancer.Route, withheld []Withheld) {
 	services = slices.Clone(services)
 	slices.SortFunc(services, func(a, b Service) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
@@ -48,6 +49,9 @@ func announcements(config *loadbalancer.Config, node *corev1.Node, services []Se
 			why := cmp.Or(dying(svc.Service), unfit)
 			if why == "" {
 				why = svc.unserved(addr, node.Name)
+			}
+			if why == "" && young[placeOf(svc.Service, familyOf(addr))] {
+				why = whyLate
 			}
 			if why == "" {
 				why = add(byPrefix, config, addr, node)

@@ -263,6 +263,9 @@ func TestTheLoopSendsAWeightWhenItHasSettled(t *testing.T) {
 		pods("a:last@1 a:unready@3 b:ready@2")
 		s.want("no pod", "", "leaf")
 		pods("a:last@1 a:ready@3 a:ready@4 b:ready@2")
+		s.want("pods again, which kube-proxy has not noticed yet", "", "leaf")
+		<-time.After(headStart)
+		synctest.Wait()
 		s.want("pods again", "10.0.0.1/32 pref 100 weight 2", "leaf")
 	})
 }

@@ -116,6 +116,7 @@ func near(sent, count uint16) bool {
 type memory struct {
 	weights map[netip.Prefix]paced
 	drain   drain
+	served  map[place]time.Time // since when, with the policy Local; nil at the start
 }
 
 // announcements is Announcements with time: what routers should be told now, what to remember, and when to look again at
@@ -127,10 +128,12 @@ func (m memory) announcements(now time.Time, config *loadbalancer.Config, node *
 	if !at.IsZero() && !now.Before(at) {
 		why, at = cmp.Or(why, fmt.Sprintf("node %s is drained: %s", node.Name, drained)), time.Time{}
 	}
-	routes, withheld = announcements(config, node, services, why)
+	young, served, late := newcomers(now, m.served, services, node.Name)
+	next.served = served
+	routes, withheld = announcements(config, node, services, why, young)
 	routes, next.weights, wake = pace(now, m.weights, routes)
 	if drained != "" {
 		routes = shutDown(routes)
 	}
-	return routes, withheld, next, earlier(wake, at)
+	return routes, withheld, next, earlier(earlier(wake, at), late)
 }

@@ -245,6 +245,8 @@ func TestOnlyWhatConcernsAnAddressRingsTheBell(t *testing.T) {
 		s.put(service(t, "shop/web 10.0.0.1 Local | a:last b:ready").Slices[0])
 		s.want("the pod terminates", "", "leaf")
 		s.put(service(t, "shop/web 10.0.0.1 Local | a:ready b:ready").Slices[0])
+		<-time.After(headStart)
+		synctest.Wait()
 		s.want("it is back", "10.0.0.1/32 pref 100", "leaf")
 		moved := service(t, "shop/web 10.0.0.1 Local | a:ready").Slices[0]
 		moved.Labels[discoveryv1.LabelServiceName] = "internal"

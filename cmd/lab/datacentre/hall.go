@@ -329,7 +329,10 @@ func (h *Hall) startWorker(ctx, living context.Context, w *Worker) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(host.Forward(), share(host, 10+w.number), h.gateways(living, host)); err != nil {
+	// Of a connection that routers moved here, the node knows nothing. It would begin to track the rest of it as not for a Service,
+	// and send a new connection from the same port back to the routers.
+	untracked := host.Sysctl("net/netfilter/nf_conntrack_tcp_loose", "0")
+	if err := errors.Join(host.Forward(), share(host, 10+w.number), untracked, h.gateways(living, host)); err != nil {
 		return err
 	}
 	for _, other := range h.Workers {
