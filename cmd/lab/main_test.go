@@ -29,7 +29,7 @@ func TestTheDemoTellsItsStoryAndLeavesNothingBehind(t *testing.T) {
 
 func TestTheLabSaysWhatItCanDo(t *testing.T) {
 	for _, args := range [][]string{nil, {"dmeo"}, {"demo", "now"}} {
-		if err := run(t.Context(), args, io.Discard); err == nil || !strings.Contains(err.Error(), "lab demo, or lab up") {
+		if err := run(t.Context(), args, io.Discard); err == nil || !strings.Contains(err.Error(), "lab demo, lab up, or lab datacentre") {
 			t.Errorf("lab %v: %v", args, err)
 		}
 	}

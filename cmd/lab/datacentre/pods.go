@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,8 +39,9 @@ type Pod struct {
 func (h *Hall) RunPod(ctx context.Context, w *Worker, name string, labels map[string]string) (*Pod, error) {
 	pod := &Pod{Name: name, Worker: w, hall: h}
 	w.mu.Lock()
+	w.started++
+	pod.Addrs = w.pod(1 + w.started) // the first is the node's own
 	w.pods = append(w.pods, pod)
-	pod.Addrs = w.pod(1 + len(w.pods)) // the first is the node's own
 	w.mu.Unlock()
 	if err := pod.plug(); err != nil {
 		return nil, fmt.Errorf("pod %s: %w", name, err)
@@ -161,6 +163,9 @@ func (p *Pod) Remove(ctx context.Context) error {
 	if err := errors.Join(p.Crash(), p.Worker.Host.IP("link", "del", p.Name)); err != nil {
 		return err
 	}
+	p.Worker.mu.Lock()
+	p.Worker.pods = slices.DeleteFunc(p.Worker.pods, func(other *Pod) bool { return other == p })
+	p.Worker.mu.Unlock()
 	err := p.hall.API.CoreV1().Pods(metav1.NamespaceDefault).Delete(ctx, p.Name, *metav1.NewDeleteOptions(0))
 	if apierrors.IsNotFound(err) {
 		return nil
