@@ -291,6 +291,18 @@ func TestAClientReachesServicesThroughRoutersAndNodes(t *testing.T) {
 		}
 	})
 
+	t.Run("a second controller manager goes on where the first ended", func(t *testing.T) {
+		made(h.StartController(t.Context()))(t)
+		first := h.Controllers[0]
+		must(t, first.Stop(patience))
+		h.run(t, b, "later-1", "later")
+		addr := h.expose(t, "later", 1, func(*corev1.Service) {})[0]
+		h.reaches(t, tcp(addr, 80), a, b, c)
+		if got := h.visit(t, tcp(addr, 80), 20).every(byPod); got != "later-1" {
+			t.Errorf("the pods %s answered", got)
+		}
+	})
+
 	t.Run("a router without cables is left alone until it has them again", func(t *testing.T) {
 		pod := h.run(t, a, "two-ways-1", "two-ways")
 		target := tcp(h.expose(t, "two-ways", 1, func(svc *corev1.Service) { svc.Spec.ExternalTrafficPolicy = local })[0], 80)

@@ -181,15 +181,11 @@ type Answer struct {
 
 // Get asks an address from the client, over a new connection.
 func (h *Hall) Get(ctx context.Context, target netip.AddrPort) (Answer, error) {
-	return get(ctx, h.client, fmt.Sprintf("http://%s/", target))
-}
-
-func get(ctx context.Context, from *http.Client, url string) (Answer, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/", target), nil)
 	if err != nil {
 		return Answer{}, err
 	}
-	response, err := from.Do(request)
+	response, err := h.client.Do(request)
 	if err != nil {
 		return Answer{}, err
 	}
