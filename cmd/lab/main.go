@@ -1,7 +1,8 @@
 // Command lab runs this project on one machine against a real Kubernetes control plane and a router.
 //
-//	lab demo   tells the usage page's story, and leaves nothing behind
-//	lab up     brings the same cluster up and keeps it, for looking around
+//	lab demo         tells the usage page's story, and leaves nothing behind
+//	lab up           brings the same cluster up and keeps it, for looking around
+//	lab datacentre   brings up routers, nodes, pods and a client in network namespaces and keeps them; needs root
 package main
 
 import (
@@ -13,7 +14,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/datacentre"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/loopback"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
 )
 
 func main() {
@@ -31,8 +34,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return within(ctx, out, demo)
 	case len(args) == 1 && args[0] == "up":
 		return within(ctx, out, up)
+	case len(args) == 1 && args[0] == "datacentre":
+		return hall(ctx, out)
 	}
-	return fmt.Errorf("say what to do: lab demo, or lab up")
+	return fmt.Errorf("say what to do: lab demo, lab up, or lab datacentre")
 }
 
 // within brings up a lab in which everything runs, and ends it.
@@ -87,6 +92,32 @@ Press Enter to see the router's table.
 			}
 		}
 	}
+}
+
+// hall brings up a datacentre, shows that it works, and keeps it until ctx ends.
+func hall(ctx context.Context, out io.Writer) (err error) {
+	if err := network.Missing(); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "Starting a Kubernetes control plane, a client, two routers and three nodes. The first time, Kubernetes is compiled: that takes minutes.")
+	h, err := datacentre.StartHall(ctx, out)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.Stop()) }()
+	web, err := datacentre.Show(ctx, h, out)
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(out, "\nIt is all up until you press Ctrl-C. In another terminal:\n\n")
+	for _, hint := range h.Hints(web) {
+		if hint.What != "" {
+			fmt.Fprintf(out, "  # %s\n", hint.What)
+		}
+		fmt.Fprintf(out, "  %s\n", hint.Command)
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // listen tells of every line, until there are no more.

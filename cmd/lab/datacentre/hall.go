@@ -58,8 +58,9 @@ type Worker struct {
 
 	number int // from 1, as in its pods' addresses
 
-	mu   sync.Mutex
-	pods []*Pod // all that were ever run here
+	mu      sync.Mutex
+	pods    []*Pod
+	started int // how many pods there have ever been
 }
 
 // addresses are somebody's, of both IP versions.
@@ -86,8 +87,11 @@ var (
 
 const (
 	clientASN = 65000
-	torASN    = 100
+	// Those of the usage page.
+	torASN     = 100
+	clusterASN = 42
 
+	// Of all pods, for kube-proxy.
 	podNetwork4, podNetwork6 = "10.244.0.0/16", "fd00:244::/48"
 )
 
@@ -456,7 +460,36 @@ func (h *Hall) settled(ctx context.Context) error {
 	})
 }
 
-// RouteTo waits until the client has these numbers of ways to an address: by way of so many routers, each of which has these nodes.
+// Serve creates a Service in the namespace default, and returns its addresses when it has so many.
+func (h *Hall) Serve(ctx context.Context, svc *corev1.Service, addresses int) ([]netip.Addr, error) {
+	services := h.API.CoreV1().Services(metav1.NamespaceDefault)
+	if _, err := services.Create(ctx, svc, metav1.CreateOptions{}); err != nil {
+		return nil, fmt.Errorf("service %s: %w", svc.Name, err)
+	}
+	var found []netip.Addr
+	err := Until(ctx, fmt.Sprintf("%d addresses of service %s", addresses, svc.Name), func(ctx context.Context) error {
+		now, err := services.Get(ctx, svc.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		found = nil
+		for _, ingress := range now.Status.LoadBalancer.Ingress {
+			addr, err := netip.ParseAddr(ingress.IP)
+			if err != nil {
+				return err
+			}
+			found = append(found, addr)
+		}
+		if len(found) != addresses {
+			return fmt.Errorf("it has %v", found)
+		}
+		return nil
+	})
+	return found, err
+}
+
+// RouteTo waits until the client has ways to an address over both routers, and each of these has ways to exactly these nodes; without
+// nodes, until nobody has any.
 func (h *Hall) RouteTo(ctx context.Context, addr netip.Addr, nodes ...*Worker) error {
 	prefix := netip.PrefixFrom(addr, addr.BitLen())
 	pick := func(a addresses) netip.Addr {
@@ -486,6 +519,24 @@ func (h *Hall) RouteTo(ctx context.Context, addr netip.Addr, nodes ...*Worker) e
 			}
 			if !maps.Equal(got, wanted) {
 				return fmt.Errorf("%s has %v instead of %v", router, routes[prefix], slices.Collect(maps.Keys(wanted)))
+			}
+		}
+		return nil
+	})
+}
+
+// Reachable waits until there are ways to a Service as in RouteTo, and pods answer on them.
+func (h *Hall) Reachable(ctx context.Context, target netip.AddrPort, nodes ...*Worker) error {
+	if err := h.RouteTo(ctx, target.Addr(), nodes...); err != nil {
+		return err
+	}
+	// Speakers and the kube-proxy of each node hear of endpoints at about the same time, and some kube-proxy may be the last.
+	answers := 0
+	return Until(ctx, fmt.Sprintf("%s to answer", target), func(ctx context.Context) error {
+		for ; answers < 20; answers++ {
+			if _, err := h.Get(ctx, target); err != nil {
+				answers = 0
+				return err
 			}
 		}
 		return nil

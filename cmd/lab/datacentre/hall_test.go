@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -55,7 +56,7 @@ func startHall(t *testing.T) *Hall {
 	return h
 }
 
-// A visit is one connection of the client, and what came of it.
+// visits are connections of the client, and what came of each.
 type visits []Answer
 
 // visit asks an address n times, each time over a new connection.
@@ -88,7 +89,6 @@ func byClient(a Answer) string { return a.Client.String() }
 // expose creates a Service of the pods with its label app, and returns its addresses, when it has as many as wanted.
 func (h *Hall) expose(t *testing.T, app string, addresses int, change func(*corev1.Service)) []netip.Addr {
 	t.Helper()
-	services := h.API.CoreV1().Services("default")
 	svc := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: app, Annotations: map[string]string{}},
 		Spec: corev1.ServiceSpec{
@@ -101,42 +101,17 @@ func (h *Hall) expose(t *testing.T, app string, addresses int, change func(*core
 		svc.Spec.IPFamilyPolicy = &both
 	}
 	change(svc)
-	made(services.Create(t.Context(), svc, metav1.CreateOptions{}))(t)
-	var found []netip.Addr
-	eventually(t, "addresses of Service "+svc.Name, func(ctx context.Context) error {
-		svc, err := services.Get(ctx, svc.Name, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		found = nil
-		for _, ingress := range svc.Status.LoadBalancer.Ingress {
-			found = append(found, netip.MustParseAddr(ingress.IP))
-		}
-		if len(found) != addresses {
-			return fmt.Errorf("it has %v", found)
-		}
-		return nil
-	})
-	return found
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	return made(h.Serve(ctx, svc, addresses))(t)
 }
 
-// reaches waits until both routers know the way to an address, and it answers.
+// reaches waits until both routers know the ways to an address, and it answers.
 func (h *Hall) reaches(t *testing.T, target netip.AddrPort, workers ...*Worker) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	must(t, h.RouteTo(ctx, target.Addr(), workers...))
-	// Speakers and kube-proxy hear of endpoints at about the same time, and some of these may be the later ones.
-	answers := 0
-	must(t, Until(ctx, target.String()+" to answer", func(ctx context.Context) error {
-		for ; answers < 20; answers++ {
-			if _, err := h.Get(ctx, target); err != nil {
-				answers = 0
-				return err
-			}
-		}
-		return nil
-	}))
+	must(t, h.Reachable(ctx, target, workers...))
 }
 
 func tcp(addr netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(addr, port) }
@@ -215,15 +190,42 @@ func TestAClientReachesServicesThroughRoutersAndNodes(t *testing.T) {
 		for _, addr := range addrs {
 			h.reaches(t, tcp(addr, 80), a, b)
 		}
-		// It is asked to go, and serves those who come by way of a router that has not heard of it.
-		endpoint := made(get(t.Context(), inside(h.Client.Namespace), fmt.Sprintf("http://%s/", tcp(addrs[0], 80))))(t)
-		if endpoint.Pod == "local-3" || endpoint.Pod == "local-4" {
-			t.Errorf("%s answered although others are ready", endpoint.Pod)
+		if got := h.visit(t, tcp(addrs[0], 80), 50).every(byPod); got != "local-1 local-2" {
+			t.Errorf("the pods %s answered, of which only local-1 and local-2 are ready", got)
 		}
 		must(t, other.Remove(t.Context()))
 		if again, err := talk.Ask(patience); err != nil || again != first {
 			t.Errorf("it began with %v, and now is with %v: %v", first, again, err)
 		}
+	})
+
+	t.Run("the last pod serves while it ends", func(t *testing.T) {
+		pod := h.run(t, c, "last-1", "last")
+		addr := h.expose(t, "last", 1, func(svc *corev1.Service) { svc.Spec.ExternalTrafficPolicy = local })[0]
+		h.reaches(t, tcp(addr, 80), c)
+		must(t, pod.Delete(t.Context()))
+		eventually(t, "the endpoint to terminate", func(ctx context.Context) error {
+			endpoints, err := h.API.DiscoveryV1().EndpointSlices("default").List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=last"})
+			if err != nil {
+				return err
+			}
+			for _, slice := range endpoints.Items {
+				for _, e := range slice.Endpoints {
+					if *e.Conditions.Terminating && *e.Conditions.Serving {
+						return nil
+					}
+				}
+			}
+			return fmt.Errorf("there is %v", endpoints.Items)
+		})
+		if got := h.visit(t, tcp(addr, 80), 50).every(byPod); got != pod.Name {
+			t.Errorf("the pods %s answered", got)
+		}
+		h.reaches(t, tcp(addr, 80), c)
+		must(t, pod.Remove(t.Context()))
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		must(t, h.RouteTo(ctx, addr))
 	})
 
 	t.Run("without weights nodes share alike, with weights as their pods are", func(t *testing.T) {
@@ -286,6 +288,18 @@ func TestAClientReachesServicesThroughRoutersAndNodes(t *testing.T) {
 			if got := h.visit(t, tcp(addr, port), 20).every(byPod); got != pod {
 				t.Errorf("port %d: the pods %s answered", port, got)
 			}
+		}
+	})
+
+	t.Run("a second controller manager goes on where the first ended", func(t *testing.T) {
+		made(h.StartController(t.Context()))(t)
+		first := h.Controllers[0]
+		must(t, first.Stop(patience))
+		h.run(t, b, "later-1", "later")
+		addr := h.expose(t, "later", 1, func(*corev1.Service) {})[0]
+		h.reaches(t, tcp(addr, 80), a, b, c)
+		if got := h.visit(t, tcp(addr, 80), 20).every(byPod); got != "later-1" {
+			t.Errorf("the pods %s answered", got)
 		}
 	})
 

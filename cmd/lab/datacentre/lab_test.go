@@ -91,9 +91,6 @@ var (
 	node6    = netip.MustParseAddr("fd00::11")
 )
 
-// clusterASN is the AS number of the seed document.
-const clusterASN = 42
-
 // A site is a lab with a switch, into which a node is plugged.
 type site struct {
 	*Lab

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,8 +39,9 @@ type Pod struct {
 func (h *Hall) RunPod(ctx context.Context, w *Worker, name string, labels map[string]string) (*Pod, error) {
 	pod := &Pod{Name: name, Worker: w, hall: h}
 	w.mu.Lock()
+	w.started++
+	pod.Addrs = w.pod(1 + w.started) // the first is the node's own
 	w.pods = append(w.pods, pod)
-	pod.Addrs = w.pod(1 + len(w.pods)) // the first is the node's own
 	w.mu.Unlock()
 	if err := pod.plug(); err != nil {
 		return nil, fmt.Errorf("pod %s: %w", name, err)
@@ -161,6 +163,9 @@ func (p *Pod) Remove(ctx context.Context) error {
 	if err := errors.Join(p.Crash(), p.Worker.Host.IP("link", "del", p.Name)); err != nil {
 		return err
 	}
+	p.Worker.mu.Lock()
+	p.Worker.pods = slices.DeleteFunc(p.Worker.pods, func(other *Pod) bool { return other == p })
+	p.Worker.mu.Unlock()
 	err := p.hall.API.CoreV1().Pods(metav1.NamespaceDefault).Delete(ctx, p.Name, *metav1.NewDeleteOptions(0))
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -176,15 +181,11 @@ type Answer struct {
 
 // Get asks an address from the client, over a new connection.
 func (h *Hall) Get(ctx context.Context, target netip.AddrPort) (Answer, error) {
-	return get(ctx, h.client, fmt.Sprintf("http://%s/", target))
-}
-
-func get(ctx context.Context, from *http.Client, url string) (Answer, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/", target), nil)
 	if err != nil {
 		return Answer{}, err
 	}
-	response, err := from.Do(request)
+	response, err := h.client.Do(request)
 	if err != nil {
 		return Answer{}, err
 	}
