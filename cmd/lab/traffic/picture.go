@@ -19,7 +19,7 @@ const (
 	right    = width - 20
 	plot     = 260.0 // high
 	line     = 16.0  // of text
-	letter   = 6.2   // how wide one is, about, at the size of text here
+	letter   = 7.0   // how wide one is, about, at the size of text here
 	thinnest = 2.0   // a single failure is seen, however many answers there are
 )
 
@@ -126,7 +126,8 @@ func (p *picture) draw() {
 	})
 	p.axes(most, worst, bottom)
 	for i, m := range p.Marks {
-		fmt.Fprintf(&p.text, `<path d="M%s %sV%s" stroke="#333333" stroke-dasharray="4 3"/>`+"\n", number(p.x(m.At)), number(labels[i].y+4), number(bottom))
+		fmt.Fprintf(&p.text, `<path d="M%s %sV%s" stroke="#333333" stroke-dasharray="4 3"/>`+"\n",
+			number(p.x(m.At)), number(labels[i].y+4), number(bottom))
 	}
 	// The labels interrupt the lines that they cross.
 	p.text.WriteString(`<g stroke="#ffffff" stroke-width="4" paint-order="stroke">` + "\n")
@@ -164,7 +165,8 @@ func (p *picture) legend() {
 		entry(`<rect x="%s" y="%s" width="10" height="10" fill="`+failure+`"/>`, fmt.Sprintf("%d of %d failed", len(failed), len(p.Attempts)))
 	}
 	if broken := p.Broken(); len(broken) > 0 {
-		entry(`<path d="M%s %sm2 2l6 6m0-6l-6 6" fill="none" stroke="#111111" stroke-width="1.5"/>`, fmt.Sprintf("%d long-lived connections broke", len(broken)))
+		cross := `<path d="M%s %sm2 2l6 6m0-6l-6 6" fill="none" stroke="#111111" stroke-width="1.5"/>`
+		entry(cross, fmt.Sprintf("%d long-lived connections broke", len(broken)))
 	}
 }
 

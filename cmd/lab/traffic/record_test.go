@@ -197,7 +197,7 @@ func TestEveryAttemptIsInOneRow(t *testing.T) {
 	}
 }
 
-// elements reads a picture, all of which must be XML, and counts its elements.
+// elements reads a picture, all of which must be XML, and counts its elements. A person who wants to see it sets LAB_PICTURES to a folder.
 func elements(t *testing.T, r *Record) (text string, count map[string]int) {
 	t.Helper()
 	var picture bytes.Buffer

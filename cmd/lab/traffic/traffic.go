@@ -44,7 +44,7 @@ type Traffic struct {
 	running   sync.WaitGroup
 
 	mu       sync.Mutex
-	from     time.Time
+	from, to time.Time // to is zero until Stop
 	attempts []Attempt // as they ended
 	long     []*Conversation
 	marks    []Mark
@@ -102,14 +102,22 @@ func (t *Traffic) Mark(what string) Mark {
 func (t *Traffic) Stop() *Record {
 	t.stop()
 	t.running.Wait()
+	t.mu.Lock()
+	if t.to.IsZero() {
+		t.to = time.Now()
+	}
+	t.mu.Unlock()
 	return t.Record()
 }
 
-// Record is what has been written down up to now. Attempts still under way are not in it.
+// Record is what has been written down up to now, or to Stop. Attempts still under way are not in it.
 func (t *Traffic) Record() *Record {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r := &Record{From: t.from, To: time.Now(), Attempts: slices.Clone(t.attempts), Marks: slices.Clone(t.marks)}
+	r := &Record{From: t.from, To: t.to, Attempts: slices.Clone(t.attempts), Marks: slices.Clone(t.marks)}
+	if r.To.IsZero() {
+		r.To = time.Now()
+	}
 	for _, c := range t.long {
 		r.Long = append(r.Long, *c)
 	}
