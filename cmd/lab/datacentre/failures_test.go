@@ -189,7 +189,7 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 
 	table := record.Table().String()
 	t.Logf("\n%s", table)
-	report(t, "failures.txt", table)
+	report(t, "failures.txt", "What a client noticed, with 100 new connections a second to a Service of the policy Local, and ten long-lived ones:\n\n"+table)
 	var picture strings.Builder
 	must(t, traffic.SVG(&picture, record))
 	report(t, "failures.svg", picture.String())

@@ -100,13 +100,27 @@ func (w *Worker) pod(n int) addresses {
 	return addrs(fmt.Sprintf("10.244.%d.%d", w.number, n), fmt.Sprintf("fd00:244:%d::%d", w.number, n))
 }
 
-// HallConfig is the configuration of a hall: one half of docs/routers.md's pools for everybody, and one, on request, with weights.
+// HallConfig is the configuration of a hall: one pool for everybody, and on request one that routers keep from the client by its community,
+// one that is announced as a whole too, and one with weights. docs/routers.md shows the network that they are of.
 const HallConfig = `peers:
 - {name: tor-a, peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42, hold-time: 9s, connect-time: 1s}
 - {name: tor-b, peer-address: 10.0.0.2, peer-asn: 100, my-asn: 42, hold-time: 9s, connect-time: 1s}
+communities:
+  vpn-only: 1234:1
 address-pools:
 - name: default
-  cidr: [192.168.10.0/25, "2001:db8:10::/65"]
+  cidr: [192.168.10.0/26, "2001:db8:10::/65"]
+- name: sandbox
+  auto-assign: false
+  cidr: [192.168.10.64/27]
+  advertisements:
+  - communities: [vpn-only]
+- name: aggregated
+  auto-assign: false
+  cidr: [192.168.10.96/27]
+  advertisements:
+  - aggregation-length: 32
+  - aggregation-length: 27
 - name: weighted
   auto-assign: false
   cidr: [192.168.10.128/25, "2001:db8:10:0:8000::/65"]
@@ -279,6 +293,10 @@ func (h *Hall) startTors(ctx context.Context) error {
 	frr += fmt.Sprintf(`
 ip prefix-list client seq 10 permit %[1]s/32
 ipv6 prefix-list client-v6 seq 10 permit %[2]s/128
+bgp community-list standard vpn-only seq 10 permit 1234:1
+route-map to-client deny 10
+ match community vpn-only
+route-map to-client permit 20
 router bgp %[5]d
  neighbor client peer-group
  neighbor client remote-as %[6]d
@@ -290,11 +308,13 @@ router bgp %[5]d
   no neighbor %[4]s activate
   neighbor client prefix-list client in
   neighbor client prefix-list pools out
+  neighbor client route-map to-client out
  exit-address-family
  address-family ipv6 unicast
   neighbor %[4]s activate
   neighbor client prefix-list client-v6 in
   neighbor client prefix-list pools-v6 out
+  neighbor client route-map to-client out
  exit-address-family
 `, clientOwn.v4, clientOwn.v6, clientWAN.v4, clientWAN.v6, torASN, clientASN)
 	bird, err := h.documented("bird")
@@ -317,7 +337,7 @@ protocol bgp client_%s {
   passive on;
   hold time 3;
   error wait time 1, 2;
-  %[1]s { import where net = %[6]s; export where net ~ [ %[7]s ]; };
+  %[1]s { import where net = %[6]s; export where net ~ [ %[7]s ] && !((1234, 1) ~ bgp_community); };
 }
 `, family.name, family.local, torASN, family.wan, clientASN, netip.PrefixFrom(family.own, family.own.BitLen()), family.pool)
 	}

@@ -259,7 +259,7 @@ func TestAClientReachesServicesThroughRoutersAndNodes(t *testing.T) {
 
 	t.Run("a specific address", func(t *testing.T) {
 		h.run(t, c, "specific-1", "specific")
-		want := netip.MustParseAddr("192.168.10.77")
+		want := netip.MustParseAddr("192.168.10.33")
 		if got := h.expose(t, "specific", 1, func(svc *corev1.Service) { svc.Spec.LoadBalancerIP = want.String() })[0]; got != want {
 			t.Fatalf("got %s", got)
 		}
@@ -267,6 +267,61 @@ func TestAClientReachesServicesThroughRoutersAndNodes(t *testing.T) {
 		if got := h.visit(t, tcp(want, 80), 20).every(byPod); got != "specific-1" {
 			t.Errorf("the pods %s answered", got)
 		}
+	})
+
+	t.Run("a pool that is for the VPN only is kept from everybody else by the routers, which read its community", func(t *testing.T) {
+		pod := h.run(t, a, "sandbox-1", "sandbox")
+		fromPool := func(pool string) func(*corev1.Service) {
+			return func(svc *corev1.Service) { svc.Annotations["metallb.universe.tf/address-pool"] = pool }
+		}
+		addr := h.expose(t, "sandbox", 1, fromPool("sandbox"))[0]
+		target := tcp(addr, 80)
+		eventually(t, "the routers to have the way", func(ctx context.Context) error {
+			for _, tor := range []network.Router{h.TorA, h.TorB} {
+				if routes, err := tor.Routes(ctx); err != nil || len(routes[prefixOf(addr)]) != 3 {
+					return fmt.Errorf("%s has %v, %v", tor, routes[prefixOf(addr)], err)
+				}
+			}
+			return nil
+		})
+		// Somebody who sits where the VPN ends reaches it.
+		eventually(t, "an answer within the VPN", func(ctx context.Context) error {
+			answer, err := get(ctx, inside(h.TorA.Namespace), target)
+			if err == nil && answer.Pod != pod.Name {
+				err = fmt.Errorf("%v answered", answer)
+			}
+			return err
+		})
+		// What comes later has reached the client, so this would have, too.
+		public := h.expose(t, "public", 1, func(svc *corev1.Service) { svc.Spec.Selector["app"] = "sandbox" })[0]
+		h.reaches(t, tcp(public, 80), a, b, c)
+		if routes := made(h.Client.Routes(t.Context()))(t); len(routes[prefixOf(addr)]) > 0 {
+			t.Errorf("the client has the ways %v", routes[prefixOf(addr)])
+		}
+		if answer, err := h.Get(t.Context(), target); err == nil {
+			t.Errorf("%v answered", answer)
+		}
+	})
+
+	t.Run("an aggregate and its parts are announced together", func(t *testing.T) {
+		h.run(t, b, "parts-1", "parts")
+		addr := h.expose(t, "parts", 1, func(svc *corev1.Service) { svc.Annotations["metallb.universe.tf/address-pool"] = "aggregated" })[0]
+		h.reaches(t, tcp(addr, 80), a, b, c)
+		aggregate := netip.PrefixFrom(addr, 27).Masked()
+		for _, r := range []network.Router{h.TorA, h.TorB, h.Client} {
+			routes := made(r.Routes(t.Context()))(t)
+			if len(routes[aggregate]) == 0 || len(routes[prefixOf(addr)]) == 0 {
+				t.Errorf("%s has %v for %s and %v for %s", r, routes[aggregate], aggregate, routes[prefixOf(addr)], addr)
+			}
+		}
+		must(t, h.API.CoreV1().Services("default").Delete(t.Context(), "parts", metav1.DeleteOptions{}))
+		eventually(t, "both to go", func(ctx context.Context) error {
+			routes, err := h.Client.Routes(ctx)
+			if err == nil && len(routes[aggregate])+len(routes[prefixOf(addr)]) > 0 {
+				err = fmt.Errorf("the client has %v and %v", routes[aggregate], routes[prefixOf(addr)])
+			}
+			return err
+		})
 	})
 
 	t.Run("two Services share an address", func(t *testing.T) {

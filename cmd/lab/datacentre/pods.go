@@ -181,11 +181,15 @@ type Answer struct {
 
 // Get asks an address from the client, over a new connection.
 func (h *Hall) Get(ctx context.Context, target netip.AddrPort) (Answer, error) {
+	return get(ctx, h.client, target)
+}
+
+func get(ctx context.Context, from *http.Client, target netip.AddrPort) (Answer, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/", target), nil)
 	if err != nil {
 		return Answer{}, err
 	}
-	response, err := h.client.Do(request)
+	response, err := from.Do(request)
 	if err != nil {
 		return Answer{}, err
 	}
