@@ -205,7 +205,8 @@ func TestAClientReachesServicesThroughRoutersAndNodes(t *testing.T) {
 		h.reaches(t, tcp(addr, 80), c)
 		must(t, pod.Delete(t.Context()))
 		eventually(t, "the endpoint to terminate", func(ctx context.Context) error {
-			endpoints, err := h.API.DiscoveryV1().EndpointSlices("default").List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=last"})
+			ofLast := metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=last"}
+			endpoints, err := h.API.DiscoveryV1().EndpointSlices("default").List(ctx, ofLast)
 			if err != nil {
 				return err
 			}
@@ -255,6 +256,9 @@ func TestAClientReachesServicesThroughRoutersAndNodes(t *testing.T) {
 						return err
 					}
 					hops := routes[netip.PrefixFrom(c.target, c.target.BitLen())] // node-a's first; FRR makes percentages of weights
+					if len(hops) != 2 {
+						return fmt.Errorf("it has %v", hops)
+					}
 					if part := float64(hops[0].Weight) / float64(hops[0].Weight+hops[1].Weight); part < c.want-0.02 || part > c.want+0.02 {
 						return fmt.Errorf("it has %v", hops)
 					}
