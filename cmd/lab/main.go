@@ -99,7 +99,8 @@ func hall(ctx context.Context, out io.Writer) (err error) {
 	if err := network.Missing(); err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "Starting a Kubernetes control plane, a client, two routers and three nodes. The first time, Kubernetes is compiled: that takes minutes.")
+	fmt.Fprintln(out, "Starting a Kubernetes control plane, a client, two routers and three nodes.",
+		"The first time, Kubernetes is compiled: that takes minutes.")
 	h, err := datacentre.StartHall(ctx, out)
 	if err != nil {
 		return err

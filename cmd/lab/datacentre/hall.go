@@ -550,10 +550,11 @@ func (h *Hall) Reachable(ctx context.Context, target netip.AddrPort, nodes ...*W
 	if err := h.RouteTo(ctx, target.Addr(), nodes...); err != nil {
 		return err
 	}
-	// Speakers and the kube-proxy of each node hear of endpoints at about the same time, and some kube-proxy may be the last.
+	// kube-proxy writes its rules once a second at most, so routes come first. Until then a node sends what it gets to its default
+	// router, which sends it to a node, until the TTL is over or another node knows better. So many answers in a row mean that all know.
 	answers := 0
 	return Until(ctx, fmt.Sprintf("%s to answer", target), func(ctx context.Context) error {
-		for ; answers < 20; answers++ {
+		for ; answers < 100; answers++ {
 			if _, err := h.Get(ctx, target); err != nil {
 				answers = 0
 				return err

@@ -205,7 +205,8 @@ func TestAClientReachesServicesThroughRoutersAndNodes(t *testing.T) {
 		h.reaches(t, tcp(addr, 80), c)
 		must(t, pod.Delete(t.Context()))
 		eventually(t, "the endpoint to terminate", func(ctx context.Context) error {
-			endpoints, err := h.API.DiscoveryV1().EndpointSlices("default").List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=last"})
+			ofLast := metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=last"}
+			endpoints, err := h.API.DiscoveryV1().EndpointSlices("default").List(ctx, ofLast)
 			if err != nil {
 				return err
 			}
@@ -247,6 +248,23 @@ func TestAClientReachesServicesThroughRoutersAndNodes(t *testing.T) {
 			{"without weights", plain, 1. / 2}, {"with weights", heavy[0], 2. / 3}, {"with weights, IPv6", heavy[1], 2. / 3},
 		} {
 			h.reaches(t, tcp(c.target, 80), a, b)
+			// A speaker that saw one pod before the other sends the second weight later.
+			for _, tor := range []network.Router{h.TorA, h.TorB} {
+				eventually(t, fmt.Sprintf("the weights of %s %s", tor, c.name), func(ctx context.Context) error {
+					routes, err := tor.Routes(ctx)
+					if err != nil {
+						return err
+					}
+					hops := routes[netip.PrefixFrom(c.target, c.target.BitLen())] // node-a's first; FRR makes percentages of weights
+					if len(hops) != 2 {
+						return fmt.Errorf("it has %v", hops)
+					}
+					if part := float64(hops[0].Weight) / float64(hops[0].Weight+hops[1].Weight); part < c.want-0.02 || part > c.want+0.02 {
+						return fmt.Errorf("it has %v", hops)
+					}
+					return nil
+				})
+			}
 			all := h.visit(t, tcp(c.target, 80), n)
 			got := float64(all.count(byNode)["node-a"]) / n
 			t.Logf("%s: node-a had %.3f of %d connections, pods %v", c.name, got, n, all.count(byPod))

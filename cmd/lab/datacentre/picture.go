@@ -106,8 +106,14 @@ func Show(ctx context.Context, h *Hall, to io.Writer) (netip.Addr, error) {
 		policy           corev1.ServiceExternalTrafficPolicy
 		nodes            []*Worker
 	}{
-		{"web", "default", "every node takes connections, and hides the client from the pods", corev1.ServiceExternalTrafficPolicyCluster, h.Workers},
-		{"shop", "weighted", "nodes with pods take connections, in proportion, and pods see the client", corev1.ServiceExternalTrafficPolicyLocal, []*Worker{a, b}},
+		{
+			"web", "default", "every node takes connections, and hides the client from the pods",
+			corev1.ServiceExternalTrafficPolicyCluster, h.Workers,
+		},
+		{
+			"shop", "weighted", "nodes with pods take connections, in proportion, and pods see the client",
+			corev1.ServiceExternalTrafficPolicyLocal, []*Worker{a, b},
+		},
 	} {
 		addrs, err := h.Serve(ctx, &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Name: service.name, Annotations: map[string]string{"metallb.universe.tf/address-pool": service.pool}},
