@@ -21,6 +21,9 @@ type Program struct {
 	Args   []string // without the program's own name
 	Env    []string // NAME=value, added to the lab's own environment
 	Log    string   // file that its standard output and standard error are appended to
+	// Alone gives it process and mount namespaces of its own, which needs root. All that it has started ends with it, and all mounts
+	// are gone then, however it ends.
+	Alone bool
 }
 
 // A Process is a program that was started. It never outlives the lab, however the lab ends. Its Start starts the program again, as
@@ -44,6 +47,9 @@ func (p Program) Start() (*Process, error) {
 	cmd := exec.Command(p.Binary, p.Args...)
 	cmd.Env = append(os.Environ(), p.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
+	if p.Alone {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
+	}
 	if err := startAsOurs(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", p.Name, err)
 	}
@@ -58,7 +64,10 @@ func (p Program) Start() (*Process, error) {
 // startAsOurs starts a command which the kernel kills when the lab dies, also by SIGKILL, and which a Ctrl-C in the terminal
 // does not reach: the lab alone decides in which order its processes end.
 func startAsOurs(cmd *exec.Cmd) error {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Pdeathsig = true, syscall.SIGKILL
 	started := make(chan error)
 	parent() <- func() { started <- cmd.Start() }
 	return <-started

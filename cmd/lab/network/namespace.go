@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -183,8 +184,13 @@ func (ns *Namespace) Run(ctx context.Context, args ...string) (string, error) {
 // Start starts a program inside. The network's Close ends it.
 func (ns *Namespace) Start(p kubernetes.Program) (*kubernetes.Process, error) {
 	// ip becomes the program, so that it is the program that signals go to.
-	p.Args = append([]string{"netns", "exec", ns.ID, p.Binary}, p.Args...)
-	p.Binary = "ip"
+	enter := []string{"ip", "netns", "exec", ns.ID}
+	if p.Alone {
+		// ip would hide the control groups behind a new /sys.
+		enter = []string{"nsenter", "--net=" + filepath.Join("/run/netns", ns.ID), "--"}
+	}
+	p.Args = slices.Concat(enter[1:], []string{p.Binary}, p.Args)
+	p.Binary = enter[0]
 	started, err := p.Start()
 	if err != nil {
 		return nil, err

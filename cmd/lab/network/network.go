@@ -51,13 +51,28 @@ const (
 	curl = "curl"
 )
 
+// What a node needs to run pods by itself.
+const (
+	containerd = "containerd"
+	runc       = "runc"
+	// CNI is where Debian puts network plugins.
+	CNI = "/usr/lib/cni"
+)
+
+// MissingKubelet says what keeps kubelet and containerd from running in namespaces here; nil: nothing does.
+func MissingKubelet() error {
+	return missing("ip", "nsenter", "unshare", "bash", containerd, runc, filepath.Join(CNI, "ptp"), filepath.Join(CNI, "host-local"))
+}
+
 // Missing says what keeps networks with all kinds of routers and nodes from running here; nil: nothing does.
-func Missing() error {
+func Missing() error { return missing("ip", zebra, bgpd, vtysh, bird, birdc, exabgp, nft, curl) }
+
+func missing(tools ...string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("network namespaces need root")
 	}
 	var missing []string
-	for _, tool := range []string{"ip", zebra, bgpd, vtysh, bird, birdc, exabgp, nft, curl} {
+	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
 			missing = append(missing, tool)
 		}
@@ -105,6 +120,16 @@ func Start() (*Network, error) {
 	return n, nil
 }
 
+// removeGroups removes the control groups called as the namespace $ns, which are of what ran there, with all groups in them. What was
+// killed is in them for another moment.
+const removeGroups = `
+	for attempt in $(seq 50); do
+		groups=$(find /sys/fs/cgroup -maxdepth 4 -depth -type d \( -path "*/$ns" -o -path "*/$ns/*" \))
+		[ -n "$groups" ] || break
+		rmdir $groups || sleep 0.1
+	done
+`
+
 // janitor is told the folder and the namespaces, a line each.
 const janitor = `
 read -r dir
@@ -112,6 +137,7 @@ while read -r ns; do all="$ns $all"; done
 for ns in $all; do
 	pids=$(ip netns pids "$ns") && kill -9 $pids
 	ip netns del "$ns"
+	` + removeGroups + `
 done
 rm -rf "$dir"
 `
@@ -163,6 +189,9 @@ func sweep() error {
 		}
 		empty(name)
 		if _, err := run("ip", "netns", "del", name); err != nil && !strings.Contains(err.Error(), "No such file") { // else another lab was faster
+			return fmt.Errorf("remove what a lab left: %w", err)
+		}
+		if _, err := run("sh", "-c", "ns=$0; "+removeGroups, name); err != nil {
 			return fmt.Errorf("remove what a lab left: %w", err)
 		}
 	}

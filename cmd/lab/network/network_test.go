@@ -292,6 +292,33 @@ func TestARelayReachesTheHostsLoopback(t *testing.T) {
 	}
 }
 
+func TestAllThatAProgramStartedEndsWithItWhenItIsAlone(t *testing.T) {
+	n := start(t)
+	ns := made(n.Namespace("node"))(t)
+	const script = `mount --make-rprivate / && mount -t tmpfs tmpfs "$0" && setsid sleep 3600 & wait; sleep 3600`
+	dir := t.TempDir()
+	program := made(ns.Start(kubernetes.Program{
+		Name: "alone", Binary: "sh", Args: []string{"-c", script, dir}, Log: filepath.Join(n.Dir, "alone.log"), Alone: true,
+	}))(t)
+	inside := func() []string { return strings.Fields(made(run("ip", "netns", "pids", ns.ID))(t)) }
+	must(t, program.Until(t.Context(), "it has a child that mounted something", func(context.Context) error {
+		for _, pid := range inside() {
+			mounts, err := os.ReadFile("/proc/" + pid + "/mountinfo")
+			if err == nil && pid != fmt.Sprint(program.PID()) && strings.Contains(string(mounts), dir) {
+				return nil
+			}
+		}
+		return errors.New("not yet")
+	}))
+	if mounts := made(os.ReadFile("/proc/self/mountinfo"))(t); strings.Contains(string(mounts), dir) {
+		t.Errorf("its mount is everybody's:\n%s", mounts)
+	}
+	program.Kill()
+	if pids := inside(); len(pids) > 0 {
+		t.Errorf("the processes %v are left", pids)
+	}
+}
+
 // The test runs itself as a lab, which starts FRR and is then killed.
 func TestNothingOutlivesALabThatIsKilled(t *testing.T) {
 	const variable = "LAB_THAT_IS_KILLED"
