@@ -28,16 +28,19 @@ lab-datacentre: build routers ## nodes, routers and a client in network namespac
 compiler:
 	@command -v "$$($(GO) env CC)" >/dev/null || { apt-get update -q && apt-get install -y -q gcc libc6-dev; }
 
-# The lab starts routers of its own: those that Debian's packages would start are kept from it. Without root no router can be had, and
-# the tests that need them say so.
-routers: ## FRR, BIRD, exabgp, nft and curl from Debian, which the lab's networks need; root only
+# The lab starts routers and containerd of its own: those that Debian's packages would start are kept from it. Without root none can
+# be had, and the tests that need them say so.
+routers: ## FRR, BIRD, exabgp, nft, curl and containerd from Debian, which the lab's networks need; root only
 	@[ "$$(id -u)" = 0 ] || { echo 'make routers: not root, so nothing was installed'; exit 0; }; \
-	for tool in ip bird birdc vtysh /usr/lib/frr/bgpd exabgp nft curl; do command -v $$tool >/dev/null || missing=1; done; \
+	for tool in ip bird birdc vtysh /usr/lib/frr/bgpd exabgp nft curl containerd runc /usr/lib/cni/ptp; do \
+	  command -v $$tool >/dev/null || missing=1; \
+	done; \
 	[ -n "$${missing:-}" ] || exit 0; \
 	policy=/usr/sbin/policy-rc.d; \
 	[ -e $$policy ] || { trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; }; \
 	apt-get update -q; \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends iproute2 bird2 frr exabgp nftables curl
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+	  iproute2 bird2 frr exabgp nftables curl containerd runc containernetworking-plugins
 
 check: compiler ## vet, lint and unit tests with the race detector: the inner loop
 	$(GO) vet ./...

@@ -7,7 +7,7 @@
 // Services: it is not part of the question, and a Service may so have a hundred addresses.
 //
 // A Hall is all of it in one: a client, two routers, three nodes with kube-proxy, pods that answer, and our controller manager. Its
-// tests ask what a user of an address sees.
+// tests ask what a user of an address sees. Its nodes can have a kubelet (StartKubelet), which then runs their pods, in containers.
 package datacentre
 
 import (
@@ -84,10 +84,14 @@ func Start(ctx context.Context, progress io.Writer) (lab *Lab, err error) {
 	if l.Network, err = network.Start(); err != nil {
 		return nil, err
 	}
+	users := []kubernetes.User{{Name: proxyUser}}
+	for i := range 3 {
+		users = append(users, kubernetes.User{Name: kubeletUser(workerName(i + 1)), Groups: []string{kubelets, "system:authenticated"}})
+	}
 	account := []string{"system:serviceaccounts", "system:serviceaccounts:metallb-system", "system:authenticated"}
-	l.Cluster, err = kubernetes.Start(ctx, kubernetes.Options{Binaries: binaries, Users: []kubernetes.User{
-		{Name: speakerUser, Groups: account}, {Name: controllerUser, Groups: account}, {Name: proxyUser},
-	}})
+	l.Cluster, err = kubernetes.Start(ctx, kubernetes.Options{Binaries: binaries, Users: append(users,
+		kubernetes.User{Name: speakerUser, Groups: account}, kubernetes.User{Name: controllerUser, Groups: account},
+	)})
 	if err != nil {
 		return nil, err
 	}

@@ -55,6 +55,7 @@ type Worker struct {
 	Addrs   addresses // on the LAN
 	Speaker *kubernetes.Process
 	Proxy   *kubernetes.Process
+	Kubelet *kubernetes.Process // and containerd; nil until StartKubelet
 
 	number int // from 1, as in its pods' addresses
 
@@ -347,9 +348,11 @@ protocol bgp client_%s {
 	)
 }
 
+func workerName(number int) string { return fmt.Sprintf("node-%c", 'a'+number-1) }
+
 // startWorker starts a node, and everything on it.
 func (h *Hall) startWorker(ctx, living context.Context, w *Worker) error {
-	host, err := h.LAN.Host(fmt.Sprintf("node-%c", 'a'+w.number-1), w.Addrs.on(24, 64)...)
+	host, err := h.LAN.Host(workerName(w.number), w.Addrs.on(24, 64)...)
 	if err != nil {
 		return err
 	}

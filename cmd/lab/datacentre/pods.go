@@ -37,6 +37,9 @@ type Pod struct {
 
 // RunPod starts a pod, which is ready.
 func (h *Hall) RunPod(ctx context.Context, w *Worker, name string, labels map[string]string) (*Pod, error) {
+	if w.Kubelet != nil {
+		return nil, fmt.Errorf("pod %s: node %s has a kubelet, which would run it too: create only the object", name, w.Name)
+	}
 	pod := &Pod{Name: name, Worker: w, hall: h}
 	w.mu.Lock()
 	w.started++

@@ -24,7 +24,7 @@ import (
 type Binaries struct {
 	Version string // of Kubernetes, such as v1.37.2
 
-	Etcd, APIServer, ControllerManager, Kubectl, Proxy string
+	Etcd, APIServer, ControllerManager, Kubectl, Proxy, Kubelet string
 }
 
 // The main packages of the control plane; go.mod names the same ones as tools and says which version of them.
@@ -34,6 +34,7 @@ var mains = []struct{ name, pkg string }{
 	{"kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"},
 	{"kubectl", "k8s.io/kubernetes/cmd/kubectl"},
 	{"kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"},
+	{"kubelet", "k8s.io/kubernetes/cmd/kubelet"},
 }
 
 // Build compiles a control plane from the Go modules that the lab's go.mod names, or finds it where an earlier Build left it: in
@@ -68,6 +69,7 @@ func Build(ctx context.Context, progress io.Writer) (Binaries, error) {
 		ControllerManager: filepath.Join(dir, "kube-controller-manager"),
 		Kubectl:           filepath.Join(dir, "kubectl"),
 		Proxy:             filepath.Join(dir, "kube-proxy"),
+		Kubelet:           filepath.Join(dir, "kubelet"),
 	}
 
 	// The folder gets its name when everything in it is finished, so that it is there is enough.
