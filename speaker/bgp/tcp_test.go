@@ -137,24 +137,32 @@ func TestTheRouterClosesTheConnectionAfterANotification(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for !s.List()[0].Up {
-		time.Sleep(time.Millisecond)
+	r := bufio.NewReader(conn)
+	// until reads messages up to one of this type and length.
+	until := func(kind byte, length int) {
+		t.Helper()
+		for {
+			header, err := r.Peek(headerLen)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := int(header[16])<<8 + int(header[17])
+			is := header[18] == kind && (length == 0 || got == length)
+			if _, err := r.Discard(got); err != nil {
+				t.Fatal(err)
+			}
+			if is {
+				return
+			}
+		}
 	}
+	until(2, updateLen) // End-of-RIB: the session is up
 	gone := make(chan struct{})
 	go func() {
 		s.Withdraw(context.Background(), "bye")
 		close(gone)
 	}()
-	r := bufio.NewReader(conn)
-	for {
-		m, err := readMessage(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if m.kind == 3 {
-			break
-		}
-	}
+	until(3, 0)
 	conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 	if _, err := r.ReadByte(); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("while the router was still working through what it had been told: %v", err)

@@ -24,7 +24,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -278,25 +277,4 @@ func (l *Lab) expose(ctx context.Context, service Service) error {
 	}
 	_, err = l.API.CoreV1().Services(namespace).UpdateStatus(ctx, created, metav1.UpdateOptions{})
 	return err
-}
-
-// Until asks again and again until answers does without error, and gives up when ctx ends.
-func Until(ctx context.Context, what string, answers func(context.Context) error) error {
-	again := time.NewTicker(50 * time.Millisecond)
-	defer again.Stop()
-	var last error
-	for {
-		err := answers(ctx)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() == nil || last == nil { // afterwards, everything fails
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waited for %s: %w", what, last)
-		case <-again.C:
-		}
-	}
 }

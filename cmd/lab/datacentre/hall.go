@@ -453,7 +453,7 @@ func (h *Hall) Configure(ctx context.Context, text string) error {
 
 // settled waits until the configuration is in force and everybody has heard everything.
 func (h *Hall) settled(ctx context.Context) error {
-	return Until(ctx, "everybody to know everybody", func(ctx context.Context) error {
+	return kubernetes.Until(ctx, "everybody to know everybody", func(ctx context.Context) error {
 		admitted, err := h.API.CoreV1().ConfigMaps(configNamespace).Get(ctx, configName+"-admitted", metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -490,7 +490,7 @@ func (h *Hall) Serve(ctx context.Context, svc *corev1.Service, addresses int) ([
 		return nil, fmt.Errorf("service %s: %w", svc.Name, err)
 	}
 	var found []netip.Addr
-	err := Until(ctx, fmt.Sprintf("%d addresses of service %s", addresses, svc.Name), func(ctx context.Context) error {
+	err := kubernetes.Until(ctx, fmt.Sprintf("%d addresses of service %s", addresses, svc.Name), func(ctx context.Context) error {
 		now, err := services.Get(ctx, svc.Name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -530,7 +530,7 @@ func (h *Hall) RouteTo(ctx context.Context, addr netip.Addr, nodes ...*Worker) e
 			want[h.Client][pick(tor)] = true
 		}
 	}
-	return Until(ctx, fmt.Sprintf("ways to %s", addr), func(ctx context.Context) error {
+	return kubernetes.Until(ctx, fmt.Sprintf("ways to %s", addr), func(ctx context.Context) error {
 		for router, wanted := range want {
 			routes, err := router.Routes(ctx)
 			if err != nil {
@@ -556,7 +556,7 @@ func (h *Hall) Reachable(ctx context.Context, target netip.AddrPort, nodes ...*W
 	// kube-proxy writes its rules once a second at most, so routes come first. Until then a node sends what it gets to its default
 	// router, which sends it to a node, until the TTL is over or another node knows better. So many answers in a row mean that all know.
 	answers := 0
-	return Until(ctx, fmt.Sprintf("%s to answer", target), func(ctx context.Context) error {
+	return kubernetes.Until(ctx, fmt.Sprintf("%s to answer", target), func(ctx context.Context) error {
 		for ; answers < 100; answers++ {
 			if _, err := h.Get(ctx, target); err != nil {
 				answers = 0

@@ -80,7 +80,7 @@ func eventually(t *testing.T, what string, problem func(context.Context) error) 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	must(t, Until(ctx, what, problem))
+	must(t, kubernetes.Until(ctx, what, problem))
 }
 
 // Every site has one LAN. The node's speaker announces from these addresses.

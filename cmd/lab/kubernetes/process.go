@@ -169,6 +169,27 @@ func (p *Process) Until(ctx context.Context, what string, answers func(context.C
 	}
 }
 
+// Until asks again and again until answers does without error, and gives up when ctx ends: then the error has the last answer before.
+func Until(ctx context.Context, what string, answers func(context.Context) error) error {
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	var last error
+	for {
+		err := answers(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil || last == nil { // afterwards, everything fails
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waited for %s: %w", what, last)
+		case <-again.C:
+		}
+	}
+}
+
 // Output is everything the process has written so far, or why that cannot be read.
 func (p *Process) Output() string {
 	text, err := os.ReadFile(p.Log)

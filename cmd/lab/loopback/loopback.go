@@ -325,23 +325,7 @@ func (l *Lab) SetReady(ctx context.Context, namespace, name string, ready bool) 
 func Until(ctx context.Context, what string, answers func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	var last error
-	for {
-		err := answers(ctx)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() == nil || last == nil { // afterwards, everything fails
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waited for %s: %w", what, last)
-		case <-ticker.C:
-		}
-	}
+	return kubernetes.Until(ctx, what, answers)
 }
 
 // Address waits until the Service shows an address, and returns it.
