@@ -15,6 +15,15 @@ help: ## list the targets
 build: ## static programs in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LINK)' -o bin/ ./cmd/...
 
+images: ## OCI archives of both programs for amd64 and arm64 in bin/images
+	cd release && $(GO) run ./images --version $(VERSION) --out $(CURDIR)/bin/images
+
+helm: ## Helm in bin/, in the version that the chart is tested with
+	cd release && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/ helm.sh/helm/v4/cmd/helm
+
+manifests: helm ## manifests/*.yaml once more, from the chart
+	cd release && $(GO) test -count=1 ./chart -run Manifests -update
+
 demo: build ## the whole story against a real Kubernetes control plane and a router; no root
 	@cd cmd/lab && $(GO) run . demo
 
@@ -48,6 +57,9 @@ check: compiler ## vet, lint and unit tests with the race detector: the inner lo
 	$(GO) mod tidy -diff
 	$(GO) test -race ./...
 
+check-release: ## the chart, the images, the alerts and the dashboard
+	cd release && $(GO) vet ./... && $(GO) mod tidy -diff && $(GO) test ./...
+
 # Our programs run with the race detector. The tests do not: GoBGP's server, which is the router in them, has data races.
 e2e: compiler routers ## the lab's tests: real kube-apiserver, etcd, controllers, routers
 	$(GO) build -race -o bin/race/ ./cmd/...
@@ -60,8 +72,8 @@ e2e-long: compiler ## the lab's random history with 2,000 steps, and 100 shuffle
 	$(GO) build -race -o bin/race/ ./cmd/...
 	cd cmd/lab && LAB_STEPS=2000 LAB_BIN=$(CURDIR)/bin/race $(GO) test -count=1 -timeout 80m -v -run 'TestARandomHistory|TestTheEnd' ./loopback
 
-test: ## everything: check, then e2e, with the time that each took
-	@for stage in check e2e; do \
+test: ## everything: check, check-release, then e2e, with the time that each took
+	@for stage in check check-release e2e; do \
 	  began=$$SECONDS; $(MAKE) --no-print-directory $$stage; echo "=== make $$stage took $$((SECONDS - began)) s"; \
 	done
 
@@ -79,4 +91,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help compiler routers build demo lab lab-datacentre check e2e e2e-long test bench fuzz fmt
+.PHONY: help compiler routers build images helm manifests demo lab lab-datacentre check check-release e2e e2e-long test bench fuzz fmt
