@@ -175,7 +175,7 @@ func TestHelmInstallsItAndAClientReachesAService(t *testing.T) {
 			}
 		}
 	}
-	in.hears(t, addr)
+	in.hears(t, addr, in.Workers...)
 	for _, name := range []string{"metallb", "metallb-leader-election"} {
 		out := in.shell(t, "kubectl get --raw /metrics | grep '^apiserver_flowcontrol_dispatched_requests_total{flow_schema=\""+name+"\"'")
 		if !strings.Contains(out, map[string]string{"metallb": "workload-high", "metallb-leader-election": "leader-election"}[name]) {
@@ -194,31 +194,46 @@ func TestHelmInstallsItAndAClientReachesAService(t *testing.T) {
 		}
 	}
 	in.refuses(t)
+	in.goesOn(t)
 	in.watches(t)
 	in.upgrades(t, addr)
-	in.errs(t)
 	granted := made(in.granted(ctx))(t)
-	in.removes(t)
+	removal := passages(t, "how-to.md", "## Removing it", "## ")
+	if len(removal) != 3 || !strings.HasPrefix(removal[1].text, "helm uninstall") {
+		t.Fatalf("docs/how-to.md has changed: this test does what it said before: %v", removal)
+	}
+	in.removes(t, removal[0].text, removal[1].text, addr)
+	in.shell(t, "kubectl delete deployment web && kubectl delete -f crds.yaml && kubectl delete pods --all")
+	in.hasOnly(t, before)
+	in.uses(t, granted)
+
+	// The same without Helm.
+	facts := regexp.MustCompile(`(?m)^  `).ReplaceAllString(strings.TrimPrefix(string(made(os.ReadFile(filepath.Join(in.folder, "values.yaml")))(t)), "config: |\n"), "")
+	must(t, os.WriteFile(filepath.Join(in.folder, "FILE"), []byte(facts), 0o600))
+	in.shell(t, passages(t, "how-to.md", "### With plain manifests", "### ")[0].text)
+	in.shell(t, "kubectl rollout status daemonset/metallb-speaker --namespace=metallb-system")
+	in.shell(t, "kubectl create service loadbalancer plain --tcp=80")
+	made(in.API.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, KubeletPod(in.Workers[0], "plain", map[string]string{"app": "plain"}), metav1.CreateOptions{}))(t)
+	in.hears(t, addr, in.Workers...)
+	in.removes(t, removal[0].text, "kubectl delete -f manifests/metallb.yaml", addr)
+	in.shell(t, "kubectl delete pods --all")
+	in.hasOnly(t, before)
+}
+
+// hasOnly waits until the API server has no other objects than these.
+func (in *installation) hasOnly(t *testing.T, objects []string) {
+	t.Helper()
+	if len(objects) == 0 {
+		t.Fatal("there were none before: this test looks at nothing")
+	}
 	eventually(t, "nothing to be left of it", func(ctx context.Context) error {
-		after, err := in.everything(ctx)
-		if err != nil {
-			return err
-		}
-		var left []string
-		for _, object := range after {
-			if !slices.Contains(before, object) {
-				left = append(left, object)
-			}
-		}
-		if len(left) > 0 {
+		now, err := in.everything(ctx)
+		left := slices.DeleteFunc(now, func(object string) bool { return slices.Contains(objects, object) })
+		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("these are left: %s", strings.Join(left, ", "))
 		}
 		return err
 	})
-	if len(before) == 0 {
-		t.Error("there was nothing before: this test looks at nothing")
-	}
-	in.uses(t, granted)
 }
 
 // everything are all objects that the API server has, but for those that come and go by themselves.
@@ -233,10 +248,10 @@ kubectl get leases --namespace=metallb-system --ignore-not-found --output=name`)
 	return all, err
 }
 
-// hears waits until the router sends packets for an address to every node, and the client its own to the router.
-func (in *installation) hears(t *testing.T, addr netip.Addr) {
+// hears waits until the router sends packets for an address to exactly these nodes.
+func (in *installation) hears(t *testing.T, addr netip.Addr, workers ...*Worker) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("the router to know three ways to %s", addr), func(ctx context.Context) error {
+	eventually(t, fmt.Sprintf("the router to know %d ways to %s", len(workers), addr), func(ctx context.Context) error {
 		routes, err := in.TorA.Routes(ctx)
 		if err != nil {
 			return err
@@ -245,7 +260,7 @@ func (in *installation) hears(t *testing.T, addr netip.Addr) {
 		for _, hop := range routes[prefixOf(addr)] {
 			got = append(got, hop.Via)
 		}
-		for _, w := range in.Workers {
+		for _, w := range workers {
 			want = append(want, w.Addrs.v4)
 		}
 		slices.SortFunc(got, netip.Addr.Compare)
@@ -370,6 +385,7 @@ func (in *installation) upgrades(t *testing.T, addr netip.Addr) {
 		made(in.API.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, pod, metav1.CreateOptions{}))(t)
 	}
 	second := in.expose(t, "real", 1, func(svc *corev1.Service) { svc.Spec.ExternalTrafficPolicy = local })[0]
+	in.hears(t, second, in.Workers[:2]...)
 	flows := map[string]*traffic.Traffic{}
 	for policy, target := range map[string]netip.Addr{"Cluster": addr, "Local": second} {
 		answers := 0
@@ -407,12 +423,18 @@ func (in *installation) upgrades(t *testing.T, addr netip.Addr) {
 	}
 }
 
-// errs gives the programs reason to use what they may use besides: a password, and an event that comes twice.
-func (in *installation) errs(t *testing.T) {
+// goesOn gives the programs reason to use what else they may, and to serve what else they can: a peer with a password, a pool of IPv6,
+// and an event that comes twice.
+func (in *installation) goesOn(t *testing.T) {
 	t.Helper()
 	in.shell(t, "kubectl create secret generic metallb-bgp-auth --namespace=metallb-system --from-literal=spare=open-sesame")
-	in.shell(t, "kubectl get configmap config --namespace=metallb-system --output=jsonpath='{.data.config}' >config && "+
-		"sed -i 's/^peers:/&\\n- {peer-address: 10.0.0.9, peer-asn: 100, my-asn: 42, password-key: spare}/' config && "+upgrade+" --set-file=config=config")
+	values := string(made(os.ReadFile(filepath.Join(in.folder, "values.yaml")))(t))
+	values = strings.Replace(values, "  address-pools:\n", `  - {peer-address: 10.0.0.9, peer-asn: 100, my-asn: 42, password-key: spare}
+  address-pools:
+  - {name: six, cidr: ["2001:db8:10::/120"]}
+`, 1)
+	must(t, os.WriteFile(filepath.Join(in.folder, "more.yaml"), []byte(values), 0o600))
+	in.shell(t, upgrade+" --values=more.yaml")
 	svc := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: "impossible"},
 		Spec: corev1.ServiceSpec{
@@ -441,12 +463,19 @@ func (in *installation) errs(t *testing.T) {
 	}
 }
 
-// removes does what the page about it says.
-func (in *installation) removes(t *testing.T) {
+// removes deletes all Services, waits until the page's first command finds none that waits, and gives the second.
+func (in *installation) removes(t *testing.T, waiting, remove string, addr netip.Addr) {
 	t.Helper()
-	for _, p := range passages(t, "how-to.md", "## Removing it", "## ") {
-		t.Logf("%s: %s", p.word, p.text)
-	}
+	in.shell(t, "kubectl delete services --all --field-selector=metadata.name!=kubernetes")
+	eventually(t, "all Services to let go", func(ctx context.Context) error {
+		out, err := in.try(ctx, waiting)
+		if err == nil && out != "" {
+			err = fmt.Errorf("%s do not", out)
+		}
+		return err
+	})
+	in.hears(t, addr)
+	in.shell(t, remove)
 }
 
 // A permission is one verb on one resource, perhaps of one name only, that a role grants to one of our accounts.
