@@ -374,7 +374,9 @@ func withoutFiles(t *testing.T, rendered string) string {
 }
 
 // tight leaves out the empty lines between documents, of which each version of Helm has its own number.
-func tight(rendered string) string { return regexp.MustCompile(`\n+---\n`).ReplaceAllString(rendered, "\n---\n") }
+func tight(rendered string) string {
+	return regexp.MustCompile(`\n+---\n`).ReplaceAllString(rendered, "\n---\n")
+}
 
 // render runs helm template on the chart, with a file of values, and returns what it prints.
 func render(t *testing.T, program, values string, args ...string) (string, error) {
