@@ -43,7 +43,7 @@ var (
 
 func TestMain(m *testing.M) {
 	utilruntime.Must(monitoringv1.AddToScheme(scheme.Scheme))
-	// As make helm builds it, so that its packages are compiled once. The go command keeps the programs.
+	// As make helm builds it, so that its packages are compiled once. The go command keeps the programs, and says where.
 	for program, args := range map[*string][]string{
 		&helm:  {"tool", "-n", "helm.sh/helm/v4/cmd/helm"},
 		&helm3: {"run", "-exec=echo", "helm.sh/helm/v3/cmd/helm"},
