@@ -22,7 +22,7 @@ images: ## OCI archives of both programs for amd64 and arm64 in bin/images
 helm: ## Helm in bin/, in the version that the chart is tested with
 	cd release && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/ helm.sh/helm/v4/cmd/helm
 
-manifests: helm ## manifests/*.yaml once more, from the chart
+manifests: ## manifests/*.yaml once more, from the chart
 	cd release && $(GO) test -count=1 ./chart -run Manifests -update
 
 demo: build ## the whole story against a real Kubernetes control plane and a router; no root
