@@ -7,6 +7,7 @@ GO ?= go
 VERSION ?= v0.1.0-$(shell git describe --always --dirty 2>/dev/null || echo dev)
 # A link without symbols and paths: the same input gives the same program.
 LINK := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)
+REGISTRY ?= ghcr.io/metallb/cloud-provider-metallb
 FUZZTIME ?= 60s
 
 help: ## list the targets
@@ -17,6 +18,12 @@ build: ## static programs in bin/
 
 images: ## OCI archives of both programs for amd64 and arm64 in bin/images
 	cd release && $(GO) run ./images --version $(VERSION) --out $(CURDIR)/bin/images
+
+sbom: ## make images, with what is in each program, bin/images/*.cdx.json
+	cd release && $(GO) run ./images --version $(VERSION) --out $(CURDIR)/bin/images --sbom
+
+push: ## what is in bin/images, and the chart, to REGISTRY under VERSION; their digests to bin/images/digests.txt
+	release/push $(VERSION) $(REGISTRY)
 
 helm: ## Helm in bin/, in the version that the chart is tested with
 	cd release && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/ helm.sh/helm/v4/cmd/helm
@@ -91,4 +98,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help compiler routers build images helm manifests demo lab lab-datacentre check check-release e2e e2e-long test bench fuzz fmt
+.PHONY: help compiler routers build images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test bench fuzz fmt
