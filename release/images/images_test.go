@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"net/http/httptest"
 	"os"
@@ -209,7 +210,7 @@ func TestWhatCannotBeMadeSaysWhatToDo(t *testing.T) {
 
 // The release workflow's commands, against a registry of ours.
 func TestAReleaseIsPushedWholeOrNotAtAllAndThenSigned(t *testing.T) {
-	server := httptest.NewServer(registry.New())
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
 	to := strings.TrimPrefix(server.URL, "http://") + "/metallb"
 
@@ -270,6 +271,21 @@ func TestAReleaseIsPushedWholeOrNotAtAllAndThenSigned(t *testing.T) {
 	}
 	if got, err := crane.Digest(to + "/charts/metallb:" + version[1:]); err != nil || pushed[2] != to+"/charts/metallb@"+got {
 		t.Errorf("the chart has the digest %s, and digests.txt says %s: %v", got, pushed[2], err)
+	}
+
+	// A second time changes nothing, and other content is refused.
+	if out, err := push(version, version[1:]); err != nil {
+		t.Errorf("the same once more: %v\n%s", err, out)
+	}
+	other, err := crane.Pull(to + "/metallb-speaker:" + version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := crane.Push(other, to+"/metallb-speaker:"+version); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := push(version, version[1:]); err == nil || !strings.Contains(out, "choose a new version") {
+		t.Errorf("other content under the same version: %v\n%s", err, out)
 	}
 
 	// Only cosign's arguments can be seen here: its signatures need Sigstore.
