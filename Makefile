@@ -8,6 +8,7 @@ VERSION ?= v0.1.0-$(shell git describe --always --dirty 2>/dev/null || echo dev)
 STAMP := -X k8s.io/component-base/version.gitVersion=$(VERSION)
 # A link without symbols and paths: the same input gives the same program.
 LINK := -s -w $(STAMP)
+REGISTRY ?= ghcr.io/metallb/cloud-provider-metallb
 FUZZTIME ?= 60s
 
 help: ## list the targets
@@ -18,6 +19,12 @@ build: ## static programs in bin/
 
 images: ## OCI archives of both programs for amd64 and arm64 in bin/images
 	cd release && $(GO) run ./images --version $(VERSION) --out $(CURDIR)/bin/images
+
+sbom: ## make images, with what is in each program, bin/images/*.cdx.json
+	cd release && $(GO) run ./images --version $(VERSION) --out $(CURDIR)/bin/images --sbom
+
+push: ## what is in bin/images, and the chart, to REGISTRY under VERSION; their digests to bin/images/digests.txt
+	release/push $(VERSION) $(REGISTRY)
 
 helm: ## Helm in bin/, in the version that the chart is tested with
 	cd release && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/ helm.sh/helm/v4/cmd/helm
@@ -59,7 +66,7 @@ check: compiler ## vet, lint and unit tests with the race detector: the inner lo
 	$(GO) test -race ./...
 
 check-release: ## the chart, the images, the alerts and the dashboard
-	cd release && $(GO) vet ./... && $(GO) mod tidy -diff && $(GO) test ./...
+	cd release && $(GO) vet ./... && $(GO) mod tidy -diff && $(GO) test -timeout 60m ./...
 
 # Our programs run with the race detector. The tests do not: GoBGP's server, which is the router in them, has data races.
 e2e: compiler routers ## the lab's tests: real kube-apiserver, etcd, controllers, routers
@@ -92,4 +99,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help compiler routers build images helm manifests demo lab lab-datacentre check check-release e2e e2e-long test bench fuzz fmt
+.PHONY: help compiler routers build images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test bench fuzz fmt

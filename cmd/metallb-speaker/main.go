@@ -23,6 +23,7 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 	"k8s.io/component-base/metrics/legacyregistry"
+	"k8s.io/component-base/version"
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/speaker"
@@ -56,6 +57,7 @@ func newCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:           "metallb-speaker",
 		Short:         "Announces the addresses of Services from this node, over BGP.",
+		Version:       version.Get().GitVersion,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true, // cli.Run prints them
