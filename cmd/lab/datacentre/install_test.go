@@ -138,7 +138,7 @@ func passages(t *testing.T, page, from, to string) (all []passage) {
 	}
 	section, _, _ = strings.Cut(section, "\n"+to)
 	for _, m := range regexp.MustCompile("(?s) *```([^\n]*)\n(.*?)```").FindAllStringSubmatch(section, -1) {
-		all = append(all, passage{m[1], m[2]})
+		all = append(all, passage{m[1], strings.TrimSpace(m[2]) + "\n"})
 	}
 	if len(all) == 0 {
 		t.Fatalf("%s shows nothing to run between %q and %q", page, from, to)
@@ -466,7 +466,7 @@ func (in *installation) goesOn(t *testing.T) {
 // removes deletes all Services, waits until the page's first command finds none that waits, and gives the second.
 func (in *installation) removes(t *testing.T, waiting, remove string, addr netip.Addr) {
 	t.Helper()
-	in.shell(t, "kubectl delete services --all --field-selector=metadata.name!=kubernetes")
+	in.shell(t, "kubectl delete services --field-selector=metadata.name!=kubernetes")
 	eventually(t, "all Services to let go", func(ctx context.Context) error {
 		out, err := in.try(ctx, waiting)
 		if err == nil && out != "" {
