@@ -16,12 +16,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/cli"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 	"k8s.io/component-base/metrics/legacyregistry"
+	"k8s.io/component-base/version"
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/speaker"
@@ -55,6 +57,7 @@ func newCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:           "metallb-speaker",
 		Short:         "Announces the addresses of Services from this node, over BGP.",
+		Version:       version.Get().GitVersion,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true, // cli.Run prints them
@@ -88,7 +91,10 @@ func run(f flags) error {
 	if !slices.Contains([]string{auto, keep, withdraw}, f.onSIGTERM) {
 		return fmt.Errorf("--on-sigterm=%s: use %s, %s or %s", f.onSIGTERM, auto, keep, withdraw)
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
+	config, err := rest.InClusterConfig()
+	if f.kubeconfig != "" {
+		config, err = clientcmd.BuildConfigFromFlags("", f.kubeconfig)
+	}
 	if err != nil {
 		return fmt.Errorf("find the API server: %w", err)
 	}

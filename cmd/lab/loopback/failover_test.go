@@ -332,7 +332,7 @@ func TestRemovingItAsDocumentedLeavesNothingStuck(t *testing.T) {
 	shell := func(ctx context.Context, command string) (string, error) {
 		sh := exec.CommandContext(ctx, "sh", "-c", command)
 		sh.Dir = lab.root
-		sh.Env = append(os.Environ(), "KUBECONFIG="+lab.Kubeconfig, "PATH="+filepath.Dir(lab.Binaries.Kubectl)+":"+os.Getenv("PATH"))
+		sh.Env = append(os.Environ(), "KUBECONFIG="+lab.Kubeconfig, "PATH="+lab.Binaries.Dir+":"+os.Getenv("PATH"))
 		out, err := sh.CombinedOutput()
 		return string(out), err
 	}
