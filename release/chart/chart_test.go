@@ -197,7 +197,8 @@ func TestTheConfigurationArrivesByteForByte(t *testing.T) {
 			t.Errorf("%q became %q", text, configMap.Data)
 		}
 	}
-	if _, err := render(t, helm, `config: "peers: []\u0085"`); err == nil || !strings.Contains(err.Error(), "config: it has a character U+0085 in it") {
+	_, err := render(t, helm, `config: "peers: []\u0085"`)
+	if err == nil || !strings.Contains(err.Error(), "config: it has a character U+0085 in it") {
 		t.Errorf("a character that YAML would swallow: %v", err)
 	}
 }
@@ -294,7 +295,7 @@ func mustBeHarmless(t *testing.T, at string, pod corev1.PodTemplateSpec) {
 	if !reflect.DeepEqual(s.SecurityContext, want) {
 		t.Errorf("%s: a Pod with the security context %v", at, s.SecurityContext)
 	}
-	if s.HostPID || s.HostIPC || s.ShareProcessNamespace != nil || s.Volumes != nil || s.InitContainers != nil || s.EphemeralContainers != nil {
+	if s.HostPID || s.HostIPC || s.ShareProcessNamespace != nil || s.Volumes != nil || len(s.InitContainers)+len(s.EphemeralContainers) > 0 {
 		t.Errorf("%s: a Pod that asks for more than it needs: %v", at, s)
 	}
 	if speaker := s.ServiceAccountName == "metallb-speaker"; s.HostNetwork != speaker {
@@ -433,7 +434,7 @@ func keep(t *testing.T, path, text string) {
 		}
 	}
 	if want := read(t, path); text != want {
-		t.Errorf("%s is not what the chart makes now: if it should be, say go test ./chart -update in release, and look at the difference\n%s", path, text)
+		t.Errorf("%s is not what the chart makes now: to change it, say go test ./chart -update in release\n%s", path, text)
 	}
 }
 

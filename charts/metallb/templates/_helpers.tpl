@@ -31,6 +31,8 @@ securityContext:
 {{- define "metallb.needs" -}}
 {{- $kind := printf "monitoring.coreos.com/v1/%s" .kind -}}
 {{- if not (.root.Capabilities.APIVersions.Has $kind) -}}
-{{- fail (printf "\n%s.enabled is true, but this cluster does not know %s: install the Prometheus operator first, or set %s.enabled to false. (helm template asks no cluster: tell it --api-versions=%s.)" .value $kind .value $kind) -}}
+{{- $hint := printf "(helm template asks no cluster: tell it --api-versions=%s.)" $kind -}}
+{{- $remedies := printf "install the Prometheus operator first, or set %s.enabled to false." .value -}}
+{{- fail (printf "\n%s.enabled is true, but this cluster does not know %s: %s %s" .value $kind $remedies $hint) -}}
 {{- end -}}
 {{- end }}
