@@ -38,7 +38,8 @@ func Rules(path string) ([]rulefmt.Rule, error) {
 	return all, nil
 }
 
-// Dashboard reads a dashboard of Grafana. A key that Grafana does not know is an error.
+// Dashboard reads a dashboard of Grafana, in the schema before v2, which every Grafana imports. A key that Grafana does not know is an
+// error.
 func Dashboard(path string) (d dashboard.Dashboard, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

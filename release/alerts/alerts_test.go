@@ -81,6 +81,27 @@ func TestRulesNameOnlyMetricsAndLabelsThatThereAre(t *testing.T) {
 	}
 }
 
+func TestTheNamesThatTheLabLooksForAreThoseOfAlertsAndDashboard(t *testing.T) {
+	got, err := Needed(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := metrics(t)
+	for _, name := range got { // also not those that the rules make
+		if _, ok := known[name]; !ok {
+			t.Errorf("%s is none of our metrics", name)
+		}
+	}
+	for where, name := range map[string]string{"alerts": "metallb_speaker_update_seconds_count", "dashboard": "metallb_speaker_update_seconds_bucket"} {
+		if !slices.Contains(got, name) {
+			t.Errorf("%s of the %s is not among %v", name, where, got)
+		}
+	}
+	if _, err := Names(`{job="metallb"}`); err == nil {
+		t.Error("a query that names no metric passes")
+	}
+}
+
 // exist checks that a query's metrics are there, that each has the labels it is selected by, and that the labels by which the
 // query aggregates and joins are those of its metrics or of targets.
 func exist(t *testing.T, known map[string][]string, of, expr string) {

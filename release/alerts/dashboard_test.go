@@ -161,8 +161,8 @@ func TestEveryPanelSaysWhatItShows(t *testing.T) {
 					t.Errorf("%s asks for the variable %s, which there is not", *p.Title, m[1])
 				}
 			}
-			if !strings.Contains(q.Expr, `cluster=~"$cluster"`) {
-				t.Errorf("%s does not heed the chosen cluster", *p.Title)
+			if selectors, err := Selectors(concrete(q.Expr)); err != nil || strings.Count(q.Expr, `cluster=~"$cluster"`) != len(selectors) {
+				t.Errorf("%s does not heed the chosen cluster: %v", *p.Title, err)
 			}
 		}
 	}

@@ -199,11 +199,12 @@ var stories = []story{
 
 	// Announcements.
 	{
-		name: "Two of five addresses that no node announces, one of them of no pool; for another there is one node left",
+		name: "Three addresses that no node announces: of no pool, the IPv6 one of two, one that is shared; for another there is one node left",
 		series: calm + `
 			metallb_allocator_assigned{service="shop/web", pool="default", ip="192.168.10.0", instance="10.0.0.11:10258"} 1x120
 			metallb_allocator_assigned{service="shop/web", pool="default", ip="fd00::1", instance="10.0.0.11:10258"}      1x120
 			metallb_allocator_assigned{service="shop/api", pool="default", ip="192.168.10.1", instance="10.0.0.11:10258"} 1x120
+			metallb_allocator_assigned{service="shop/api", pool="default", ip="fd00::2", instance="10.0.0.11:10258"}      1x120
 			metallb_allocator_assigned{service="shop/mail", pool="default", ip="192.168.10.1", instance="10.0.0.11:10258"} 1x120
 			metallb_allocator_assigned{service="shop/stray", ip="192.0.2.1", instance="10.0.0.11:10258"}                  1x49 stale
 			metallb_speaker_announced{service="shop/web", node="a", ip="192.168.10.0", instance="10.0.0.1:7473"}          1x19 stale
@@ -214,7 +215,9 @@ var stories = []story{
 			metallb_speaker_announced{service="shop/mail", node="b", ip="192.168.10.1", instance="10.0.0.2:7473"}         _x39 1x80`,
 		want: `
 			0m pending MetalLBAddressNotAnnounced
+			0m pending MetalLBAddressNotAnnounced
 			10m firing warning MetalLBAddressNotAnnounced: No node announces 192.0.2.1 of Service shop/stray (of no pool).
+			10m firing warning MetalLBAddressNotAnnounced: No node announces fd00::2 of Service shop/api (pool default).
 			20m pending MetalLBAddressNotAnnounced
 			30m firing warning MetalLBAddressNotAnnounced: No node announces 192.168.10.1 of Service shop/mail (pool default).
 			44m resolved MetalLBAddressNotAnnounced
@@ -327,11 +330,12 @@ var stories = []story{
 			69m resolved MetalLBRestartLoop`,
 	},
 	{
-		name: "Another program of the cluster that begins anew all the time",
+		name: "Other programs that begin anew all the time, one on our node and one in our job, where instances have their node's name",
 		series: calm + `
-			process_start_time_seconds{job="other", instance="10.0.0.1:9100"}        100+60x120
-			process_start_time_seconds{job="metallb", instance="10.0.0.1:7473"}       100x120
-			metallb_k8s_client_updates_total{job="metallb", instance="10.0.0.1:7473"} 5x120`,
+			process_start_time_seconds{job="other", instance="node-a"}         100+60x120
+			process_start_time_seconds{job="metallb", instance="node-b"}       100+60x120
+			process_start_time_seconds{job="metallb", instance="node-a"}       100x120
+			metallb_k8s_client_updates_total{job="metallb", instance="node-a"} 5x120`,
 	},
 }
 

@@ -72,6 +72,7 @@ func TestMetricsAreForThoseWhomTheAPIServerLets(t *testing.T) {
 	shows("the figures of the pool",
 		`metallb_allocator_addresses_total{pool="default"} 2`,
 		`metallb_allocator_addresses_in_use_total{pool="default"} 1`,
+		`metallb_allocator_assigned{ip="192.168.10.0",pool="default",service="default/web"} 1`,
 		`metallb_allocator_services_pending 1`,
 		`metallb_allocator_assignment_seconds_count 1`,
 		`metallb_k8s_client_config_loaded_bool 1`,
