@@ -153,8 +153,8 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 }
 
 // StartAPIServer starts the API server again after StopAPIServer, at the same address and with all that was in it, and returns when it
-// serves.
-func (c *Cluster) StartAPIServer(ctx context.Context) error {
+// serves. It may have more flags.
+func (c *Cluster) StartAPIServer(ctx context.Context, more ...string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stopped {
@@ -205,6 +205,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 		},
 		Log: c.file("kube-apiserver.log"),
 	}
+	program.Args = append(program.Args, more...)
 	if !c.workloads {
 		// Pods need no service account: no kubelet would mount its token.
 		program.Args = append(program.Args, "--disable-admission-plugins=ServiceAccount")
