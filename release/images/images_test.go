@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"debug/buildinfo"
 	"debug/elf"
 	"encoding/json"
@@ -18,6 +19,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/crane"
@@ -32,24 +34,21 @@ const version = "v1.2.3-test.4"
 var made string
 
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		work, err := os.MkdirTemp("", "images-test-")
-		if err != nil {
-			panic(err)
-		}
-		defer os.RemoveAll(work)
-		made = filepath.Join(work, "made")
-		return m.Run()
-	}())
+	made, _ = os.MkdirTemp("", "images-test-")
+	code := m.Run()
+	os.RemoveAll(made)
+	os.Exit(code)
 }
 
-// images makes the archives, once. This takes five minutes for each platform if nothing is in Go's cache, and then seconds.
+// Making them takes five minutes for each platform if nothing is in Go's cache, and else seconds.
+var makeImages = sync.OnceValue(func() error {
+	return run(context.Background(), []string{"--version", version, "--source", "../..", "--sbom", "--out", made})
+})
+
 func images(t *testing.T) string {
 	t.Helper()
-	if _, err := os.Stat(made); err != nil {
-		if err := run(t.Context(), []string{"--version", version, "--source", "../..", "--sbom", "--out", made}); err != nil {
-			t.Fatal(err)
-		}
+	if err := makeImages(); err != nil {
+		t.Fatal(err)
 	}
 	return made
 }
