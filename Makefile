@@ -5,8 +5,9 @@ SHELL := bash
 GO ?= go
 # Kubernetes' metrics library wants vX.Y.Z in front.
 VERSION ?= v0.1.0-$(shell git describe --always --dirty 2>/dev/null || echo dev)
+STAMP := -X k8s.io/component-base/version.gitVersion=$(VERSION)
 # A link without symbols and paths: the same input gives the same program.
-LINK := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)
+LINK := -s -w $(STAMP)
 REGISTRY ?= ghcr.io/metallb/cloud-provider-metallb
 FUZZTIME ?= 60s
 
@@ -28,7 +29,7 @@ push: ## what is in bin/images, and the chart, to REGISTRY under VERSION; their 
 helm: ## Helm in bin/, in the version that the chart is tested with
 	cd release && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/ helm.sh/helm/v4/cmd/helm
 
-manifests: helm ## manifests/*.yaml once more, from the chart
+manifests: ## manifests/*.yaml once more, from the chart
 	cd release && $(GO) test -count=1 ./chart -run Manifests -update
 
 demo: build ## the whole story against a real Kubernetes control plane and a router; no root
@@ -69,14 +70,14 @@ check-release: ## the chart, the images, the alerts and the dashboard
 
 # Our programs run with the race detector. The tests do not: GoBGP's server, which is the router in them, has data races.
 e2e: compiler routers ## the lab's tests: real kube-apiserver, etcd, controllers, routers
-	$(GO) build -race -o bin/race/ ./cmd/...
+	$(GO) build -race -ldflags '$(STAMP)' -o bin/race/ ./cmd/...
 	cd cmd/lab && $(GO) vet ./... && $(GO) mod tidy -diff
 	rm -rf bin/report
 	cd cmd/lab && LAB_REPORT=$(CURDIR)/bin/report LAB_BIN=$(CURDIR)/bin/race $(GO) test -count=1 -timeout 45m ./...
 	@cat bin/report/failures.txt 2>/dev/null || echo 'no table of failures: the lab had no networks'
 
 e2e-long: compiler ## the lab's random history with 2,000 steps, and 100 shuffles of one input
-	$(GO) build -race -o bin/race/ ./cmd/...
+	$(GO) build -race -ldflags '$(STAMP)' -o bin/race/ ./cmd/...
 	cd cmd/lab && LAB_STEPS=2000 LAB_BIN=$(CURDIR)/bin/race $(GO) test -count=1 -timeout 80m -v -run 'TestARandomHistory|TestTheEnd' ./loopback
 
 test: ## everything: check, check-release, then e2e, with the time that each took

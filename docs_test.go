@@ -57,6 +57,14 @@ func TestEveryYAMLBlockIsWhatItSays(t *testing.T) {
 						t.Errorf("%s: the page does not show the problem\n%s", at, p.Error())
 					}
 				}
+			case "yaml values": // the tests of the chart render them
+				var values struct{ Config string }
+				if err := yaml.Unmarshal([]byte(b.text), &values); err != nil {
+					t.Errorf("%s: %v", at, err)
+				}
+				if _, _, err := loadbalancer.Parse([]byte(values.Config)); err != nil {
+					t.Errorf("%s: %v", at, err)
+				}
 			case "yaml object refused":
 				if len(checkObjects(b.text)) == 0 {
 					t.Errorf("%s: Kubernetes accepts this", at)
@@ -727,14 +735,14 @@ func (p page) rows(section string) (all []row) {
 	return all
 }
 
-// pages returns the README and every page in docs.
+// pages returns both READMEs and every page in docs.
 func pages(t *testing.T) []page {
 	t.Helper()
 	paths, err := filepath.Glob("docs/*.md")
 	if err != nil || len(paths) == 0 {
 		t.Fatal("there are no pages in docs", err)
 	}
-	all := []page{readPage(t, "README.md")}
+	all := []page{readPage(t, "README.md"), readPage(t, "charts/metallb/README.md")}
 	for _, path := range paths {
 		all = append(all, readPage(t, path))
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-base/metrics"
 )
 
 const many = 10_000
@@ -80,5 +81,36 @@ func BenchmarkServeWhoWaits(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		l.serve()
+	}
+}
+
+// leader is a Cloud that leads beside 10,000 Services.
+func leader(b *testing.B) *Cloud {
+	c := New(Options{})
+	c.ledger, _ = settledCluster(b)
+	c.ready = true
+	return c
+}
+
+// An operation is what nobody else can decide anything during.
+func BenchmarkFigures(b *testing.B) {
+	c := leader(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if f, _ := c.figures(); len(f.assigned) != many {
+			b.Fatal(len(f.assigned))
+		}
+	}
+}
+
+// An operation is everything that a scrape costs but writing it down.
+func BenchmarkMetrics(b *testing.B) {
+	registry := metrics.NewKubeRegistry()
+	registry.CustomMustRegister(&collector{cloud: leader(b)})
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := registry.Gather(); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -51,6 +52,7 @@ var (
 			gauge("metallb_allocator_ipv6_addresses_in_use_total", "How many IPv6 addresses of the pool are in use.", "pool"),
 		},
 	}
+	assigned        = gauge("metallb_allocator_assigned", "1 for each address that a Service holds. Without a pool, no pool owns it.", "service", "pool", "ip")
 	servicesPending = gauge("metallb_allocator_services_pending", "How many Services do not have what they ask for.")
 	configLoaded    = gauge("metallb_k8s_client_config_loaded_bool", "1 if a configuration is in force.")
 	configStale     = gauge("metallb_k8s_client_config_stale_bool", "1 if the configuration in force is not what the operator wrote last.")
@@ -69,7 +71,7 @@ type collector struct {
 }
 
 func (k *collector) DescribeWithStability(to chan<- *metrics.Desc) {
-	for _, d := range []*metrics.Desc{addressesTotal, addressesInUse, servicesPending, configLoaded, configStale} {
+	for _, d := range []*metrics.Desc{addressesTotal, addressesInUse, assigned, servicesPending, configLoaded, configStale} {
 		to <- d
 	}
 	for _, both := range byFamily {
@@ -79,7 +81,7 @@ func (k *collector) DescribeWithStability(to chan<- *metrics.Desc) {
 }
 
 func (k *collector) CollectWithStability(to chan<- metrics.Metric) {
-	usage, pending, config, leads := k.cloud.figures()
+	f, leads := k.cloud.figures()
 	if !leads {
 		return
 	}
@@ -87,7 +89,7 @@ func (k *collector) CollectWithStability(to chan<- metrics.Metric) {
 		to <- metrics.NewLazyConstMetric(d, metrics.GaugeValue, value, labels...)
 	}
 	total, inUse := map[string]float64{}, map[string]float64{}
-	for _, u := range usage {
+	for _, u := range f.usage {
 		total[u.Pool] += u.Total
 		inUse[u.Pool] += float64(u.InUse)
 		give(byFamily[u.Family][0], u.Total, u.Pool)
@@ -97,9 +99,12 @@ func (k *collector) CollectWithStability(to chan<- metrics.Metric) {
 		give(addressesTotal, total[pool], pool)
 		give(addressesInUse, inUse[pool], pool)
 	}
-	give(servicesPending, float64(pending))
-	give(configLoaded, oneIf(config.loaded))
-	give(configStale, oneIf(config.stale))
+	for i, h := range f.assigned {
+		give(assigned, 1, h.Service, f.pools[i], h.Addr.String())
+	}
+	give(servicesPending, float64(f.pending))
+	give(configLoaded, oneIf(f.config.loaded))
+	give(configStale, oneIf(f.config.stale))
 }
 
 func oneIf(yes bool) float64 {
@@ -113,15 +118,36 @@ func oneIf(yes bool) float64 {
 type configState struct{ loaded, stale bool }
 
 // figures are what the metrics show of a leader.
-func (c *Cloud) figures() (usage []loadbalancer.Usage, pending int, config configState, leads bool) {
+type figures struct {
+	usage    []loadbalancer.Usage
+	assigned []loadbalancer.Holding
+	pools    []string // of the assigned addresses, one by one; empty if no pool owns it
+	pending  int
+	config   configState
+}
+
+// figures returns false for a standby.
+func (c *Cloud) figures() (f figures, leads bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, e := range c.ledger.unserved {
-		if e.why != "" || e.owed || len(c.ledger.held(e.service)) == 0 {
-			pending++
+	if !c.ready || c.frozen {
+		return figures{}, false
+	}
+	f = figures{usage: c.ledger.allocator.Usage(), config: c.config}
+	// A Service that was deleted and made again is two for a moment, and one metric given twice would fail the scrape.
+	f.assigned = slices.Compact(c.ledger.allocator.Holdings())
+	f.pools = make([]string, len(f.assigned))
+	for i, h := range f.assigned {
+		if pool := c.ledger.allocator.Pool(h.Addr); pool != nil {
+			f.pools[i] = pool.Name
 		}
 	}
-	return c.ledger.allocator.Usage(), pending, c.config, c.ready && !c.frozen
+	for _, e := range c.ledger.unserved {
+		if e.why != "" || e.owed || len(c.ledger.held(e.service)) == 0 {
+			f.pending++
+		}
+	}
+	return f, true
 }
 
 // clock measures how long a Service waits for its first address.

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -20,6 +21,10 @@ func TestMetricsHaveTheNamesThatDashboardsKnow(t *testing.T) {
 		"metallb_allocator_addresses_in_use_total vip 2",
 		"metallb_allocator_addresses_total sandbox 2",
 		"metallb_allocator_addresses_total vip 1.8446744073709552e+19",
+		"metallb_allocator_assigned 10.0.0.0 vip shop/mail 1",
+		"metallb_allocator_assigned 10.0.0.0 vip shop/web 1",
+		"metallb_allocator_assigned 192.0.2.1  shop/stray 1",
+		"metallb_allocator_assigned fd00:: vip shop/six 1",
 		"metallb_allocator_ipv4_addresses_in_use_total sandbox 0",
 		"metallb_allocator_ipv4_addresses_in_use_total vip 1",
 		"metallb_allocator_ipv4_addresses_total sandbox 2",
@@ -35,6 +40,15 @@ func TestMetricsHaveTheNamesThatDashboardsKnow(t *testing.T) {
 	standby.CustomMustRegister(&collector{cloud: New(Options{})})
 	// It knows nothing, and would look like a cluster without configuration.
 	same(t, "metrics of a standby", gathered(t, standby), nil)
+}
+
+func TestAServiceThatWasDeletedAndMadeAgainDoesNotSpoilTheMetrics(t *testing.T) {
+	c, _ := newCloud(t, "vip 10.0.0.0/30", "shop/web uid=1 shows=10.0.0.0 share=k port=80; shop/web uid=2 shows=10.0.0.0 share=k port=443")
+	registry := metrics.NewKubeRegistry()
+	registry.CustomMustRegister(&collector{cloud: c})
+	if got := gathered(t, registry); !slices.Contains(got, "metallb_allocator_assigned 10.0.0.0 vip shop/web 1") {
+		t.Errorf("the metrics are %q", got)
+	}
 }
 
 // gathered writes metrics as name, pool and value.

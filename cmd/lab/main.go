@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/datacentre"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/loopback"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
 )
@@ -79,7 +80,7 @@ The cluster is up until you press Ctrl-C. In another terminal:
 
 No pods run here: create Pod objects with a nodeName, and patch their status.
 Press Enter to see the router's table.
-`, lab.Kubeconfig, lab.Binaries.Kubectl, lab.Dir)
+`, lab.Kubeconfig, lab.Binaries.Path(kubernetes.Kubectl), lab.Dir)
 	enter := make(chan struct{})
 	go listen(os.Stdin, enter)
 	for {

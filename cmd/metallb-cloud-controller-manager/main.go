@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/version"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
 	ccmconfig "k8s.io/cloud-provider/app/config"
@@ -18,6 +20,7 @@ import (
 	"k8s.io/component-base/cli"
 	cliflag "k8s.io/component-base/cli/flag"
 	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
+	baseversion "k8s.io/component-base/version"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/provider"
@@ -33,6 +36,10 @@ func main() {
 }
 
 func newCommand() (*cobra.Command, error) {
+	// Kubernetes' libraries take the version that the linker writes for their own: in v0.1, no feature of today would be on.
+	if err := utilfeature.DefaultMutableFeatureGate.SetEmulationVersion(version.MustParse(baseversion.DefaultKubeBinaryVersion)); err != nil {
+		return nil, fmt.Errorf("choose Kubernetes' features: %w", err)
+	}
 	options, err := ccmoptions.NewCloudControllerManagerOptions()
 	if err != nil {
 		return nil, fmt.Errorf("make the options: %w", err)

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/cli"
 	"k8s.io/component-base/logs"
@@ -90,7 +91,10 @@ func run(f flags) error {
 	if !slices.Contains([]string{auto, keep, withdraw}, f.onSIGTERM) {
 		return fmt.Errorf("--on-sigterm=%s: use %s, %s or %s", f.onSIGTERM, auto, keep, withdraw)
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
+	config, err := rest.InClusterConfig()
+	if f.kubeconfig != "" {
+		config, err = clientcmd.BuildConfigFromFlags("", f.kubeconfig)
+	}
 	if err != nil {
 		return fmt.Errorf("find the API server: %w", err)
 	}

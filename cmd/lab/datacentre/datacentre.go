@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,8 +50,9 @@ type Lab struct {
 	Network *network.Network
 	API     clientset.Interface // as the administrator
 
-	root     string // of the repository
-	server   string // where the API server listens on the host's loopback interface
+	progress io.Writer // may be nil
+	root     string    // of the repository
+	server   string    // where the API server listens on the host's loopback interface
 	speakers atomic.Int32
 	// forgiven is until when nobody minds what was forbidden: an API server that has just started does not know yet who may what.
 	forgiven kubernetes.Moment
@@ -62,10 +64,24 @@ type Node struct {
 	Host *network.Namespace
 }
 
-// Start brings up the control plane and a network without any host. ctx bounds the start only. progress is where a first start says how
-// far it is; it may be nil.
-func Start(ctx context.Context, progress io.Writer) (lab *Lab, err error) {
-	l := &Lab{}
+// Start brings up the control plane, in which our programs may do what they need, and a network without any host. ctx bounds the start
+// only. progress is where a first start says how far it is; it may be nil.
+func Start(ctx context.Context, progress io.Writer) (*Lab, error) {
+	l, err := begin(ctx, progress, false)
+	if err != nil {
+		return nil, err
+	}
+	apply := exec.CommandContext(ctx, l.Cluster.Binaries.Path(kubernetes.Kubectl), "--kubeconfig="+l.Cluster.Kubeconfig,
+		"apply", "-f", filepath.Join(l.root, "manifests/rbac.yaml"))
+	if out, err := apply.CombinedOutput(); err != nil {
+		return nil, errors.Join(fmt.Errorf("apply our permissions: %w\n%s", err, out), l.Stop())
+	}
+	return l, nil
+}
+
+// begin brings up the control plane and a network, with nothing of ours in them. With workloads, Deployments and DaemonSets work.
+func begin(ctx context.Context, progress io.Writer, workloads bool) (lab *Lab, err error) {
+	l := &Lab{progress: progress}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Stop())
@@ -76,7 +92,11 @@ func Start(ctx context.Context, progress io.Writer) (lab *Lab, err error) {
 		return nil, fmt.Errorf("find the repository: %w", err)
 	}
 	l.root = filepath.Dir(filepath.Dir(filepath.Dir(strings.TrimSpace(string(out))))) // two folders above the lab's go.mod
-	binaries, err := kubernetes.Build(ctx, progress)
+	programs := kubernetes.ControlPlane
+	if workloads {
+		programs = append(slices.Clone(programs), kubernetes.Scheduler)
+	}
+	binaries, err := kubernetes.Build(ctx, progress, programs...)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +108,7 @@ func Start(ctx context.Context, progress io.Writer) (lab *Lab, err error) {
 		users = append(users, kubernetes.User{Name: kubeletUser(workerName(i + 1)), Groups: []string{kubelets, "system:authenticated"}})
 	}
 	account := []string{"system:serviceaccounts", "system:serviceaccounts:metallb-system", "system:authenticated"}
-	l.Cluster, err = kubernetes.Start(ctx, kubernetes.Options{Binaries: binaries, Users: append(users,
+	l.Cluster, err = kubernetes.Start(ctx, kubernetes.Options{Binaries: binaries, Workloads: workloads, Users: append(users,
 		kubernetes.User{Name: speakerUser, Groups: account}, kubernetes.User{Name: controllerUser, Groups: account},
 	)})
 	if err != nil {
@@ -104,11 +124,6 @@ func Start(ctx context.Context, progress io.Writer) (lab *Lab, err error) {
 		return nil, err
 	}
 	l.server = server.Host
-	apply := exec.CommandContext(ctx, binaries.Kubectl, "--kubeconfig="+l.Cluster.Kubeconfig,
-		"apply", "-f", filepath.Join(l.root, "manifests/rbac.yaml"))
-	if out, err := apply.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("apply our permissions: %w\n%s", err, out)
-	}
 	return l, nil
 }
 
@@ -127,7 +142,7 @@ func (l *Lab) Stop() error {
 // AddNode makes a host a node of the cluster with these InternalIPs. What runs there reaches the API server with the kubeconfig files
 // of the lab.
 func (l *Lab) AddNode(ctx context.Context, host *network.Namespace, addrs ...netip.Addr) (*Node, error) {
-	if err := host.Relay(l.server); err != nil {
+	if err := host.Relay(l.server, l.server); err != nil {
 		return nil, err
 	}
 	object := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: host.Name, Labels: map[string]string{corev1.LabelHostname: host.Name}}}
@@ -159,6 +174,12 @@ func (l *Lab) StartSpeaker(node *Node, env []string, more ...string) (*kubernete
 		Env:  append([]string{"NODE_NAME=" + node.Name}, env...),
 		Log:  filepath.Join(l.Network.Dir, name+".log"),
 	})
+}
+
+// build is the path of one more program of Kubernetes.
+func (l *Lab) build(ctx context.Context, program string) (string, error) {
+	binaries, err := kubernetes.Build(ctx, l.progress, program)
+	return binaries.Path(program), err
 }
 
 // built is the path of one of our own programs.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -44,6 +45,7 @@ type Hall struct {
 
 	Controllers []*kubernetes.Process
 
+	proxy  string       // path of kube-proxy
 	client *http.Client // connects from the client's namespace, each time anew
 	quit   context.CancelFunc
 	pings  sync.WaitGroup
@@ -131,30 +133,76 @@ address-pools:
 
 // StartHall builds a hall and returns when everything in it runs: the routers have sessions with every node and with the client, and
 // the configuration is in force. ctx bounds the start only; progress is as in Start.
-func StartHall(ctx context.Context, progress io.Writer) (hall *Hall, err error) {
+func StartHall(ctx context.Context, progress io.Writer) (*Hall, error) {
 	lab, err := Start(ctx, progress)
 	if err != nil {
 		return nil, err
 	}
+	return lab.hall(ctx, func(h *Hall) error {
+		tasks := []func() error{
+			func() error { return h.Configure(ctx, HallConfig) },
+			func() error { _, err := h.StartController(ctx); return err },
+		}
+		for _, w := range h.Workers {
+			tasks = append(tasks, func() (err error) {
+				w.Speaker, err = h.StartSpeaker(w.Node, nil, "--wait-for-url="+proxyHealth)
+				return err
+			})
+		}
+		if err := together(tasks...); err != nil {
+			return err
+		}
+		return h.settled(ctx)
+	})
+}
+
+// StartVacantHall builds a hall in whose cluster nothing is ours, and which works as users' clusters do: nodes have kubelets, which have
+// imported these archives of images; pods of Deployments and DaemonSets are scheduled, and reach the API server as pods do, by Service
+// default/kubernetes. It returns when the nodes are ready, and the client has sessions with the routers.
+func StartVacantHall(ctx context.Context, progress io.Writer, archives ...string) (*Hall, error) {
+	lab, err := begin(ctx, progress, true)
+	if err != nil {
+		return nil, err
+	}
+	return lab.hall(ctx, func(h *Hall) error {
+		if err := h.serveAPI(ctx); err != nil {
+			return fmt.Errorf("let pods reach the API server: %w", err)
+		}
+		var tasks []func() error
+		for _, w := range h.Workers {
+			tasks = append(tasks, func() error { return h.StartKubelet(ctx, w, archives...) })
+		}
+		if err := together(tasks...); err != nil {
+			return err
+		}
+		return kubernetes.Until(ctx, "the client to know the routers", h.clientKnowsRouters)
+	})
+}
+
+// hall builds what all halls have, and then more.
+func (l *Lab) hall(ctx context.Context, more func(*Hall) error) (hall *Hall, err error) {
 	living, quit := context.WithCancel(context.Background())
-	h := &Hall{Lab: lab, quit: quit}
+	h := &Hall{Lab: l, quit: quit}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.Stop())
 		}
 	}()
-	if h.WAN, err = lab.Network.Switch("wan"); err != nil {
+	if h.WAN, err = l.Network.Switch("wan"); err != nil {
 		return nil, err
 	}
-	if h.LAN, err = lab.Network.Switch("lan"); err != nil {
+	if h.LAN, err = l.Network.Switch("lan"); err != nil {
 		return nil, err
 	}
 	tasks := []func() error{
 		func() error { return h.startClient(ctx) },
 		func() error { return h.startTors(ctx) },
-		func() error { return h.Configure(ctx, HallConfig) },
-		func() error { _, err := h.StartController(ctx); return err },
+		func() (err error) { h.proxy, err = h.build(ctx, kubernetes.Proxy); return err },
 	}
+	if err := together(tasks...); err != nil {
+		return nil, err
+	}
+	tasks = nil
 	for i := range 3 {
 		w := &Worker{number: i + 1, Addrs: addrs(fmt.Sprintf("10.0.0.%d", 11+i), fmt.Sprintf("2001:db8:1::%d", 11+i))}
 		h.Workers = append(h.Workers, w)
@@ -163,7 +211,36 @@ func StartHall(ctx context.Context, progress io.Writer) (hall *Hall, err error) 
 	if err := together(tasks...); err != nil {
 		return nil, err
 	}
-	return h, h.settled(ctx)
+	return h, more(h)
+}
+
+// apiServer is a host of the LAN where the API server is reached.
+var apiServer = netip.MustParseAddrPort("10.0.0.100:6443")
+
+// serveAPI adds that host, and lets Service default/kubernetes lead to it.
+func (h *Hall) serveAPI(ctx context.Context) error {
+	host, err := h.LAN.Host("control-plane", netip.PrefixFrom(apiServer.Addr(), 24).String())
+	if err != nil {
+		return err
+	}
+	if err := host.Relay(apiServer.String(), h.server); err != nil {
+		return err
+	}
+	for _, w := range h.Workers {
+		if err := host.IP("route", "add", netip.PrefixFrom(w.pod(0).v4, 24).String(), "via", w.Addrs.v4.String()); err != nil {
+			return err
+		}
+	}
+	name, port, ready := "https", int32(apiServer.Port()), true
+	_, err = h.API.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Create(ctx, &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Endpoints: []discoveryv1.Endpoint{{
+			Addresses: []string{apiServer.Addr().String()}, Conditions: discoveryv1.EndpointConditions{Ready: &ready},
+		}},
+		Ports: []discoveryv1.EndpointPort{{Name: &name, Port: &port}},
+	}, metav1.CreateOptions{})
+	return err
 }
 
 // together does several things at once.
@@ -377,11 +454,7 @@ func (h *Hall) startWorker(ctx, living context.Context, w *Worker) error {
 	if w.Node, err = h.AddNode(ctx, host, w.Addrs.v4, w.Addrs.v6); err != nil {
 		return err
 	}
-	if err := h.StartProxy(w); err != nil {
-		return err
-	}
-	w.Speaker, err = h.StartSpeaker(w.Node, nil, "--wait-for-url="+proxyHealth)
-	return err
+	return h.StartProxy(w)
 }
 
 // proxyHealth is where kube-proxy says that it has written its rules.
@@ -391,7 +464,7 @@ const proxyHealth = "http://127.0.0.1:10256/healthz"
 func (h *Hall) StartProxy(w *Worker) (err error) {
 	name := fmt.Sprintf("kube-proxy-%d", w.number)
 	w.Proxy, err = w.Host.Start(kubernetes.Program{
-		Name: name, Binary: h.Cluster.Binaries.Proxy,
+		Name: name, Binary: h.proxy,
 		Args: []string{
 			"--kubeconfig=" + h.Cluster.KubeconfigOf(proxyUser), "--hostname-override=" + w.Name,
 			"--proxy-mode=nftables", "--cluster-cidr=" + podNetwork4 + "," + podNetwork6,
@@ -461,26 +534,32 @@ func (h *Hall) settled(ctx context.Context) error {
 		if got := admitted.Data["config"]; got != HallConfig {
 			return fmt.Errorf("in force is\n%s", got)
 		}
-		sessions := map[network.Router][]netip.Addr{h.TorA: nil, h.TorB: nil}
-		for tor := range sessions {
-			for _, w := range h.Workers {
-				sessions[tor] = append(sessions[tor], w.Addrs.v4)
-			}
+		var nodes []netip.Addr
+		for _, w := range h.Workers {
+			nodes = append(nodes, w.Addrs.v4)
 		}
-		for _, tor := range torWAN {
-			sessions[h.Client] = append(sessions[h.Client], tor.v4, tor.v6)
-		}
-		for router, neighbors := range sessions {
-			for _, neighbor := range neighbors {
-				if s, err := router.Session(ctx, neighbor); err != nil {
-					return err
-				} else if !s.Complete {
-					return fmt.Errorf("%s has with %s the session %+v", router, neighbor, s)
-				}
-			}
-		}
-		return nil
+		return errors.Join(acquainted(ctx, h.TorA, nodes...), acquainted(ctx, h.TorB, nodes...), h.clientKnowsRouters(ctx))
 	})
+}
+
+func (h *Hall) clientKnowsRouters(ctx context.Context) error {
+	var errs []error
+	for _, tor := range torWAN {
+		errs = append(errs, acquainted(ctx, h.Client, tor.v4, tor.v6))
+	}
+	return errors.Join(errs...)
+}
+
+// acquainted returns an error unless a router has complete sessions with these neighbors.
+func acquainted(ctx context.Context, router network.Router, neighbors ...netip.Addr) error {
+	for _, neighbor := range neighbors {
+		if s, err := router.Session(ctx, neighbor); err != nil {
+			return err
+		} else if !s.Complete {
+			return fmt.Errorf("%s has with %s the session %+v", router, neighbor, s)
+		}
+	}
+	return nil
 }
 
 // Serve creates a Service in the namespace default, and returns its addresses when it has so many.

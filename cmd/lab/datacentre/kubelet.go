@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -31,6 +32,8 @@ func kubeletUser(node string) string { return "system:node:" + node }
 const (
 	podImage   = "lab.invalid/podserver:1"
 	pauseImage = "lab.invalid/pause:1"
+	// What the tutorial has users run. No registry is reached from here, so it is the same program, which answers on that port.
+	webImage = "docker.io/library/nginx:1.29"
 )
 
 // secludeScript is the first process of a node that runs pods by itself, alone in process and mount namespaces. It goes where containers
@@ -88,7 +91,9 @@ until ctr version >/dev/null 2>&1; do
 	kill -0 $!
 	sleep 0.1
 done
-ctr --namespace k8s.io images import "$dir/images.tar"
+for archive in "$dir"/images/*.tar; do
+	ctr --namespace k8s.io images import "$archive"
+done
 "$@" &
 wait -n
 exit 1
@@ -146,18 +151,27 @@ func (w *Worker) networkPlugins() ([]byte, error) {
 }
 
 // StartKubelet starts containerd and kubelet on a node that has no pods yet, and returns when kubelet says that the node is ready. From
-// then on Pods of this node are objects only: kubelet runs them, see KubeletPod.
-func (h *Hall) StartKubelet(ctx context.Context, w *Worker) error {
+// then on Pods of this node are objects only: kubelet runs them, see KubeletPod. Their images are that one's, and those of the archives.
+func (h *Hall) StartKubelet(ctx context.Context, w *Worker, archives ...string) error {
 	if err := network.MissingKubelet(); err != nil {
 		return err
 	}
 	if err := h.bindKubelets(ctx); err != nil {
 		return fmt.Errorf("permit kubelets what they do: %w", err)
 	}
-	dir := filepath.Join(h.Network.Dir, "kubelet-"+w.Name)
-	plugins := filepath.Join(dir, "net.d")
-	if err := os.MkdirAll(plugins, 0o700); err != nil {
+	kubelet, err := h.build(ctx, kubernetes.Kubelet)
+	if err != nil {
 		return err
+	}
+	dir := filepath.Join(h.Network.Dir, "kubelet-"+w.Name)
+	plugins, own := filepath.Join(dir, "net.d"), filepath.Join(dir, "images")
+	if err := errors.Join(os.MkdirAll(plugins, 0o700), os.MkdirAll(own, 0o700)); err != nil {
+		return err
+	}
+	for i, archive := range archives {
+		if err := os.Symlink(archive, filepath.Join(own, fmt.Sprintf("%d.tar", i))); err != nil {
+			return err
+		}
 	}
 	images, err := h.images(ctx, dir)
 	if err != nil {
@@ -171,7 +185,7 @@ func (h *Hall) StartKubelet(ctx context.Context, w *Worker) error {
 		"containerd.toml":    fmt.Appendf(nil, containerdConfig, plugins),
 		"kubelet.yaml":       []byte(kubeletConfig),
 		"net.d/lab.conflist": cni,
-		"images.tar":         images,
+		"images/pods.tar":    images,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
 			return err
@@ -181,7 +195,7 @@ func (h *Hall) StartKubelet(ctx context.Context, w *Worker) error {
 		Name: "kubelet of " + w.Name, Binary: "bash",
 		Args: []string{
 			"-c", secludeScript, w.Host.ID, kubeletScript, dir,
-			h.Cluster.Binaries.Kubelet, "--config=" + filepath.Join(dir, "kubelet.yaml"),
+			kubelet, "--config=" + filepath.Join(dir, "kubelet.yaml"),
 			"--kubeconfig=" + h.Cluster.KubeconfigOf(kubeletUser(w.Name)),
 			"--hostname-override=" + w.Name, fmt.Sprintf("--node-ip=%s,%s", w.Addrs.v4, w.Addrs.v6),
 		},
@@ -243,7 +257,7 @@ func (h *Hall) images(ctx context.Context, dir string) ([]byte, error) {
 	type object = map[string]any
 	files := []file{{"layer.tar", layer}}
 	var manifest []object
-	for name, argument := range map[string]string{podImage: fmt.Sprintf(":%d", PodPort), pauseImage: "wait"} {
+	for name, argument := range map[string]string{podImage: fmt.Sprintf(":%d", PodPort), webImage: ":80", pauseImage: "wait"} {
 		config, err := json.Marshal(object{
 			"architecture": string(bytes.TrimSpace(goEnv)), "os": "linux",
 			"config": object{"Entrypoint": []string{"/podserver", argument}},

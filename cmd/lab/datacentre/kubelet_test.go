@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
 )
 
@@ -120,7 +121,7 @@ func TestAKubeletRunsAPodThatAClientReaches(t *testing.T) {
 // looksLikeNodes demands that kubectl shows all nodes as users know them.
 func looksLikeNodes(t *testing.T, h *Hall) {
 	t.Helper()
-	out := made(exec.CommandContext(t.Context(), h.Cluster.Binaries.Kubectl, "--kubeconfig="+h.Cluster.Kubeconfig,
+	out := made(exec.CommandContext(t.Context(), h.Cluster.Binaries.Path(kubernetes.Kubectl), "--kubeconfig="+h.Cluster.Kubeconfig,
 		"get", "nodes", "-o", "wide").Output())(t)
 	t.Logf("kubectl get nodes -o wide:\n%s", out)
 	for _, w := range h.Workers {

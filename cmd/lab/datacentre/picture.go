@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"path/filepath"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -69,7 +68,7 @@ type Hint struct{ Command, What string }
 func (h *Hall) Hints(service netip.Addr) []Hint {
 	in := func(host string) string { return "ip netns exec " + host + " " }
 	return []Hint{
-		{fmt.Sprintf("export KUBECONFIG=%s PATH=%s:$PATH", h.Cluster.Kubeconfig, filepath.Dir(h.Cluster.Binaries.Kubectl)), ""},
+		{fmt.Sprintf("export KUBECONFIG=%s PATH=%s:$PATH", h.Cluster.Kubeconfig, h.Cluster.Binaries.Dir), ""},
 		{"kubectl get services,pods,nodes -o wide", "what the cluster says"},
 		{in(h.Client.ID) + "curl -s http://" + service.String() + "/", "which pod answers, on which node, and whom it sees"},
 		{in(h.Client.ID) + "ip route", "the client's ways to Services"},

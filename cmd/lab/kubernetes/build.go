@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,28 +21,45 @@ import (
 	"golang.org/x/term"
 )
 
-// Binaries are the programs of a control plane, and of a node, by path.
+// The programs that Build makes.
+const (
+	Etcd              = "etcd"
+	APIServer         = "kube-apiserver"
+	ControllerManager = "kube-controller-manager"
+	Scheduler         = "kube-scheduler"
+	Proxy             = "kube-proxy"
+	Kubelet           = "kubelet"
+	Kubectl           = "kubectl"
+)
+
+// ControlPlane are those that every Cluster needs.
+var ControlPlane = []string{Etcd, APIServer, ControllerManager, Kubectl}
+
+// The main package of each program; go.mod names the same ones as tools and says which version of them.
+var mains = map[string]string{
+	Etcd:              "go.etcd.io/etcd/server/v3",
+	APIServer:         "k8s.io/kubernetes/cmd/kube-apiserver",
+	ControllerManager: "k8s.io/kubernetes/cmd/kube-controller-manager",
+	Scheduler:         "k8s.io/kubernetes/cmd/kube-scheduler",
+	Proxy:             "k8s.io/kubernetes/cmd/kube-proxy",
+	Kubelet:           "k8s.io/kubernetes/cmd/kubelet",
+	Kubectl:           "k8s.io/kubernetes/cmd/kubectl",
+}
+
+// Binaries are the programs that Build has made.
 type Binaries struct {
 	Version string // of Kubernetes, such as v1.37.2
-
-	Etcd, APIServer, ControllerManager, Kubectl, Proxy, Kubelet string
+	Dir     string // where they are
 }
 
-// The main packages of the control plane; go.mod names the same ones as tools and says which version of them.
-var mains = []struct{ name, pkg string }{
-	{"etcd", "go.etcd.io/etcd/server/v3"},
-	{"kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"},
-	{"kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"},
-	{"kubectl", "k8s.io/kubernetes/cmd/kubectl"},
-	{"kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"},
-	{"kubelet", "k8s.io/kubernetes/cmd/kubelet"},
-}
+// Path is where a program is.
+func (b Binaries) Path(program string) string { return filepath.Join(b.Dir, program) }
 
-// Build compiles a control plane from the Go modules that the lab's go.mod names, or finds it where an earlier Build left it: in
-// the user's cache folder, outside every work tree. The first time takes minutes, and progress (which may be nil) shows how far it is.
+// Build compiles programs of Kubernetes from the Go modules that the lab's go.mod names, or finds them where an earlier Build left them:
+// in the user's cache folder, outside every work tree. The first time takes minutes, and progress (which may be nil) shows how far it is.
 //
 // Start it from anywhere inside the repository. Two labs that build at once wait for each other.
-func Build(ctx context.Context, progress io.Writer) (Binaries, error) {
+func Build(ctx context.Context, progress io.Writer, programs ...string) (Binaries, error) {
 	if progress == nil {
 		progress = io.Discard
 	}
@@ -57,45 +75,38 @@ func Build(ctx context.Context, progress io.Writer) (Binaries, error) {
 	if err != nil {
 		return Binaries{}, fmt.Errorf("no folder to keep the built Kubernetes in: %w", err)
 	}
-	cache = filepath.Join(cache, "cloud-provider-metallb")
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return Binaries{}, err
-	}
-	dir := filepath.Join(cache, "kubernetes-"+recipe.version+"-"+recipe.key())
 	built := Binaries{
-		Version:           recipe.version,
-		Etcd:              filepath.Join(dir, "etcd"),
-		APIServer:         filepath.Join(dir, "kube-apiserver"),
-		ControllerManager: filepath.Join(dir, "kube-controller-manager"),
-		Kubectl:           filepath.Join(dir, "kubectl"),
-		Proxy:             filepath.Join(dir, "kube-proxy"),
-		Kubelet:           filepath.Join(dir, "kubelet"),
+		Version: recipe.version,
+		Dir:     filepath.Join(cache, "cloud-provider-metallb", "kubernetes-"+recipe.version+"-"+recipe.key()),
 	}
-
-	// The folder gets its name when everything in it is finished, so that it is there is enough.
-	if exists(dir) {
+	// A program gets its name when it is finished, so that it is there is enough.
+	missing := func() []string {
+		return slices.DeleteFunc(slices.Clone(programs), func(program string) bool { return exists(built.Path(program)) })
+	}
+	if len(missing()) == 0 {
 		return built, nil
 	}
-	unlock, err := lock(ctx, dir+".lock", progress)
+	if err := os.MkdirAll(built.Dir, 0o755); err != nil {
+		return Binaries{}, err
+	}
+	unlock, err := lock(ctx, built.Dir+".lock", progress)
 	if err != nil {
 		return Binaries{}, err
 	}
 	defer unlock()
-	if exists(dir) {
-		return built, nil
-	}
-
-	fmt.Fprintf(progress, "building Kubernetes %s into %s: about ten minutes on two cores, and only once\n", recipe.version, dir)
-	partial := dir + ".partial"
-	if err := os.RemoveAll(partial); err != nil { // of a build that was interrupted
-		return Binaries{}, err
-	}
-	for _, main := range mains {
-		if err := compile(ctx, lab, main.pkg, filepath.Join(partial, main.name), recipe.ldflags, progress); err != nil {
-			return Binaries{}, fmt.Errorf("build %s: %w", main.name, err)
+	for i, program := range missing() {
+		if i == 0 {
+			fmt.Fprintf(progress, "building Kubernetes %s into %s: minutes for each program, and only once\n", recipe.version, built.Dir)
+		}
+		partial := built.Path(program) + ".partial"
+		if err := compile(ctx, lab, program, partial, recipe.ldflags, progress); err != nil {
+			return Binaries{}, fmt.Errorf("build %s: %w", program, err)
+		}
+		if err := os.Rename(partial, built.Path(program)); err != nil {
+			return Binaries{}, err
 		}
 	}
-	return built, os.Rename(partial, dir)
+	return built, nil
 }
 
 // moduleDir finds the lab's module, whose go.mod pins Kubernetes, from a working directory inside it or inside the module around it.
@@ -151,15 +162,14 @@ func readRecipe(ctx context.Context, lab string) (recipe, error) {
 	return r, nil
 }
 
-// key leaves out go.sum and all other modules on purpose: a test dependency more in the lab shall not cost ten minutes. Which programs
-// there are is in it: a folder that an earlier lab built may have fewer.
+// key leaves out go.sum and all other modules on purpose: a test dependency more in the lab shall not cost ten minutes.
 func (r recipe) key() string {
-	return fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, r.modules, r.goEnv, r.ldflags, mains)))[:12]
+	return fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, r.modules, r.goEnv, r.ldflags)))[:12]
 }
 
-// compile builds one main package and counts the packages on the way.
-func compile(ctx context.Context, lab, pkg, binary, ldflags string, progress io.Writer) error {
-	name, start := filepath.Base(binary), time.Now()
+// compile builds one program and counts the packages on the way.
+func compile(ctx context.Context, lab, program, binary, ldflags string, progress io.Writer) error {
+	pkg, start := mains[program], time.Now()
 	var mu sync.Mutex
 	status := "looking for its packages"
 	say := func(format string, args ...any) {
@@ -170,7 +180,7 @@ func compile(ctx context.Context, lab, pkg, binary, ldflags string, progress io.
 	stop := showProgress(progress, func() string {
 		mu.Lock()
 		defer mu.Unlock()
-		return fmt.Sprintf("%s: %s, %s", name, status, time.Since(start).Round(time.Second))
+		return fmt.Sprintf("%s: %s, %s", program, status, time.Since(start).Round(time.Second))
 	})
 	defer stop()
 

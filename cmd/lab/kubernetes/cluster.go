@@ -2,7 +2,8 @@
 // and the controller manager, built from the Go modules that the lab's go.mod names. Nothing needs root, and nothing is left behind.
 //
 // There are no nodes and no kubelets. Whoever needs a node or a pod creates the object and writes its status, which is all that the
-// rest of Kubernetes ever sees of one; the EndpointSlices then come from the real controller.
+// rest of Kubernetes ever sees of one; the EndpointSlices then come from the real controller. For those who bring kubelets, there is
+// Options.Workloads.
 //
 // The package knows nothing about MetalLB. Program and Process, which start and end the control plane, serve for other programs too.
 package kubernetes
@@ -17,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,6 +33,12 @@ import (
 
 const loopback = "127.0.0.1"
 
+const (
+	serviceNetworks = "10.96.0.0/16,fd00:10:96::/112"
+	// That of Service default/kubernetes, where pods look for the API server.
+	serviceAddr = "10.96.0.1"
+)
+
 // The control plane has this much time to come up; it takes a few seconds where nothing else runs.
 const startTimeout = 3 * time.Minute
 
@@ -38,6 +46,9 @@ const startTimeout = 3 * time.Minute
 type Options struct {
 	Binaries Binaries
 	Users    []User // besides the administrator
+	// Workloads lets Deployments and DaemonSets become pods on nodes with kubelets: pods are scheduled, and have service accounts by which
+	// they reach the API server. That needs Scheduler among the Binaries.
+	Workloads bool
 }
 
 // A Cluster is a running control plane.
@@ -46,17 +57,19 @@ type Cluster struct {
 	Kubeconfig string // of the administrator, who may do everything
 	Binaries   Binaries
 
+	workloads   bool
 	kubeconfigs map[string]string // by user
 	client      clientset.Interface
 	apiPort     int
 	managerPort int
 	audit       *auditLog
 
-	mu      sync.Mutex // held while processes are started and stopped
-	etcd    *Process
-	api     *Process
-	manager *Process
-	stopped bool
+	mu        sync.Mutex // held while processes are started and stopped
+	etcd      *Process
+	api       *Process
+	manager   *Process
+	scheduler *Process // nil without Workloads
+	stopped   bool
 }
 
 // Start brings up a control plane and returns when it serves: the API takes Services, the controllers run. ctx bounds the start only;
@@ -68,7 +81,7 @@ func Start(ctx context.Context, options Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Dir: dir, Binaries: options.Binaries}
+	c := &Cluster{Dir: dir, Binaries: options.Binaries, workloads: options.Workloads}
 	if err := c.start(ctx, options.Users); err != nil {
 		return nil, errors.Join(err, c.Stop())
 	}
@@ -103,7 +116,10 @@ func (c *Cluster) start(ctx context.Context, users []User) error {
 	if err := c.StartAPIServer(ctx); err != nil {
 		return err
 	}
-	return c.startControllerManager(ctx)
+	if err := c.startControllerManager(ctx); err != nil || !c.workloads {
+		return err
+	}
+	return c.startScheduler()
 }
 
 // startEtcd gives etcd sockets in our folder instead of ports: it asks nobody who they are, and nobody else can open those.
@@ -111,7 +127,7 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 	client, peers := "unix://"+c.file("etcd.sock"), "unix://"+c.file("etcd-peers.sock")
 	etcd, err := Program{
 		Name:   "etcd",
-		Binary: c.Binaries.Etcd,
+		Binary: c.Binaries.Path(Etcd),
 		Args: []string{
 			"--data-dir=" + c.file("etcd"),
 			"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
@@ -155,9 +171,9 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 	if err := c.audit.forget(); err != nil {
 		return err
 	}
-	api, err := Program{
+	program := Program{
 		Name:   "kube-apiserver",
-		Binary: c.Binaries.APIServer,
+		Binary: c.Binaries.Path(APIServer),
 		Args: []string{
 			"--etcd-servers=unix://" + c.file("etcd.sock"),
 			"--bind-address=" + loopback, "--secure-port=" + strconv.Itoa(c.apiPort),
@@ -165,12 +181,10 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 			// It shall not publish its loopback address as the endpoint of Service default/kubernetes: that is not a
 			// valid endpoint, and none is needed where no pod runs. 192.0.2.1 is nobody's (RFC 5737).
 			"--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none",
-			"--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112", // of both families, for Services of both
+			"--service-cluster-ip-range=" + serviceNetworks, // of both families, for Services of both
 
 			"--token-auth-file=" + c.file("tokens.csv"),
 			"--authorization-mode=RBAC",
-			// Pods here need no service account: no kubelet would mount its token.
-			"--disable-admission-plugins=ServiceAccount",
 			"--service-account-issuer=https://kubernetes.default.svc",
 			"--service-account-key-file=" + c.file("service-accounts.key"),
 			"--service-account-signing-key-file=" + c.file("service-accounts.key"),
@@ -190,7 +204,12 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 			"--audit-log-maxsize=1000000", // MB: one file, so that an offset in it stays one
 		},
 		Log: c.file("kube-apiserver.log"),
-	}.Start()
+	}
+	if !c.workloads {
+		// Pods need no service account: no kubelet would mount its token.
+		program.Args = append(program.Args, "--disable-admission-plugins=ServiceAccount")
+	}
+	api, err := program.Start()
 	if err != nil {
 		return err
 	}
@@ -222,17 +241,44 @@ var controllers = []string{
 	"namespace-controller",         // empties a namespace that is deleted
 }
 
+// workloadControllers are what makes pods of Deployments and DaemonSets, and gives them service accounts.
+var workloadControllers = []string{
+	"daemonset-controller", "deployment-controller", "replicaset-controller", "disruption-controller",
+	"node-lifecycle-controller",                // takes the taint off new nodes that keeps pods away
+	"serviceaccount-controller",                // the account default of each namespace
+	"serviceaccount-token-controller",          // Secrets with a token
+	"root-ca-certificate-publisher-controller", // by which pods know the API server
+}
+
+// startScheduler starts the scheduler, and does not wait for it: whoever waits for a pod does.
+func (c *Cluster) startScheduler() (err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.scheduler, err = Program{
+		Name:   "kube-scheduler",
+		Binary: c.Binaries.Path(Scheduler),
+		Args:   []string{"--kubeconfig=" + c.KubeconfigOf(scheduler), "--secure-port=0", "--leader-elect=false"},
+		Log:    c.file("kube-scheduler.log"),
+	}.Start()
+	return err
+}
+
 func (c *Cluster) startControllerManager(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	run := controllers
+	if c.workloads {
+		run = slices.Concat(controllers, workloadControllers)
+	}
 	manager, err := Program{
 		Name:   "kube-controller-manager",
-		Binary: c.Binaries.ControllerManager,
+		Binary: c.Binaries.Path(ControllerManager),
 		Args: []string{
 			"--kubeconfig=" + c.KubeconfigOf(controllerManager),
 			"--bind-address=" + loopback, "--secure-port=" + strconv.Itoa(c.managerPort),
 			"--tls-cert-file=" + c.file("server.crt"), "--tls-private-key-file=" + c.file("server.key"),
-			"--controllers=" + strings.Join(controllers, ","),
+			"--controllers=" + strings.Join(run, ","),
+			"--service-account-private-key-file=" + c.file("service-accounts.key"), "--root-ca-file=" + c.file("ca.crt"),
 			// As installers do: each controller has an account of its own, to which the API server's built-in roles are bound.
 			"--use-service-account-credentials",
 			"--leader-elect=false", // it is alone, and one that loses its lease while the API server is down would exit
@@ -290,7 +336,7 @@ func (c *Cluster) Stop() error {
 	c.stopped = true
 	// In this order each can say goodbye to the one it depends on: an API server whose etcd is gone lingers for a minute.
 	var problems []error
-	for _, process := range []*Process{c.manager, c.api, c.etcd} {
+	for _, process := range []*Process{c.scheduler, c.manager, c.api, c.etcd} {
 		if process != nil {
 			problems = append(problems, process.Err(), process.Stop(stopTimeout))
 		}
@@ -302,7 +348,7 @@ func (c *Cluster) Stop() error {
 func (c *Cluster) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, process := range []*Process{c.etcd, c.api, c.manager} {
+	for _, process := range []*Process{c.etcd, c.api, c.manager, c.scheduler} {
 		if process != nil {
 			if err := process.Err(); err != nil {
 				return err

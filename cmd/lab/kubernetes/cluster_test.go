@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
@@ -30,7 +31,7 @@ const (
 // start starts a control plane for one test, and checks at its end that nothing of it is left.
 func start(t *testing.T) *Cluster {
 	t.Helper()
-	binaries, err := Build(t.Context(), os.Stderr)
+	binaries, err := Build(t.Context(), os.Stderr, ControlPlane...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,11 +318,20 @@ func TestTwoClustersRunSideBySide(t *testing.T) {
 
 func TestAStartThatFailsSaysWhyAndLeavesNothing(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
-	binaries, err := Build(t.Context(), os.Stderr)
+	binaries, err := Build(t.Context(), os.Stderr, ControlPlane...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	binaries.APIServer = binaries.Kubectl // ends at once, and complains about its flags
+	wrong := t.TempDir()
+	for program, is := range map[string]string{
+		Etcd: Etcd, ControllerManager: ControllerManager,
+		APIServer: Kubectl, // ends at once, and complains about its flags
+	} {
+		if err := os.Symlink(binaries.Path(is), filepath.Join(wrong, program)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	binaries.Dir = wrong
 	if _, err = Start(t.Context(), Options{Binaries: binaries}); err == nil {
 		t.Fatal("an API server that ended was good enough")
 	}

@@ -31,6 +31,7 @@ type User struct {
 const (
 	admin             = "admin"
 	controllerManager = "system:kube-controller-manager"
+	scheduler         = "system:kube-scheduler"
 )
 
 // writeCertificates makes a certificate authority for this cluster alone and a serving certificate under it, so that clients check
@@ -61,7 +62,7 @@ func (c *Cluster) writeCertificates() error {
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames:     []string{"localhost"},
-		IPAddresses:  []net.IP{net.ParseIP(loopback)},
+		IPAddresses:  []net.IP{net.ParseIP(loopback), net.ParseIP(serviceAddr)},
 	}
 	accountKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -101,6 +102,7 @@ func (c *Cluster) writeUsers(users []User) error {
 	users = append([]User{
 		{Name: admin, Groups: []string{"system:masters"}},
 		{Name: controllerManager},
+		{Name: scheduler},
 	}, users...)
 	ca, err := os.ReadFile(c.file("ca.crt"))
 	if err != nil {

@@ -89,7 +89,7 @@ func Start(ctx context.Context, o Options) (lab *Lab, err error) {
 	if l.root, err = repository(ctx); err != nil {
 		return nil, err
 	}
-	binaries, err := kubernetes.Build(ctx, o.Progress)
+	binaries, err := kubernetes.Build(ctx, o.Progress, kubernetes.ControlPlane...)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +255,7 @@ func (l *Lab) Peers() string {
 
 // Kubectl runs kubectl as the administrator, and returns everything it printed.
 func (l *Lab) Kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
-	command := exec.CommandContext(ctx, l.Binaries.Kubectl, args...)
+	command := exec.CommandContext(ctx, l.Binaries.Path(kubernetes.Kubectl), args...)
 	command.Env = append(os.Environ(), "KUBECONFIG="+l.Kubeconfig)
 	command.Stdin = strings.NewReader(stdin)
 	out, err := command.CombinedOutput()

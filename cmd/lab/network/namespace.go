@@ -133,9 +133,9 @@ func (ns *Namespace) Listen(addr string) (net.Listener, error) {
 	return listener, nil
 }
 
-// Relay lets programs inside reach a server of the host, at the address of the host's loopback interface where it listens.
-func (ns *Namespace) Relay(addr string) error {
-	listener, err := ns.Listen(addr)
+// Relay lets programs inside reach a server of the host, which listens on its loopback interface, at an address inside.
+func (ns *Namespace) Relay(at, server string) error {
+	listener, err := ns.Listen(at)
 	if err != nil {
 		return err
 	}
@@ -145,16 +145,16 @@ func (ns *Namespace) Relay(addr string) error {
 			if err != nil {
 				return // closed
 			}
-			go relay(inside, addr)
+			go relay(inside, server)
 		}
 	}()
 	return nil
 }
 
 // relay copies in both directions until both sides have said all, or one is gone.
-func relay(inside net.Conn, addr string) {
+func relay(inside net.Conn, server string) {
 	defer inside.Close()
-	outside, err := net.Dial("tcp", addr)
+	outside, err := net.Dial("tcp", server)
 	if err != nil {
 		return // whoever is inside sees a connection that ends, and would have seen a refused one
 	}

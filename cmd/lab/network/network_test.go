@@ -277,7 +277,7 @@ func TestARelayReachesTheHostsLoopback(t *testing.T) {
 	}()
 	ns := made(n.Namespace("node"))(t)
 	addr := server.Addr().String()
-	must(t, ns.Relay(addr))
+	must(t, ns.Relay(addr, addr))
 	for range 3 {
 		var conn net.Conn
 		must(t, ns.Do(func() (err error) { conn, err = net.Dial("tcp", addr); return err }))

@@ -1,9 +1,10 @@
 // Podserver is what runs in the pods that a kubelet starts. It answers HTTP as the pods do that the lab runs itself: in one line its
-// pod's name, its node's, and the address that it sees the client at. Called as `podserver wait`, it only waits: that keeps a pod's
-// network namespace, as Kubernetes' pause image does.
+// pod's name, its node's (POD and NODE in its environment), and the address that it sees the client at. Called as `podserver wait`, it
+// only waits: that keeps a pod's network namespace, as Kubernetes' pause image does.
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -48,5 +49,10 @@ func answer(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	fmt.Fprintf(w, "%s %s %s\n", os.Getenv("POD"), os.Getenv("NODE"), client.Addr().Unmap())
+	host, err := os.Hostname()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	fmt.Fprintf(w, "%s %s %s\n", cmp.Or(os.Getenv("POD"), host), cmp.Or(os.Getenv("NODE"), "unknown"), client.Addr().Unmap())
 }

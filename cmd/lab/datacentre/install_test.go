@@ -1,0 +1,573 @@
+package datacentre
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/traffic"
+)
+
+// The versions of our images. The first is that of the chart, which the tutorial installs; the lab upgrades to the second.
+const firstVersion, nextVersion = "v0.1.0", "v0.1.1-lab.1"
+
+// An installation is a vacant hall, and a shell in which users work.
+type installation struct {
+	*Hall
+	folder string // where the shell is: charts and manifests are there
+	path   string // where it looks for programs
+}
+
+// release runs a go command in the module that makes releases.
+func release(ctx context.Context, root string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = filepath.Join(root, "release")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", cmd, err, out)
+	}
+	return nil
+}
+
+// vacate brings up a vacant hall whose nodes have imported our images, in both versions.
+func vacate(t *testing.T) *installation {
+	t.Helper()
+	needNetwork(t)
+	needKubelet(t)
+	root := made(filepath.Abs("../../.."))(t)
+	in := &installation{folder: t.TempDir()}
+	tools := t.TempDir()
+	must(t, release(t.Context(), root, "build", "-trimpath", "-ldflags=-s -w", "-o", tools, "helm.sh/helm/v4/cmd/helm"))
+	var archives []string
+	for _, version := range []string{firstVersion, nextVersion} {
+		out := filepath.Join(t.TempDir(), version)
+		must(t, release(t.Context(), root, "run", "./images", "--version", version, "--platform", "linux/amd64", "--out", out))
+		archives = append(archives, filepath.Join(out, "metallb-cloud-controller-manager.tar"), filepath.Join(out, "metallb-speaker.tar"))
+	}
+	for _, name := range []string{"charts", "manifests"} {
+		must(t, os.Symlink(filepath.Join(root, name), filepath.Join(in.folder, name)))
+	}
+	began := time.Now()
+	in.Hall = made(StartVacantHall(t.Context(), t.Output(), archives...))(t)
+	t.Logf("the hall came up in %v", time.Since(began).Round(time.Millisecond))
+	in.path = tools + ":" + in.Cluster.Binaries.Dir + ":" + os.Getenv("PATH")
+	t.Cleanup(func() {
+		if t.Failed() {
+			in.testify(t)
+		}
+		nothingForbidden(t, in.Lab, speakerUser, controllerUser)
+		must(t, in.Stop())
+	})
+	return in
+}
+
+// testify shows what is known of our pods.
+func (in *installation) testify(t *testing.T) {
+	for _, command := range []string{
+		"kubectl get pods --all-namespaces --output=wide", "kubectl describe pods --namespace=metallb-system | tail -n 60",
+		"kubectl get events --all-namespaces | tail -n 40",
+	} {
+		out, err := in.try(context.Background(), command)
+		t.Logf("%s: %v\n%s", command, err, out)
+	}
+	t.Logf("the logs of our pods:\n%s", in.logs(t))
+}
+
+// logs are those of all our pods, which kubelets keep where only they see them.
+func (in *installation) logs(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	for _, w := range in.Workers {
+		files := made(filepath.Glob(fmt.Sprintf("/proc/%d/root/var/log/pods/metallb-system_*/*/*.log", w.Kubelet.PID())))(t)
+		for _, file := range files {
+			fmt.Fprintf(&all, "%s, %s:\n%s\n", w.Name, filepath.Base(filepath.Dir(filepath.Dir(file))), made(os.ReadFile(file))(t))
+		}
+	}
+	return all.String()
+}
+
+// try runs a command as users type it. One that begins with curl is for the client.
+func (in *installation) try(ctx context.Context, command string) (string, error) {
+	if strings.HasPrefix(command, "curl ") {
+		return in.Client.Namespace.Run(ctx, "bash", "-euc", command)
+	}
+	sh := exec.CommandContext(ctx, "bash", "-euc", command)
+	sh.Dir = in.folder
+	sh.Env = append(os.Environ(), "KUBECONFIG="+in.Cluster.Kubeconfig, "PATH="+in.path, "HOME="+in.folder)
+	out, err := sh.CombinedOutput()
+	return string(out), err
+}
+
+func (in *installation) shell(t *testing.T, command string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	out, err := in.try(ctx, command)
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", command, err, out)
+	}
+	t.Logf("$ %s\n%s", command, out)
+	return out
+}
+
+// A passage is a block of a page, with what stands behind its backticks.
+type passage struct{ word, text string }
+
+// passages are the blocks of a section of a page, from one heading to another.
+func passages(t *testing.T, page, from, to string) (all []passage) {
+	t.Helper()
+	text := string(made(os.ReadFile(filepath.Join("../../../docs", page)))(t))
+	_, section, found := strings.Cut(text, "\n"+from+"\n")
+	if !found {
+		t.Fatalf("%s has no heading %q", page, from)
+	}
+	section, _, _ = strings.Cut(section, "\n"+to)
+	for _, m := range regexp.MustCompile("(?s) *```([^\n]*)\n(.*?)```").FindAllStringSubmatch(section, -1) {
+		all = append(all, passage{m[1], m[2]})
+	}
+	if len(all) == 0 {
+		t.Fatalf("%s shows nothing to run between %q and %q", page, from, to)
+	}
+	return all
+}
+
+// What the tutorial says works, on a cluster like users' own; and what the chart installs may be upgraded, watched and removed.
+func TestHelmInstallsItAndAClientReachesAService(t *testing.T) {
+	t.Parallel()
+	in := vacate(t)
+	ctx := t.Context()
+	before := made(in.everything(ctx))(t)
+	addr := netip.MustParseAddr("192.168.10.0")
+
+	// One pass through the tutorial, block by block.
+	for _, p := range passages(t, "tutorial.md", "### 1. Write down your four facts", "## ") {
+		switch p.word {
+		case "yaml values":
+			must(t, os.WriteFile(filepath.Join(in.folder, "values.yaml"), []byte(p.text), 0o600))
+		case "sh":
+			for _, command := range strings.Split(strings.TrimSpace(p.text), "\n") {
+				if !strings.HasPrefix(command, "curl ") {
+					in.shell(t, command)
+					continue
+				}
+				eventually(t, "the client to reach the Service", func(ctx context.Context) error {
+					out, err := in.try(ctx, command)
+					if err == nil && !strings.HasPrefix(out, "web-") {
+						err = fmt.Errorf("who answers is %q", out)
+					}
+					return err
+				})
+			}
+		}
+	}
+	in.hears(t, addr, in.Workers...)
+	for _, name := range []string{"metallb", "metallb-leader-election"} {
+		out := in.shell(t, "kubectl get --raw /metrics | grep '^apiserver_flowcontrol_dispatched_requests_total{flow_schema=\""+name+"\"'")
+		if !strings.Contains(out, map[string]string{"metallb": "workload-high", "metallb-leader-election": "leader-election"}[name]) {
+			t.Errorf("requests of FlowSchema %s have another priority: %s", name, out)
+		}
+	}
+
+	// The log is for what changed or broke.
+	logs := in.logs(t)
+	for _, line := range []struct {
+		text string
+		want bool
+	}{{"Allocated address", true}, {"Session is up", true}, {"Event occurred", false}} {
+		if strings.Contains(logs, line.text) != line.want {
+			t.Errorf("that our logs say %q is not %v:\n%s", line.text, line.want, logs)
+		}
+	}
+	in.refuses(t)
+	in.goesOn(t)
+	in.watches(t)
+	in.upgrades(t, addr)
+	granted := made(in.granted(ctx))(t)
+	removal := passages(t, "how-to.md", "## Removing it", "## ")
+	if len(removal) != 3 || !strings.HasPrefix(removal[1].text, "helm uninstall") {
+		t.Fatalf("docs/how-to.md has changed: this test does what it said before: %v", removal)
+	}
+	in.removes(t, removal[0].text, removal[1].text, addr)
+	in.shell(t, "kubectl delete deployment web && kubectl delete -f crds.yaml && kubectl delete pods --all")
+	in.hasOnly(t, before)
+	in.uses(t, granted)
+
+	// The same without Helm.
+	facts := regexp.MustCompile(`(?m)^  `).ReplaceAllString(strings.TrimPrefix(string(made(os.ReadFile(filepath.Join(in.folder, "values.yaml")))(t)), "config: |\n"), "")
+	must(t, os.WriteFile(filepath.Join(in.folder, "FILE"), []byte(facts), 0o600))
+	in.shell(t, passages(t, "how-to.md", "### With plain manifests", "### ")[0].text)
+	in.shell(t, "kubectl rollout status daemonset/metallb-speaker --namespace=metallb-system")
+	in.shell(t, "kubectl create service loadbalancer plain --tcp=80")
+	made(in.API.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, KubeletPod(in.Workers[0], "plain", map[string]string{"app": "plain"}), metav1.CreateOptions{}))(t)
+	in.hears(t, addr, in.Workers...)
+	in.removes(t, removal[0].text, "kubectl delete -f manifests/metallb.yaml", addr)
+	in.shell(t, "kubectl delete pods --all")
+	in.hasOnly(t, before)
+}
+
+// hasOnly waits until the API server has no other objects than these.
+func (in *installation) hasOnly(t *testing.T, objects []string) {
+	t.Helper()
+	if len(objects) == 0 {
+		t.Fatal("there were none before: this test looks at nothing")
+	}
+	eventually(t, "nothing to be left of it", func(ctx context.Context) error {
+		now, err := in.everything(ctx)
+		left := slices.DeleteFunc(now, func(object string) bool { return slices.Contains(objects, object) })
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("these are left: %s", strings.Join(left, ", "))
+		}
+		return err
+	})
+}
+
+// everything are all objects that the API server has, but for those that come and go by themselves.
+func (in *installation) everything(ctx context.Context) ([]string, error) {
+	out, err := in.try(ctx, `kinds=$(kubectl api-resources --verbs=list --output=name | grep -v '^events\|^leases' | sort | paste --serial --delimiters=,)
+kubectl get "$kinds" --all-namespaces --no-headers --output=custom-columns=:kind,:metadata.namespace,:metadata.name 2>/dev/null
+kubectl get leases --namespace=metallb-system --ignore-not-found --output=name`)
+	var all []string
+	for line := range strings.Lines(out) {
+		all = append(all, strings.Join(strings.Fields(line), " "))
+	}
+	return all, err
+}
+
+// hears waits until the router sends packets for an address to exactly these nodes.
+func (in *installation) hears(t *testing.T, addr netip.Addr, workers ...*Worker) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("the router to know %d ways to %s", len(workers), addr), func(ctx context.Context) error {
+		routes, err := in.TorA.Routes(ctx)
+		if err != nil {
+			return err
+		}
+		var got, want []netip.Addr
+		for _, hop := range routes[prefixOf(addr)] {
+			got = append(got, hop.Via)
+		}
+		for _, w := range workers {
+			want = append(want, w.Addrs.v4)
+		}
+		slices.SortFunc(got, netip.Addr.Compare)
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("it has %v", got)
+		}
+		return nil
+	})
+}
+
+// upgrade is the command that upgrades the release, with more behind it.
+const upgrade = "helm upgrade metallb charts/metallb --namespace=metallb-system --reset-then-reuse-values"
+
+// refuses demands that what cannot work is refused before anything is changed, in words that tell what to do.
+func (in *installation) refuses(t *testing.T) {
+	t.Helper()
+	manifest := in.shell(t, "helm get manifest metallb --namespace=metallb-system")
+	for flags, want := range map[string][]string{
+		"--set=podMonitor.enabled=true":     {"podMonitor.enabled", "Prometheus operator"},
+		"--set=prometheusRule.enabled=true": {"prometheusRule.enabled", "Prometheus operator"},
+		"--set=speakers.port=7474":          {"speakers"},
+	} {
+		out, err := in.try(t.Context(), upgrade+" "+flags)
+		if err == nil {
+			t.Errorf("%s was accepted: %s", flags, out)
+		}
+		for _, words := range want {
+			if !strings.Contains(out, words) {
+				t.Errorf("%s: the answer does not name %s:\n%s", flags, words, out)
+			}
+		}
+		t.Logf("%s: %s", flags, out)
+	}
+	if in.shell(t, "helm get manifest metallb --namespace=metallb-system") != manifest {
+		t.Error("a refused upgrade has changed something")
+	}
+
+	// The chart cannot know what is wrong with a configuration, but tells where to look.
+	must(t, os.WriteFile(filepath.Join(in.folder, "broken"), []byte("peers: []\naddress-pools:\n- name: default\n  cidr: [192.168.10.0/33]\n"), 0o600))
+	notes := in.shell(t, upgrade+" --set-file=config=broken")
+	command := "kubectl describe configmap config --namespace=metallb-system"
+	if !strings.Contains(notes, command) {
+		t.Fatalf("Helm's notes do not say: %s", command)
+	}
+	eventually(t, "the event that says what is wrong", func(ctx context.Context) error {
+		out, err := in.try(ctx, command)
+		if err == nil && (!strings.Contains(out, "InvalidConfig") || !strings.Contains(out, "192.168.10.0/33")) {
+			err = fmt.Errorf("it shows\n%s", out)
+		}
+		return err
+	})
+	in.shell(t, upgrade+" --values=values.yaml")
+}
+
+// crd makes the API server take objects of a kind, whatever they hold. The Prometheus operator's own definitions are on no registry that
+// is reached from here; a test of module release holds our objects against its Go types.
+func crd(kind, plural string) string {
+	return fmt.Sprintf(`
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: %[2]s.monitoring.coreos.com}
+spec:
+  group: monitoring.coreos.com
+  scope: Namespaced
+  names: {kind: %[1]s, plural: %[2]s, singular: %[3]s}
+  versions:
+  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+---`, kind, plural, strings.ToLower(kind))
+}
+
+// watches switches on what watches us, and demands that the account made for it may read metrics, and that every metric is there that
+// our alerts and our dashboard name.
+func (in *installation) watches(t *testing.T) {
+	t.Helper()
+	must(t, os.WriteFile(filepath.Join(in.folder, "crds.yaml"), []byte(crd("PodMonitor", "podmonitors")+crd("PrometheusRule", "prometheusrules")), 0o600))
+	in.shell(t, "kubectl apply -f crds.yaml && kubectl wait --for=condition=established crd --all")
+	in.shell(t, upgrade+" --set=podMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true")
+	var token string
+	eventually(t, "the token for metrics", func(ctx context.Context) (err error) {
+		token, err = in.try(ctx, "kubectl get secret metallb-metrics-token --namespace=metallb-system --output=jsonpath='{.data.token}' | base64 --decode")
+		return cmp.Or(err, map[bool]error{true: errors.New("it is empty")}[token == ""])
+	})
+	served := map[string]bool{}
+	pods := made(in.API.CoreV1().Pods(configNamespace).List(t.Context(), metav1.ListOptions{}))(t)
+	for _, pod := range pods.Items {
+		url := fmt.Sprintf("https://%s:%d/metrics", pod.Status.PodIP, pod.Spec.Containers[0].Ports[0].ContainerPort)
+		ask := func(more ...string) (string, error) {
+			return in.Workers[0].Host.Run(t.Context(), append([]string{"curl", "--silent", "--insecure", "--max-time", "10", url}, more...)...)
+		}
+		eventually(t, pod.Name+" to show its metrics", func(context.Context) error { // the API server has just heard of the permission
+			text, err := ask("--header", "Authorization: Bearer "+token)
+			for line := range strings.Lines(text) {
+				if name := regexp.MustCompile(`^[a-zA-Z_:][a-zA-Z0-9_:]*`).FindString(line); name != "" {
+					served[name] = true
+				}
+			}
+			return cmp.Or(err, map[bool]error{true: fmt.Errorf("%s answers %s", url, text)}[!strings.Contains(text, "\nmetallb_")])
+		})
+		if text, err := ask(); err != nil || strings.Contains(text, "metallb_") {
+			t.Errorf("%s shows metrics to everybody: %v", pod.Name, err)
+		}
+	}
+	names := exec.CommandContext(t.Context(), "go", "run", "./alerts/names", filepath.Join(in.root, "charts/metallb/files"))
+	names.Dir = filepath.Join(in.root, "release")
+	wanted := strings.Fields(string(made(names.Output())(t)))
+	if len(wanted) < 10 {
+		t.Errorf("alerts and dashboard name only the metrics %v", wanted)
+	}
+	for _, name := range wanted {
+		if !served[name] {
+			t.Errorf("alerts or dashboard name the metric %s, which nobody serves", name)
+		}
+	}
+}
+
+// upgrades changes the image of both programs under traffic, and demands that no client and no router notices.
+func (in *installation) upgrades(t *testing.T, addr netip.Addr) {
+	t.Helper()
+	ctx := t.Context()
+	for i, w := range in.Workers[:2] {
+		pod := KubeletPod(w, fmt.Sprintf("real-%d", i+1), map[string]string{"app": "real"})
+		made(in.API.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, pod, metav1.CreateOptions{}))(t)
+	}
+	second := in.expose(t, "real", 1, func(svc *corev1.Service) { svc.Spec.ExternalTrafficPolicy = local })[0]
+	in.hears(t, second, in.Workers[:2]...)
+	flows := map[string]*traffic.Traffic{}
+	for policy, target := range map[string]netip.Addr{"Cluster": addr, "Local": second} {
+		answers := 0
+		eventually(t, fmt.Sprintf("the Service of the policy %s to answer", policy), func(ctx context.Context) error {
+			for ; answers < 100; answers++ { // see Reachable
+				if _, err := in.Get(ctx, tcp(target, 80)); err != nil {
+					answers = 0
+					return err
+				}
+			}
+			return nil
+		})
+		flows[policy] = made(traffic.Start(in.Client.Namespace, tcp(target, 80), traffic.Options{Rate: 50, Timeout: 3 * time.Second, Long: 5}))(t)
+	}
+	recorders := record(t, in.TorA, in.Client)
+	in.shell(t, upgrade+" --set=image.tag="+nextVersion+" --wait --timeout=3m")
+	for policy, flow := range flows {
+		record := flow.Stop()
+		if failed, broken := record.Failed(), record.Broken(); len(failed)+len(broken) > 0 || len(record.Attempts) < 500 {
+			t.Errorf("policy %s: %d of %d new connections failed, and %d long ones broke", policy, len(failed), len(record.Attempts), len(broken))
+		}
+		t.Logf("policy %s\n%s", policy, record.Table())
+	}
+	quiet(t, recorders, "the upgrade")
+
+	pods := made(in.API.CoreV1().Pods(configNamespace).List(ctx, metav1.ListOptions{}))(t)
+	if len(pods.Items) != 5 {
+		t.Errorf("there are %d Pods instead of two controllers and three speakers", len(pods.Items))
+	}
+	for _, pod := range pods.Items {
+		container := pod.Status.ContainerStatuses[0]
+		if !container.Ready || container.RestartCount > 0 || !strings.HasSuffix(container.Image, ":"+nextVersion) {
+			t.Errorf("%s runs %s, ready %v, with %d restarts", pod.Name, container.Image, container.Ready, container.RestartCount)
+		}
+	}
+}
+
+// goesOn gives the programs reason to use what else they may, and to serve what else they can: a peer with a password, a pool of IPv6,
+// and an event that comes twice.
+func (in *installation) goesOn(t *testing.T) {
+	t.Helper()
+	in.shell(t, "kubectl create secret generic metallb-bgp-auth --namespace=metallb-system --from-literal=spare=open-sesame")
+	values := string(made(os.ReadFile(filepath.Join(in.folder, "values.yaml")))(t))
+	values = strings.Replace(values, "  address-pools:\n", `  - {peer-address: 10.0.0.9, peer-asn: 100, my-asn: 42, password-key: spare}
+  address-pools:
+  - {name: six, cidr: ["2001:db8:10::/120"]}
+`, 1)
+	must(t, os.WriteFile(filepath.Join(in.folder, "more.yaml"), []byte(values), 0o600))
+	in.shell(t, upgrade+" --values=more.yaml")
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "impossible"},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, LoadBalancerIP: "192.0.2.1", Ports: []corev1.ServicePort{{Port: 80}},
+		},
+	}
+	made(in.API.CoreV1().Services(metav1.NamespaceDefault).Create(t.Context(), svc, metav1.CreateOptions{}))(t)
+	for n := 1; n <= 2; n++ {
+		in.shell(t, fmt.Sprintf("kubectl annotate service impossible --overwrite example.com/try=%d", n))
+		eventually(t, "the event that says why", func(ctx context.Context) error {
+			events, err := in.API.CoreV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=impossible"})
+			if err != nil {
+				return err
+			}
+			var times int32
+			for _, event := range events.Items {
+				if event.Reason == "SyncLoadBalancerFailed" {
+					times += event.Count
+				}
+			}
+			if int(times) < n {
+				err = fmt.Errorf("it was seen %d times", times)
+			}
+			return err
+		})
+	}
+}
+
+// removes deletes all Services, waits until the page's first command finds none that waits, and gives the second.
+func (in *installation) removes(t *testing.T, waiting, remove string, addr netip.Addr) {
+	t.Helper()
+	in.shell(t, "kubectl delete services --all --field-selector=metadata.name!=kubernetes")
+	eventually(t, "all Services to let go", func(ctx context.Context) error {
+		out, err := in.try(ctx, waiting)
+		if err == nil && out != "" {
+			err = fmt.Errorf("%s do not", out)
+		}
+		return err
+	})
+	in.hears(t, addr)
+	in.shell(t, remove)
+}
+
+// A permission is one verb on one resource, perhaps of one name only, that a role grants to one of our accounts.
+type permission struct {
+	account, role, namespace, verb, resource, name string
+}
+
+func (p permission) String() string {
+	return fmt.Sprintf("%-20s %-45s %-7s %-30s %s", p.account, p.role, p.verb, p.resource, p.name)
+}
+
+// granted are all permissions of our two accounts, but for those that every account has.
+func (in *installation) granted(ctx context.Context) (all []permission, err error) {
+	collect := func(namespace string, subjects []rbacv1.Subject, ref rbacv1.RoleRef) error {
+		for _, subject := range subjects {
+			if subject.Kind != rbacv1.ServiceAccountKind || subject.Namespace != configNamespace || subject.Name == "metallb-metrics" {
+				continue
+			}
+			var rules []rbacv1.PolicyRule
+			if ref.Kind == "Role" {
+				role, err := in.API.RbacV1().Roles(namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+				if err != nil {
+					return err
+				}
+				rules = role.Rules
+			} else {
+				role, err := in.API.RbacV1().ClusterRoles().Get(ctx, ref.Name, metav1.GetOptions{})
+				if err != nil {
+					return err
+				}
+				rules = role.Rules
+			}
+			for _, rule := range rules {
+				names := rule.ResourceNames
+				if len(names) == 0 {
+					names = []string{""}
+				}
+				for _, resource := range rule.Resources {
+					for _, verb := range rule.Verbs {
+						for _, name := range names {
+							all = append(all, permission{subject.Name, ref.Kind + " " + ref.Name, namespace, verb, resource, name})
+						}
+					}
+				}
+			}
+		}
+		return nil
+	}
+	clusterwide, err := in.API.RbacV1().ClusterRoleBindings().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range clusterwide.Items {
+		err = errors.Join(err, collect("", b.Subjects, b.RoleRef))
+	}
+	bindings, err2 := in.API.RbacV1().RoleBindings(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err2 != nil {
+		return nil, err2
+	}
+	for _, b := range bindings.Items {
+		err = errors.Join(err, collect(b.Namespace, b.Subjects, b.RoleRef))
+	}
+	return all, err
+}
+
+// uses holds what was granted against what was used, as the API server has written it down.
+func (in *installation) uses(t *testing.T, granted []permission) {
+	t.Helper()
+	requests := made(in.Cluster.Requests(t.Context(), 0, func(r kubernetes.Request) bool {
+		return r.User == speakerUser || r.User == controllerUser
+	}))(t)
+	var list strings.Builder
+	for _, p := range granted {
+		n := 0
+		for _, r := range requests {
+			resource := r.Resource
+			if r.Subresource != "" {
+				resource += "/" + r.Subresource
+			}
+			if strings.HasSuffix(r.User, ":"+p.account) && r.Verb == p.verb && resource == p.resource &&
+				(p.namespace == "" || p.namespace == r.Namespace) && (p.name == "" || p.name == r.Name) {
+				n++
+			}
+		}
+		fmt.Fprintf(&list, "%s: %d\n", p, n)
+		if n == 0 {
+			t.Errorf("granted and never used: %s", p)
+		}
+	}
+	if len(granted) < 20 {
+		t.Errorf("our accounts have only %d permissions: this test looks at nothing", len(granted))
+	}
+	t.Logf("what our accounts may do, and how often they did:\n%s", list.String())
+	report(t, "permissions.txt", "What the chart lets our accounts do, and how often they did in the lab's installation test:\n\n"+list.String())
+}
