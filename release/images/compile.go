@@ -23,12 +23,11 @@ var environments = map[string][]string{
 	"linux/arm64": append([]string{"GOARCH=arm64", "GOARM64=v8.0"}, common...),
 }
 
-var common = []string{
-	"GOOS=linux", "CGO_ENABLED=0", "GO111MODULE=on", "GOWORK=off", "GOFIPS140=off",
-	"GOFLAGS=-trimpath -buildvcs=false -mod=readonly",
-}
+var common = []string{"GOOS=linux", "CGO_ENABLED=0", "GO111MODULE=on", "GOWORK=off", "GOFIPS140=off", goflags}
 
-// link is the Makefile's LINK, as a test sees to.
+const goflags = "GOFLAGS=-trimpath -buildvcs=false -mod=readonly"
+
+// link is as in the Makefile, which a test sees to.
 func (r release) link() string {
 	return "-s -w -X k8s.io/component-base/version.gitVersion=" + r.version
 }
@@ -64,8 +63,8 @@ func (r release) materials(ctx context.Context, binary, path string) error {
 	if err != nil {
 		return err
 	}
-	// The tool writes down its own hash too, so it is compiled in one way as well.
-	environment := []string{"CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-trimpath -buildvcs=false -mod=readonly"}
+	// The tool writes down its own hash too, so it is compiled in one way as well, for the machine that this is.
+	environment := []string{"CGO_ENABLED=0", "GOAMD64=v1", "GOARM64=v8.0", "GOWORK=off", "GOFIPS140=off", goflags}
 	_, err = command(ctx, filepath.Join(r.source, "release"), environment, "go", "tool", "cyclonedx-gomod", "bin",
 		"-json", "-std", "-noserial", "-notimestamp", "-version", r.version, "-output", path, binary)
 	return err

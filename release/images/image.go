@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"fmt"
 	"io"
@@ -143,12 +144,13 @@ func (r release) layer(files []file) (v1.Layer, error) {
 		return nil, err
 	}
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(all.Bytes())), nil }
-	return tarball.LayerFromOpener(open, tarball.WithMediaType(types.OCILayer), tarball.WithCompressedCaching)
+	return tarball.LayerFromOpener(open, tarball.WithMediaType(types.OCILayer),
+		tarball.WithCompressionLevel(gzip.DefaultCompression), tarball.WithCompressedCaching)
 }
 
 func (r release) image(p program, layer v1.Layer, platform v1.Platform) (v1.Image, error) {
 	image, err := mutate.Append(empty.Image, mutate.Addendum{Layer: layer, History: v1.History{
-		Created: r.time, CreatedBy: "release/images of " + labels["org.opencontainers.image.source"],
+		Created: r.time, CreatedBy: "release/images of " + home,
 	}})
 	if err != nil {
 		return nil, err
@@ -183,22 +185,18 @@ func (r release) index(p program, images []v1.Image) (v1.ImageIndex, error) {
 	return mutate.Annotations(index, r.labels(p)).(v1.ImageIndex), nil
 }
 
-var labels = map[string]string{
-	"org.opencontainers.image.source":   "https://github.com/metallb/cloud-provider-metallb",
-	"org.opencontainers.image.licenses": "Apache-2.0",
-}
+const home = "https://github.com/metallb/cloud-provider-metallb"
 
 func (r release) labels(p program) map[string]string {
 	all := map[string]string{
 		"org.opencontainers.image.title":       p.title,
 		"org.opencontainers.image.description": p.description,
+		"org.opencontainers.image.source":      home,
 		"org.opencontainers.image.version":     r.version,
+		"org.opencontainers.image.licenses":    "Apache-2.0",
 	}
 	if r.revision != "" {
 		all["org.opencontainers.image.revision"] = r.revision
-	}
-	for key, value := range labels {
-		all[key] = value
 	}
 	return all
 }
