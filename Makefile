@@ -74,7 +74,7 @@ e2e: compiler routers ## the lab's tests: real kube-apiserver, etcd, controllers
 	cd cmd/lab && $(GO) vet ./... && $(GO) mod tidy -diff
 	rm -rf bin/report
 	cd cmd/lab && LAB_REPORT=$(CURDIR)/bin/report LAB_BIN=$(CURDIR)/bin/race $(GO) test -count=1 -timeout 45m ./...
-	@cat bin/report/failures.txt 2>/dev/null || echo 'no table of failures: the lab had no networks'
+	@cat bin/report/failures.txt bin/report/permissions.txt 2>/dev/null || echo 'no tables: the lab had no networks'
 
 e2e-long: compiler ## the lab's random history with 2,000 steps, and 100 shuffles of one input
 	$(GO) build -race -ldflags '$(STAMP)' -o bin/race/ ./cmd/...
