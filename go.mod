@@ -1,6 +1,6 @@
 module github.com/metallb/cloud-provider-metallb
 
-go 1.26.0
+go 1.26.7
 
 require (
 	github.com/go-logr/logr v1.4.3

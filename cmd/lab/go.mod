@@ -1,6 +1,6 @@
 module github.com/metallb/cloud-provider-metallb/cmd/lab
 
-go 1.26.0
+go 1.26.7
 
 require (
 	github.com/osrg/gobgp/v3 v3.37.0
