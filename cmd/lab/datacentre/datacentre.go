@@ -8,6 +8,7 @@
 //
 // A Hall is all of it in one: a client, two routers, three nodes with kube-proxy, pods that answer, and our controller manager. Its
 // tests ask what a user of an address sees. Its nodes can have a kubelet (StartKubelet), which then runs their pods, in containers.
+// A vacant hall has nothing of ours: its tests ask what becomes of a cluster into which users install us.
 package datacentre
 
 import (

@@ -74,18 +74,19 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 	for _, row := range []calamity{
 		{what: "nothing", do: func() {}, lossless: true},
 		{what: "rolling update, from node to node", lossless: true, do: func() {
-			// Each pod is replaced by one elsewhere, which is ready before, and serves while it terminates.
+			// Each pod is replaced by one elsewhere, which is ready before, and serves while it terminates: long enough for a connection
+			// whose first packet was lost on a busy machine, and came again a second later.
 			next := h.run(t, c, "web-3", "web")
 			routed(a, b, c)
 			must(t, second.Delete(ctx))
 			routed(a, c)
-			wait(time.Second)
+			wait(quietly)
 			must(t, second.Remove(ctx))
 			again := h.run(t, b, "web-4", "web")
 			routed(a, b, c)
 			must(t, next.Delete(ctx))
 			routed(a, b)
-			wait(time.Second)
+			wait(quietly)
 			must(t, next.Remove(ctx))
 			second = again
 		}},
