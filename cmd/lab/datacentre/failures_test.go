@@ -50,6 +50,7 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 	made(h.StartController(ctx))(t)
 
 	// A lost packet is sent again after a second, so a connection may take a while and succeed all the same, as for any client.
+	h.otherPorts(t)
 	flow := made(traffic.Start(h.Client.Namespace, target, traffic.Options{Rate: 100, Timeout: 3 * time.Second, Long: 10}))(t)
 	wait := func(d time.Duration) { <-time.After(d) }
 	routed := func(workers ...*Worker) {
@@ -194,6 +195,13 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 	var picture strings.Builder
 	must(t, traffic.SVG(&picture, record))
 	report(t, "failures.svg", picture.String())
+}
+
+// otherPorts lets the client use ports that it has not used yet. A node remembers for two minutes that a connection came before kube-proxy
+// had rules for its Service, and sends another one with the same ports back to the routers, too.
+func (h *Hall) otherPorts(t *testing.T) {
+	t.Helper()
+	must(t, h.Client.Namespace.Sysctl("net/ipv4/ip_local_port_range", "10000 30000"))
 }
 
 // report keeps a text for people, where LAB_REPORT says.

@@ -407,8 +407,8 @@ func (in *installation) upgrades(t *testing.T, addr netip.Addr) {
 	}
 	second := in.expose(t, "real", 1, func(svc *corev1.Service) { svc.Spec.ExternalTrafficPolicy = local })[0]
 	in.hears(t, second, in.Workers[:2]...)
-	flows := map[string]*traffic.Traffic{}
-	for policy, target := range map[string]netip.Addr{"Cluster": addr, "Local": second} {
+	targets := map[string]netip.Addr{"Cluster": addr, "Local": second}
+	for policy, target := range targets {
 		answers := 0
 		eventually(t, fmt.Sprintf("the Service of the policy %s to answer", policy), func(ctx context.Context) error {
 			for ; answers < 100; answers++ { // see Reachable
@@ -419,6 +419,10 @@ func (in *installation) upgrades(t *testing.T, addr netip.Addr) {
 			}
 			return nil
 		})
+	}
+	in.otherPorts(t)
+	flows := map[string]*traffic.Traffic{}
+	for policy, target := range targets {
 		flows[policy] = made(traffic.Start(in.Client.Namespace, tcp(target, 80), traffic.Options{Rate: 50, Timeout: 3 * time.Second, Long: 5}))(t)
 	}
 	recorders := record(t, in.TorA, in.Client)
