@@ -32,6 +32,14 @@ debug protocols { states };
 protocol device {}
 `
 
+// netlinkBuffer is how many bytes of news about routes the kernel keeps for a router that is busy sending it more: enough for tens of
+// thousands of routes. With the usual 200 KiB, which BIRD's own routes fill, the kernel gives up its processor after each route that it
+// tells of while the buffer is more than half full (netlink_broadcast), and keeps the lock of all interfaces and routes of the machine.
+// Beside busy programs that took a minute for 10,000 routes, in which nobody else got the lock.
+const netlinkBuffer = "33554432"
+
+var birdKernel = regexp.MustCompile(`protocol kernel[^{]*\{`)
+
 // BIRD starts BIRD inside, and returns when it answers. `protocol device` is already there. Without `protocol kernel` nothing gets into
 // the kernel; without `protocol direct` next hops of iBGP are unreachable; without `passive on` it dials speakers, who do not listen.
 // After an error BIRD lets a neighbor wait for a minute and more, unless the configuration says otherwise (error wait time).
@@ -44,6 +52,7 @@ func (ns *Namespace) BIRD(ctx context.Context, config string) (*BIRD, error) {
 		return nil, err
 	}
 	b := &BIRD{Namespace: ns, dir: dir}
+	config = birdKernel.ReplaceAllString(config, "$0 netlink rx buffer "+netlinkBuffer+";")
 	if err := os.WriteFile(b.file("bird.conf"), []byte(birdBasics+config), 0o600); err != nil {
 		return nil, err
 	}

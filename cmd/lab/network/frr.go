@@ -46,7 +46,7 @@ func (ns *Namespace) FRR(ctx context.Context, config string) (*FRR, error) {
 	if err := give(dir, frrUser); err != nil {
 		return nil, err
 	}
-	kernel, err := f.daemon("zebra", zebra)
+	kernel, err := f.daemon("zebra", zebra, "--nl-bufsize", netlinkBuffer)
 	if err != nil {
 		return nil, err
 	}
@@ -67,15 +67,15 @@ func (ns *Namespace) FRR(ctx context.Context, config string) (*FRR, error) {
 	})
 }
 
-func (f *FRR) daemon(name, binary string) (*kubernetes.Process, error) {
+func (f *FRR) daemon(name, binary string, more ...string) (*kubernetes.Process, error) {
 	file := func(end string) string { return filepath.Join(f.dir, name+end) }
 	return f.Start(kubernetes.Program{
 		Name: name + " of " + f.Name, Binary: binary,
-		Args: []string{
+		Args: append([]string{
 			"-f", file(".conf"), "-z", f.zserv(), "-i", file(".pid"), "--vty_socket", f.dir,
 			"-P", "0", // no telnet
 			"-u", frrUser, "-g", frrUser, "--log", "stdout",
-		},
+		}, more...),
 		Log: file(".log"),
 	})
 }

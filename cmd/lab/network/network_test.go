@@ -18,6 +18,7 @@ import (
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/router"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 )
 
 func must(t *testing.T, err error) {
@@ -39,12 +40,7 @@ func made[T any](made T, err error) func(*testing.T) T {
 // start makes a network for one test.
 func start(t *testing.T) *Network {
 	t.Helper()
-	if err := Missing(); err != nil {
-		if os.Getenv("LAB_REQUIRE") == "all" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	suite.Need(t, Missing())
 	n := made(Start())(t)
 	t.Cleanup(func() {
 		if err := n.Close(); err != nil {
@@ -231,6 +227,37 @@ func kernel(t *testing.T, r Router, want string) {
 		routes, err := r.Routes(t.Context())
 		return fmt.Sprint(routes), err
 	}, want)
+}
+
+// Whoever does not hear of his own routes in time stops the whole machine: see netlinkBuffer.
+func TestARouterKeepsUpWithItsOwnRoutes(t *testing.T) {
+	const routes = 20_000
+	ns := made(start(t).Namespace("router"))(t)
+	must(t, ns.IP("link", "add", "stub", "type", "bridge"))
+	must(t, ns.IP("link", "set", "stub", "up"))
+	must(t, ns.Addresses("stub", "10.0.0.1/24"))
+	var config strings.Builder
+	config.WriteString("router id 10.0.0.1;\nprotocol kernel { ipv4 { export all; }; }\nprotocol static many { ipv4;\n")
+	for i := range routes {
+		fmt.Fprintf(&config, "route 100.64.%d.%d/32 via 10.0.0.2;\n", i/256, i%256)
+	}
+	config.WriteString("}\n")
+	r := made(ns.BIRD(t.Context(), config.String()))(t)
+	has := func(want int) {
+		t.Helper()
+		eventually(t, func() error {
+			if out := made(ns.Run(t.Context(), "ip", "route", "show", "proto", "bird"))(t); strings.Count(out, "\n") != want {
+				return fmt.Errorf("the kernel has %d routes, want %d", strings.Count(out, "\n"), want)
+			}
+			return nil
+		})
+	}
+	has(routes)
+	made(r.Show(t.Context(), "disable", "many"))(t)
+	has(0)
+	if log := r.bird.Output(); strings.Contains(log, "Kernel dropped some netlink messages") {
+		t.Errorf("BIRD could not keep up:\n%s", log)
+	}
 }
 
 func TestTwoHostsOnACableHearEachOther(t *testing.T) {
