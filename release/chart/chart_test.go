@@ -43,22 +43,29 @@ var (
 
 func TestMain(m *testing.M) {
 	utilruntime.Must(monitoringv1.AddToScheme(scheme.Scheme))
-	// As make helm builds it, so that its packages are compiled once. The go command keeps the programs, and says where.
-	for program, args := range map[*string][]string{
-		&helm:  {"tool", "-n", "helm.sh/helm/v4/cmd/helm"},
-		&helm3: {"run", "-exec=echo", "helm.sh/helm/v3/cmd/helm"},
-	} {
-		command := exec.Command("go", args...)
-		command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath")
-		command.Stderr = os.Stderr
-		path, err := command.Output()
-		if err != nil {
-			fmt.Fprintf(os.Stderr, "%s: %v\n", command, err)
-			os.Exit(1)
-		}
-		*program = strings.TrimSpace(string(path))
+	os.Exit(withHelm(m))
+}
+
+// withHelm links both versions of Helm into a folder of its own: the go command's word for where a program is (go tool -n, go run -exec=echo)
+// is a folder that is gone when it says so, whenever it had to link the program first.
+func withHelm(m *testing.M) int {
+	folder, err := os.MkdirTemp("", "helm-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	os.Exit(m.Run())
+	defer os.RemoveAll(folder)
+	for program, version := range map[*string]string{&helm: "v4", &helm3: "v3"} {
+		*program = filepath.Join(folder, "helm-"+version)
+		// As make helm builds it, so that its packages are compiled once.
+		command := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", *program, "helm.sh/helm/"+version+"/cmd/helm")
+		command.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := command.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n%s", command, err, out)
+			return 1
+		}
+	}
+	return m.Run()
 }
 
 // operator makes helm template believe that the cluster has the Prometheus operator's kinds.
