@@ -45,6 +45,9 @@ type Hall struct {
 
 	Controllers []*kubernetes.Process
 
+	Ended       []*kubernetes.Process // those that Replace has replaced
+	controllers int                   // how many controller managers there have ever been
+
 	proxy  string       // path of kube-proxy
 	client *http.Client // connects from the client's namespace, each time anew
 	quit   context.CancelFunc
@@ -488,7 +491,8 @@ func (h *Hall) StartController(ctx context.Context) (*kubernetes.Process, error)
 	if err != nil {
 		return nil, err
 	}
-	name := fmt.Sprintf("%s-%d", program, len(h.Controllers)+1)
+	h.controllers++
+	name := fmt.Sprintf("%s-%d", program, h.controllers)
 	controller, err := kubernetes.Program{
 		Name: name, Binary: binary, Args: loopback.ControllerArgs(h.Cluster.KubeconfigOf(controllerUser), port),
 		Log: filepath.Join(h.Network.Dir, name+".log"),
@@ -503,6 +507,27 @@ func (h *Hall) StartController(ctx context.Context) (*kubernetes.Process, error)
 			return err
 		}
 		return conn.Close()
+	})
+}
+
+// Replace does after an outage of the API server what a Deployment does: a controller manager that could not renew its Lease for so long
+// that it ended gets a successor. It returns when one has renewed the Lease since the call.
+func (h *Hall) Replace(ctx context.Context) error {
+	began := time.Now()
+	return kubernetes.Until(ctx, "a controller manager to lead again", func(ctx context.Context) error {
+		for i, c := range h.Controllers {
+			if c.Err() == nil {
+				continue
+			}
+			h.Controllers, h.Ended = slices.Delete(h.Controllers, i, i+1), append(h.Ended, c)
+			_, err := h.StartController(ctx)
+			return errors.Join(fmt.Errorf("%s ended in the outage", c.Name), err)
+		}
+		lease, err := h.API.CoordinationV1().Leases(configNamespace).Get(ctx, "metallb-controller", metav1.GetOptions{})
+		if err == nil && (lease.Spec.RenewTime == nil || lease.Spec.RenewTime.Time.Before(began)) {
+			err = errors.New("nobody has renewed the Lease")
+		}
+		return err
 	})
 }
 

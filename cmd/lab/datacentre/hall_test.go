@@ -37,7 +37,7 @@ func startHall(t *testing.T) *Hall {
 		for _, w := range h.Workers {
 			ours = append(ours, w.Speaker, w.Proxy)
 		}
-		for _, p := range append(ours, h.Controllers...) {
+		for _, p := range slices.Concat(ours, h.Controllers, h.Ended) {
 			for _, bad := range []string{"DATA RACE", "panic: "} {
 				if strings.Contains(p.Output(), bad) {
 					t.Errorf("%s: %s", p.Name, bad)
