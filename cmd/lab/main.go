@@ -3,6 +3,7 @@
 //	lab demo         tells the usage page's story, and leaves nothing behind
 //	lab up           brings the same cluster up and keeps it, for looking around
 //	lab datacentre   brings up routers, nodes, pods and a client in network namespaces and keeps them; needs root
+//	lab build DIR    compiles all that the lab's tests need: Kubernetes into the cache, and the rest into a folder
 package main
 
 import (
@@ -37,8 +38,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return within(ctx, out, up)
 	case len(args) == 1 && args[0] == "datacentre":
 		return hall(ctx, out)
+	case len(args) == 2 && args[0] == "build":
+		return datacentre.Make(ctx, args[1], out)
 	}
-	return fmt.Errorf("say what to do: lab demo, lab up, or lab datacentre")
+	return fmt.Errorf("say what to do: lab demo, lab up, lab datacentre, or lab build DIR")
 }
 
 // within brings up a lab in which everything runs, and ends it.

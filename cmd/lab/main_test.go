@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 )
 
 func TestTheDemoTellsItsStoryAndLeavesNothingBehind(t *testing.T) {
@@ -59,12 +60,7 @@ func (r *reader) Write(b []byte) (int, error) {
 }
 
 func TestTheDatacentrePrintsCommandsThatWorkAndLeavesNothingBehind(t *testing.T) {
-	if err := network.Missing(); err != nil {
-		if os.Getenv("LAB_REQUIRE") == "all" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	suite.Need(t, network.Missing())
 	leavesNothing(t)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -96,7 +92,7 @@ func TestTheDatacentrePrintsCommandsThatWorkAndLeavesNothingBehind(t *testing.T)
 
 func TestTheLabSaysWhatItCanDo(t *testing.T) {
 	for _, args := range [][]string{nil, {"dmeo"}, {"demo", "now"}} {
-		if err := run(t.Context(), args, io.Discard); err == nil || !strings.Contains(err.Error(), "lab demo, lab up, or lab datacentre") {
+		if err := run(t.Context(), args, io.Discard); err == nil || !strings.Contains(err.Error(), "lab demo, lab up, lab datacentre, or lab build DIR") {
 			t.Errorf("lab %v: %v", args, err)
 		}
 	}

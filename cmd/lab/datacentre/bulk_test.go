@@ -13,6 +13,7 @@ import (
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/router"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 )
 
 // A neighbor is a router of the test of many routes.
@@ -39,6 +40,7 @@ func (n neighbor) path(prefix netip.Prefix, hop netip.Addr, communities []string
 
 func TestTenThousandRoutesComeChangeAndGoAtOnce(t *testing.T) {
 	t.Parallel()
+	suite.Heavy(t)
 	s := build(t)
 	ctx := t.Context()
 	var neighbors []neighbor

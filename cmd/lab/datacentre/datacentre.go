@@ -90,11 +90,9 @@ func begin(ctx context.Context, progress io.Writer, workloads bool) (lab *Lab, e
 			err = errors.Join(err, l.Stop())
 		}
 	}()
-	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
-	if err != nil {
-		return nil, fmt.Errorf("find the repository: %w", err)
+	if l.root, err = kubernetes.Repository(ctx); err != nil {
+		return nil, err
 	}
-	l.root = filepath.Dir(filepath.Dir(filepath.Dir(strings.TrimSpace(string(out))))) // two folders above the lab's go.mod
 	programs := kubernetes.ControlPlane
 	if workloads {
 		programs = append(slices.Clone(programs), kubernetes.Scheduler)

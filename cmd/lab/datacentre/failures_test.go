@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/traffic"
 )
 
@@ -38,6 +39,7 @@ const quietly = 3 * time.Second
 // The rows of the failure table, and what a client with steady traffic to a Service of the policy Local notices of each.
 func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 	t.Parallel()
+	suite.Heavy(t)
 	h := startHall(t)
 	ctx := t.Context()
 	a, b, c := h.Workers[0], h.Workers[1], h.Workers[2]
@@ -112,6 +114,9 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 			must(t, h.Cluster.StopAPIServer())
 			wait(quietly)
 			must(t, h.Cluster.StartAPIServer(ctx))
+			within, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			must(t, h.Replace(within))
 		}},
 		{what: "the configuration is broken", lossless: true, do: func() {
 			must(t, h.Configure(ctx, "peers: []\naddress-pools:\n- {name: default, cidr: [192.168.10.0/33]}\n"))

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -21,28 +20,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/traffic"
 )
-
-// nextVersion is what the lab upgrades to. The first is the chart's own, whose images the tutorial has users make.
-const nextVersion = "v9.9.9-lab.1"
 
 // An installation is a vacant hall, and a shell in which users work.
 type installation struct {
 	*Hall
 	folder string // where the shell is: charts and manifests are there
 	path   string // where it looks for programs
-}
-
-// release runs a go command in the module that makes releases.
-func release(ctx context.Context, root string, args ...string) error {
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir = filepath.Join(root, "release")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w\n%s", cmd, err, out)
-	}
-	return nil
 }
 
 // vacate brings up a vacant hall whose nodes have imported our images, in both versions.
@@ -52,17 +38,15 @@ func vacate(t *testing.T) *installation {
 	needKubelet(t)
 	root := made(filepath.Abs("../../.."))(t)
 	in := &installation{folder: t.TempDir()}
-	tools := t.TempDir()
-	must(t, release(t.Context(), root, "build", "-trimpath", "-ldflags=-s -w", "-o", tools, "helm.sh/helm/v4/cmd/helm"))
-	chart := made(os.ReadFile(filepath.Join(root, "charts/metallb/Chart.yaml")))(t)
-	first := string(regexp.MustCompile(`(?m)^appVersion: (\S+)$`).FindSubmatch(chart)[1])
+	first := made(chartVersion(root))(t)
 	if tutorial := made(os.ReadFile(filepath.Join(root, "docs/tutorial.md")))(t); !strings.Contains(string(tutorial), "VERSION="+first+" make images\n") {
 		t.Errorf("the tutorial makes other images than the chart's %s", first)
 	}
+	tools := filepath.Dir(made(thing(t.Context(), root, t.TempDir(), "helm"))(t))
+	images := made(thing(t.Context(), root, t.TempDir(), "images"))(t)
 	var archives []string
 	for _, version := range []string{first, nextVersion} {
-		out := filepath.Join(t.TempDir(), version)
-		must(t, release(t.Context(), root, "run", "./images", "--version", version, "--platform", "linux/"+runtime.GOARCH, "--out", out))
+		out := filepath.Join(images, version)
 		archives = append(archives, filepath.Join(out, "metallb-cloud-controller-manager.tar"), filepath.Join(out, "metallb-speaker.tar"))
 	}
 	for _, name := range []string{"charts", "manifests"} {
@@ -154,8 +138,9 @@ func passages(t *testing.T, page, from, to string) (all []passage) {
 
 // What the tutorial says works, on a cluster like users' own; and what the chart installs may be upgraded, watched and removed.
 //
-// It does not run beside the other halls: starting pods and programs is work enough for a machine that shall not lose packets.
+// It does not run beside the other halls of this package either: starting pods and programs is work enough for a machine that shall not lose packets.
 func TestHelmInstallsItAndAClientReachesAService(t *testing.T) {
+	suite.Heavy(t)
 	in := vacate(t)
 	ctx := t.Context()
 	before := made(in.everything(ctx))(t)
@@ -384,8 +369,7 @@ func (in *installation) watches(t *testing.T) {
 			t.Errorf("%s shows metrics to everybody: %v", pod.Name, err)
 		}
 	}
-	names := exec.CommandContext(t.Context(), "go", "run", "./alerts/names", filepath.Join(in.root, "charts/metallb/files"))
-	names.Dir = filepath.Join(in.root, "release")
+	names := exec.CommandContext(t.Context(), made(thing(t.Context(), in.root, t.TempDir(), "names"))(t), filepath.Join(in.root, "charts/metallb/files"))
 	wanted := strings.Fields(string(made(names.Output())(t)))
 	if len(wanted) < 10 {
 		t.Errorf("alerts and dashboard name only the metrics %v", wanted)

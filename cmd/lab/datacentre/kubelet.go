@@ -10,8 +10,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"runtime"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -235,12 +235,9 @@ func (h *Hall) bindKubelets(ctx context.Context) error {
 
 // images builds our images: a file as `docker save` writes it, and `ctr images import` reads it.
 func (h *Hall) images(ctx context.Context, dir string) ([]byte, error) {
-	binary := filepath.Join(dir, "podserver")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, "./podserver")
-	build.Dir = filepath.Join(h.root, "cmd/lab")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, out)
+	binary, err := thing(ctx, h.root, dir, "podserver")
+	if err != nil {
+		return nil, err
 	}
 	program, err := os.ReadFile(binary)
 	if err != nil {
@@ -250,16 +247,12 @@ func (h *Hall) images(ctx context.Context, dir string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	goEnv, err := exec.CommandContext(ctx, "go", "env", "GOARCH").Output()
-	if err != nil {
-		return nil, err
-	}
 	type object = map[string]any
 	files := []file{{"layer.tar", layer}}
 	var manifest []object
 	for name, argument := range map[string]string{podImage: fmt.Sprintf(":%d", PodPort), webImage: ":80", pauseImage: "wait"} {
 		config, err := json.Marshal(object{
-			"architecture": string(bytes.TrimSpace(goEnv)), "os": "linux",
+			"architecture": runtime.GOARCH, "os": "linux",
 			"config": object{"Entrypoint": []string{"/podserver", argument}},
 			"rootfs": object{"type": "layers", "diff_ids": []string{fmt.Sprintf("sha256:%x", sha256.Sum256(layer))}},
 		})

@@ -19,17 +19,13 @@ import (
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 )
 
 // needKubelet skips a test where kubelet cannot run.
 func needKubelet(t *testing.T) {
 	t.Helper()
-	if err := network.MissingKubelet(); err != nil {
-		if os.Getenv("LAB_REQUIRE") == "all" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	suite.Need(t, network.MissingKubelet())
 }
 
 func TestAKubeletRunsAPodThatAClientReaches(t *testing.T) {

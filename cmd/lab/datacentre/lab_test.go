@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +14,7 @@ import (
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/router"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 )
 
 // patience is how long anything may take before it counts as broken. It is not a measure of anything: these machines are slow at times.
@@ -23,12 +23,7 @@ const patience = 90 * time.Second
 // needNetwork skips a test where no network can be had.
 func needNetwork(t *testing.T) {
 	t.Helper()
-	if err := network.Missing(); err != nil {
-		if os.Getenv("LAB_REQUIRE") == "all" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	suite.Need(t, network.Missing())
 }
 
 // start brings up a lab for one test. At its end, nothing that a speaker asked for may have been forbidden, and none may have crashed.

@@ -8,12 +8,14 @@ import (
 	"time"
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 )
 
 // What happens to others than the speaker: the API server goes away, the configuration breaks, a router is told to begin anew, and one
 // of two peers changes.
 func TestNothingMovesUnlessTheRouterItselfBeginsAnew(t *testing.T) {
 	t.Parallel()
+	suite.Heavy(t)
 	s := build(t)
 	ctx := t.Context()
 	frr, bird := s.frr(t, "frr", frrAddr, 100), s.bird(t, "bird", birdAddr, 200)

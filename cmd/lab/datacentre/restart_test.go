@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 )
 
 // restartTime is for how long routers keep the routes of a speaker that is gone without a word.
@@ -30,6 +31,7 @@ func twoPeers(hold time.Duration) string {
 // word is gone with the hold time.
 func TestRoutersKeepWhatASpeakerLeavesAndForgetWhatANodeLeaves(t *testing.T) {
 	t.Parallel()
+	suite.Heavy(t)
 	s := build(t)
 	ctx := t.Context()
 	frr, bird := s.frr(t, "frr", frrAddr, 100), s.bird(t, "bird", birdAddr, 200)

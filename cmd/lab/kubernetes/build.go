@@ -126,6 +126,12 @@ func moduleDir(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("the working directory is in module %s: call the lab from inside %s", path, lab)
 }
 
+// Repository finds the root of this repository, where bin/, charts/ and manifests/ are, from a working directory inside it.
+func Repository(ctx context.Context) (string, error) {
+	lab, err := moduleDir(ctx)
+	return filepath.Dir(filepath.Dir(lab)), err
+}
+
 // A recipe is all that decides what the binaries are, as far as we ever change it.
 type recipe struct {
 	version string // of Kubernetes
@@ -204,6 +210,7 @@ func compile(ctx context.Context, lab, program, binary, ldflags string, progress
 	}
 	total, done := len(missing), 0
 	build := goCommand(ctx, lab, "build", "-v", "-trimpath", "-ldflags", ldflags, "-o", binary, pkg)
+	build.Env = append(build.Env, "GOGC=400", "GOMEMLIMIT=2GiB") // compilers spend a third of their time on collecting garbage
 	_, err = eachLine(build, func(line string) bool {
 		if !missing[line] {
 			return false

@@ -26,6 +26,7 @@ import (
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/router"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 )
 
 // start brings up a lab for one test. At its end, nothing that our programs asked for may have been forbidden: they have
@@ -589,7 +590,7 @@ func newBadRouter(t *testing.T, mistreat func(*net.TCPConn)) *badRouter {
 
 func TestARouterThatRefusesResetsOrTalksNonsenseIsLoggedOnceAndTriedAgain(t *testing.T) {
 	lab := start(t, Options{Nodes: 1})
-	closed, err := freePort()
+	closed, err := kubernetes.FreePort()
 	must(t, err)
 	resets := newBadRouter(t, func(c *net.TCPConn) {
 		_, _ = c.Read(make([]byte, 19)) // the header of our OPEN
@@ -635,6 +636,7 @@ func portOf(l net.Listener) int {
 }
 
 func TestRoutesOutliveASpeakerThatIsKilledAndEndWithOneThatStops(t *testing.T) {
+	suite.Heavy(t)
 	lab := start(t, Options{Nodes: 2})
 	_, err := lab.StartController(t.Context())
 	must(t, err)
@@ -768,6 +770,7 @@ func TestServicesOfOthersAreNotTouched(t *testing.T) {
 }
 
 func TestEveryServiceCostsTwoWritesAndOneEvent(t *testing.T) {
+	suite.Heavy(t)
 	lab := start(t, Options{})
 	_, err := lab.StartController(t.Context())
 	must(t, err)

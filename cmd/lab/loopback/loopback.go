@@ -86,7 +86,7 @@ func Start(ctx context.Context, o Options) (lab *Lab, err error) {
 			err = errors.Join(err, l.Stop())
 		}
 	}()
-	if l.root, err = repository(ctx); err != nil {
+	if l.root, err = kubernetes.Repository(ctx); err != nil {
 		return nil, err
 	}
 	binaries, err := kubernetes.Build(ctx, o.Progress, kubernetes.ControlPlane...)
@@ -127,15 +127,6 @@ func Start(ctx context.Context, o Options) (lab *Lab, err error) {
 // serviceAccountGroups are the groups that the API server puts service accounts of metallb-system in.
 var serviceAccountGroups = []string{"system:serviceaccounts", "system:serviceaccounts:metallb-system", "system:authenticated"}
 
-// repository finds the root of this repository, where bin/ and manifests/ are: two folders above the lab's go.mod.
-func repository(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
-	if err != nil {
-		return "", fmt.Errorf("find the repository: %w", err)
-	}
-	return filepath.Dir(filepath.Dir(filepath.Dir(strings.TrimSpace(string(out))))), nil
-}
-
 // Stop ends everything that the lab started.
 func (l *Lab) Stop() error {
 	var errs []error
@@ -167,7 +158,7 @@ func (l *Lab) StartAll(ctx context.Context) error {
 
 // StartController starts a controller manager, and returns when it serves /healthz.
 func (l *Lab) StartController(ctx context.Context, more ...string) (*kubernetes.Process, error) {
-	port, err := freePort()
+	port, err := kubernetes.FreePort()
 	if err != nil {
 		return nil, err
 	}
@@ -200,23 +191,9 @@ func dial(ctx context.Context, port int) error {
 	return conn.Close()
 }
 
-// freePort returns a port that nobody uses now.
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
-	}
-	defer listener.Close()
-	addr, ok := listener.Addr().(*net.TCPAddr)
-	if !ok {
-		return 0, fmt.Errorf("find a free port: %s is not TCP", listener.Addr())
-	}
-	return addr.Port, nil
-}
-
 // StartSpeaker starts the speaker of a node. env is added to its environment, as NAME=value.
 func (l *Lab) StartSpeaker(node Node, env []string, more ...string) (*kubernetes.Process, error) {
-	port, err := freePort() // all speakers share this machine
+	port, err := kubernetes.FreePort() // all speakers share this machine
 	if err != nil {
 		return nil, err
 	}

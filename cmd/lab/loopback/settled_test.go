@@ -12,9 +12,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 )
 
 func TestAThousandSettledServicesCostNothing(t *testing.T) {
+	suite.Heavy(t)
 	const services, writers = 1000, 16
 	ctx := t.Context()
 	lab := start(t, Options{Nodes: 1})

@@ -238,7 +238,7 @@ func TestAPeerWithAPasswordKeyWaitsForTheSecretAndNobodyElseDoes(t *testing.T) {
 	must(t, err)
 
 	// Nobody listens there: GoBGP's server, the router here, cannot sign.
-	port, err := freePort()
+	port, err := kubernetes.FreePort()
 	must(t, err)
 	signed := fmt.Sprintf("127.0.0.1:%d", port)
 	more := fmt.Sprintf("- {name: signed, peer-address: 127.0.0.1, peer-port: %d, peer-asn: %d, my-asn: %d, source-address: node-ip, connect-time: 1s, password-key: tor}\n",

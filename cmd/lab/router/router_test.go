@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +17,8 @@ import (
 	"github.com/osrg/gobgp/v3/pkg/log"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 	"github.com/osrg/gobgp/v3/pkg/server"
+
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 )
 
 var (
@@ -274,10 +275,7 @@ PREFIX   NEXT HOPS   AS PATH   LOCAL PREF   COMMUNITIES
 	} {
 		t.Run(test.then, func(t *testing.T) {
 			if test.options.GracefulRestart && raceDetector {
-				if os.Getenv("LAB_REQUIRE") == "all" {
-					t.Fatal("the race detector would report GoBGP: run it without -race")
-				}
-				t.Skip("the race detector would report GoBGP: run it without -race")
+				suite.Need(t, errors.New("the race detector would report GoBGP: run it without -race"))
 			}
 			test.options.Addr, test.options.ASN, test.options.Peers = anyPort, 64501, []Peer{{nodeA, 64500}}
 			r := start(t, test.options)

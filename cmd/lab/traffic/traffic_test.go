@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 )
 
 // made is what a test needs and cannot do without.
@@ -42,12 +42,7 @@ type site struct {
 
 func build(t testing.TB) site {
 	t.Helper()
-	if err := network.Missing(); err != nil {
-		if os.Getenv("LAB_REQUIRE") == "all" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	suite.Need(t, network.Missing())
 	n, err := network.Start()
 	if err != nil {
 		t.Fatal(err)
