@@ -126,6 +126,11 @@ func run(f flags) error {
 	}
 	ctx, forget := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer forget()
+	go func() {
+		if err := sessions.WatchAddresses(ctx); err != nil {
+			klog.ErrorS(err, "Missing next hops are looked for every few seconds only")
+		}
+	}()
 	s.Run(ctx)
 	forget() // a second signal ends the process at once
 

@@ -3,11 +3,13 @@ package bgp
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
@@ -31,6 +33,7 @@ type ledger struct {
 	terms terms
 	hops  hops
 
+	mu   sync.Mutex // for told, which others than the session may read
 	told map[netip.Prefix]*entry
 	// round counts the comparisons with the table.
 	round uint64
@@ -82,6 +85,15 @@ func newLedger(peer loadbalancer.Peer, t terms, h hops) *ledger {
 	}
 }
 
+// prefixes adds to all what the router knows. Anybody may call it.
+func (l *ledger) prefixes(all map[netip.Prefix]bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for p := range l.told {
+		all[p] = true
+	}
+}
+
 // move changes the next hops.
 func (l *ledger) move(h hops) {
 	l.hops = h
@@ -92,6 +104,8 @@ func (l *ledger) move(h hops) {
 // are, and enters them in the ledger. Of the families in again, also what the router knows already is sent. The error says
 // which route cannot be sent; all others are.
 func (l *ledger) update(routes []loadbalancer.Route, again ...bgp.RouteFamily) (messages []byte, n int, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.round++
 	if len(l.spelled) > 2*len(l.told)+64 {
 		clear(l.spelled) // mostly attributes of long ago
@@ -103,12 +117,15 @@ func (l *ledger) update(routes []loadbalancer.Route, again ...bgp.RouteFamily) (
 		if !slices.Contains(l.terms.families, family) || !r.For(l.peer.Name) {
 			continue
 		}
+		e := l.told[r.Prefix]
 		attributes, problem := l.spell(r)
 		if problem != nil {
 			err = problem
+			if e != nil && errors.Is(problem, errTooLong) {
+				e.round = l.round // what the router knows is better than nothing
+			}
 			continue
 		}
-		e := l.told[r.Prefix]
 		switch {
 		case e == nil:
 			l.told[r.Prefix] = &entry{attributes, l.round}
@@ -147,6 +164,9 @@ func familyOf(prefix netip.Prefix) bgp.RouteFamily {
 	return bgp.RF_IPv6_UC
 }
 
+// errTooLong is what no configuration leads to that Parse accepts. Speakers also read those of other versions.
+var errTooLong = errors.New("a BGP message")
+
 // spell returns the path attributes of r as they go on the wire.
 func (l *ledger) spell(r *loadbalancer.Route) (attributes, error) {
 	key := append(l.scratch[:0], byte(r.Prefix.Addr().BitLen()))
@@ -175,8 +195,8 @@ func (l *ledger) spell(r *loadbalancer.Route) (attributes, error) {
 			s.attributes, s.err = encodeAttributes(l.peer, l.terms.as4, family, hop.addr, r)
 		}
 		if s.attributes.len() > maxMessage-updateLen-maxPrefix(family) {
-			s.err = fmt.Errorf("its attributes take %d bytes, and a BGP message has only %d: use fewer communities",
-				s.attributes.len(), maxMessage)
+			s.err = fmt.Errorf("its attributes take %d bytes, and %w has only %d: use fewer communities",
+				s.attributes.len(), errTooLong, maxMessage)
 		}
 		l.spelled[string(key)] = s
 	}
