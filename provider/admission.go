@@ -23,6 +23,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // Keys of the two ConfigMaps.
@@ -225,12 +226,12 @@ func (a *admission) consider(user *corev1.ConfigMap) {
 // wantsToRenumber reports whether the operator has named the text as one that may take addresses from Services. A hash that
 // names another text is a problem only if the text needs one.
 func (a *admission) wantsToRenumber(user *corev1.ConfigMap, text string) (bool, loadbalancer.Problems) {
-	hash, where, err := annotation(user.Annotations, annotationRenumber)
+	hash, where, err := service.Annotation(user.Annotations, annotationRenumber)
 	switch {
 	case err != nil:
 		return false, loadbalancer.Problems{{Text: err.Error()}}
 	case hash != "" && hash != hashOf(text):
-		return false, loadbalancer.Problems{{Text: fmt.Sprintf("annotation %s is %q, which names another text than this", where, short(hash, 60))}}
+		return false, loadbalancer.Problems{{Text: fmt.Sprintf("annotation %s is %q, which names another text than this", where, service.Short(hash))}}
 	}
 	return hash != "", nil
 }
@@ -277,19 +278,11 @@ func (a *admission) refuse(user *corev1.ConfigMap, text string, problems loadbal
 		stays = "the configuration admitted at " + a.admittedAt + " stays in force"
 	}
 	klog.InfoS("Refused configuration", "configmap", klog.KObj(user), "hash", r.Hash, "why", why)
-	a.cloud.record.Event(user, corev1.EventTypeWarning, "InvalidConfig", short(stays+": "+why, mostOfAnEvent))
+	a.cloud.record.Event(user, corev1.EventTypeWarning, "InvalidConfig", service.Cut(stays+": "+why, mostOfAnEvent))
 }
 
 // mostOfAnEvent is how long the text of an event may be.
 const mostOfAnEvent = 1000
-
-// short cuts a text to so many bytes.
-func short(text string, most int) string {
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most], "") + "…"
-}
 
 // store writes the admitted copy if it is not what it should be and this process leads.
 func (a *admission) store(ctx context.Context) error {
