@@ -536,15 +536,15 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 			},
 			"configure": func(t *rapid.T) {
 				next := rapid.SampledFrom(configs).Draw(t, "config")
-				var lost []loadbalancer.Holding
-				if lost, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, false); len(lost) == 0 {
+				var against loadbalancer.Verdict
+				if against, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, loadbalancer.NoConsent); against.Admits() {
 					w.config = next
 				}
 			},
 			"renumber": func(t *rapid.T) {
 				renumbered = true
 				next := rapid.SampledFrom(configs).Draw(t, "config")
-				_, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, true)
+				_, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, loadbalancer.Renumber)
 				w.config = next
 			},
 			"observe": func(*rapid.T) { w.observe() },
@@ -583,7 +583,7 @@ func TestANewServiceCostsTwoPatchesAndOneQuestion(t *testing.T) {
 	for _, order := range []string{"every event comes at once", "the Cloud hears of everything last"} {
 		t.Run(order, func(t *testing.T) {
 			w := newWorld(t)
-			w.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, false)
+			w.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, loadbalancer.NoConsent)
 			w.put("shop/web", service(t, "shop/web"))
 			if order == "the Cloud hears of everything last" {
 				for w.observe() || w.work() {
@@ -616,7 +616,7 @@ func TestAServiceDeletedWhileWeListedIsNotAdopted(t *testing.T) {
 
 func TestAStatusThatSomebodyWritesBeforeWeAreFirstAskedIsPutRight(t *testing.T) {
 	w := newWorld(t)
-	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, false)
+	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, loadbalancer.NoConsent)
 	w.meanwhile = func(name string) { // the service controller has read it, and has not asked yet
 		w.meanwhile = nil
 		w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = *statusOf(addrs("10.0.0.0")) })
@@ -632,7 +632,7 @@ func TestAStatusThatSomebodyWritesBeforeWeAreFirstAskedIsPutRight(t *testing.T) 
 
 func TestADeletionThatOnlyAListRevealsFreesTheAddress(t *testing.T) {
 	w := newWorld(t)
-	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, false)
+	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, loadbalancer.NoConsent)
 	w.put("shop/web", service(t, "shop/web"))
 	w.settle()
 	w.put("shop/api", service(t, "shop/api"))
