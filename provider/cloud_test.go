@@ -13,6 +13,7 @@ import (
 	"k8s.io/cloud-provider/api"
 	"k8s.io/klog/v2"
 
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/service"
 )
 
@@ -139,10 +140,10 @@ func TestTheFirstConfigurationTellsWhichAddressesItDoesNotKnow(t *testing.T) {
 	c.adopt(nil, nil, listed(t, "shop/web shows=10.0.0.1; shop/stray shows=192.0.2.1"))
 	same(t, "events without a configuration", book.take(), nil)
 	first := pools(t, "vip 10.0.0.0/30")
-	c.admit(nil, first, nil, false)
+	c.admit(nil, first, nil, loadbalancer.NoConsent)
 	same(t, "events", book.take(), []string{
 		"shop/stray Warning AddressNotInPool address 192.0.2.1 belongs to no pool: it is kept, and not announced; add it to a pool, or delete the Service"})
-	c.admit(first, pools(t, "vip 10.0.0.0/29"), nil, false)
+	c.admit(first, pools(t, "vip 10.0.0.0/29"), nil, loadbalancer.NoConsent)
 	same(t, "events of the next", book.take(), nil)
 }
 

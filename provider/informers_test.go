@@ -239,7 +239,7 @@ func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 			"shop/web Warning SyncLoadBalancerFailed Error syncing load balancer: failed to ensure load balancer: no address pool is configured: add one to address-pools"})
 		wrote(c.client)
 
-		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/31"), nil, false)
+		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/31"), nil, loadbalancer.NoConsent)
 		synctest.Wait()
 		if got := service.Addresses(c.get("shop/web")); shown(got) != "10.0.0.0" {
 			t.Errorf("the status shows %q", shown(got))
@@ -282,7 +282,7 @@ func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 func TestAServiceCostsTwoWritesAndItsDeletionNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newControlled(t)
-		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, false)
+		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, loadbalancer.NoConsent)
 		c.create("shop/web")
 		c.create("shop/blog pool=moon")
 		synctest.Wait()

@@ -537,15 +537,15 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 			},
 			"configure": func(t *rapid.T) {
 				next := rapid.SampledFrom(configs).Draw(t, "config")
-				var lost []loadbalancer.Holding
-				if lost, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, false); len(lost) == 0 {
+				var against loadbalancer.Verdict
+				if against, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, loadbalancer.NoConsent); against.Admits() {
 					w.config = next
 				}
 			},
 			"renumber": func(t *rapid.T) {
 				renumbered = true
 				next := rapid.SampledFrom(configs).Draw(t, "config")
-				_, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, true)
+				_, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, loadbalancer.Renumber)
 				w.config = next
 			},
 			"observe": func(*rapid.T) { w.observe() },
@@ -584,7 +584,7 @@ func TestANewServiceCostsTwoPatchesAndOneQuestion(t *testing.T) {
 	for _, order := range []string{"every event comes at once", "the Cloud hears of everything last"} {
 		t.Run(order, func(t *testing.T) {
 			w := newWorld(t)
-			w.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, false)
+			w.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, loadbalancer.NoConsent)
 			w.put("shop/web", aService(t, "shop/web"))
 			if order == "the Cloud hears of everything last" {
 				for w.observe() || w.work() {
@@ -617,7 +617,7 @@ func TestAServiceDeletedWhileWeListedIsNotAdopted(t *testing.T) {
 
 func TestAStatusThatSomebodyWritesBeforeWeAreFirstAskedIsPutRight(t *testing.T) {
 	w := newWorld(t)
-	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, false)
+	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, loadbalancer.NoConsent)
 	w.meanwhile = func(name string) { // the service controller has read it, and has not asked yet
 		w.meanwhile = nil
 		w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = *service.Status(addrs("10.0.0.0")) })
@@ -633,7 +633,7 @@ func TestAStatusThatSomebodyWritesBeforeWeAreFirstAskedIsPutRight(t *testing.T) 
 
 func TestADeletionThatOnlyAListRevealsFreesTheAddress(t *testing.T) {
 	w := newWorld(t)
-	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, false)
+	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, loadbalancer.NoConsent)
 	w.put("shop/web", aService(t, "shop/web"))
 	w.settle()
 	w.put("shop/api", aService(t, "shop/api"))
