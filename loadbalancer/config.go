@@ -243,24 +243,3 @@ func (c *Config) Routes(addr netip.Addr, node map[string]string) []Route {
 	}
 	return routes
 }
-
-// A Holding is an address that a Service holds.
-type Holding struct {
-	Service string // namespace/name
-	Addr    netip.Addr
-}
-
-// Admit returns the holdings that keep next from taking the place of c: their addresses belong to a pool of c and to none
-// of next, so that the Services would lose them. Only ownership counts; what else a pool says concerns new assignments. A
-// nil Config owns nothing.
-func (c *Config) Admit(next *Config, held []Holding) (lost []Holding) {
-	if c == nil {
-		return nil
-	}
-	for _, h := range held {
-		if c.Pool(h.Addr) != nil && next.Pool(h.Addr) == nil {
-			lost = append(lost, h)
-		}
-	}
-	return lost
-}
