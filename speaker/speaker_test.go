@@ -124,7 +124,7 @@ func (s *stage) want(then string, routes string, peers ...string) {
 
 // objects are a Service and its slices.
 func objects(t *testing.T, short string) []runtime.Object {
-	s := service(t, short)
+	s := svc(t, short)
 	all := []runtime.Object{s.Service}
 	for _, slice := range s.Slices {
 		all = append(all, slice)
@@ -235,20 +235,20 @@ func TestOnlyWhatConcernsAnAddressRingsTheBell(t *testing.T) {
 		s.want("the start", "10.0.0.1/32 pref 100", "leaf")
 		times := s.said.times
 		for range 3 {
-			internal := service(t, "shop/internal type=ClusterIP | a:ready")
+			internal := svc(t, "shop/internal type=ClusterIP | a:ready")
 			s.put(internal.Slices[0])
-			s.put(service(t, "shop/internal type=ClusterIP | a:unready").Slices[0])
+			s.put(svc(t, "shop/internal type=ClusterIP | a:unready").Slices[0])
 		}
 		if s.said.times != times {
 			t.Errorf("the slices of an internal Service made it look %d times", s.said.times-times)
 		}
-		s.put(service(t, "shop/web 10.0.0.1 Local | a:last b:ready").Slices[0])
+		s.put(svc(t, "shop/web 10.0.0.1 Local | a:last b:ready").Slices[0])
 		s.want("the pod terminates", "", "leaf")
-		s.put(service(t, "shop/web 10.0.0.1 Local | a:ready b:ready").Slices[0])
+		s.put(svc(t, "shop/web 10.0.0.1 Local | a:ready b:ready").Slices[0])
 		<-time.After(headStart)
 		synctest.Wait()
 		s.want("it is back", "10.0.0.1/32 pref 100", "leaf")
-		moved := service(t, "shop/web 10.0.0.1 Local | a:ready").Slices[0]
+		moved := svc(t, "shop/web 10.0.0.1 Local | a:ready").Slices[0]
 		moved.Labels[discoveryv1.LabelServiceName] = "internal"
 		s.put(moved)
 		s.want("the slice is another Service's now", "", "leaf")
@@ -258,7 +258,7 @@ func TestOnlyWhatConcernsAnAddressRingsTheBell(t *testing.T) {
 		synctest.Wait()
 		times = s.said.times
 		// First the slice, then its Service.
-		late := service(t, "shop/late 10.0.0.2 | b:ready")
+		late := svc(t, "shop/late 10.0.0.2 | b:ready")
 		s.put(late.Slices[0])
 		s.put(late.Service)
 		s.want("a new Service", "10.0.0.2/32 pref 100", "leaf")
@@ -276,7 +276,7 @@ func TestAChangeWithoutConsequencesSaysTheSameAgainAndLogsNothing(t *testing.T) 
 			`"Not announcing" service="shop/api" address="10.0.0.2" why="no endpoint of the Service can serve, on any node"`})
 		times := s.said.times
 		s.put(node(t, "a cordoned not-ready"))
-		s.put(service(t, "shop/web 10.0.0.1 | a:ready b:unready").Slices[0])
+		s.put(svc(t, "shop/web 10.0.0.1 | a:ready b:unready").Slices[0])
 		refused := admitted(onePeer + onePool)
 		refused.Data["refused"] = "hash: def"
 		s.put(refused)
@@ -295,6 +295,26 @@ func TestAChangeWithoutConsequencesSaysTheSameAgainAndLogsNothing(t *testing.T) 
 		same(t, "log", logged.take(), []string{
 			`"Not announcing" service="shop/api" address="10.0.0.2" why="no endpoint of the Service can serve, on any node"`,
 			`"No longer withheld" service="shop/web" address="10.0.0.1"`})
+	})
+}
+
+func TestAStatusThatSomebodyWipesTakesNoRouteAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := enact(t, Options{}, append(objects(t, "shop/web 10.0.0.1 | a:ready"), node(t, "a"), admitted(onePeer+onePool))...)
+		logged.take()
+		s.put(svc(t, "shop/web").Service)
+		s.want("it is wiped", "10.0.0.1/32 pref 100", "leaf")
+		s.put(svc(t, "shop/web 10.0.0.1").Service)
+		s.put(svc(t, "shop/web").Service)
+		s.want("again", "10.0.0.1/32 pref 100", "leaf")
+		const still = `"Still announcing" service="shop/web" address="10.0.0.1" why="it left the status of its Service, and nobody released it: at most 2m0s"`
+		same(t, "log", logged.take(), []string{still, still})
+		<-time.After(keptFor)
+		synctest.Wait()
+		s.want("nobody mends it", "", "leaf")
+		s.put(svc(t, "shop/web 10.0.0.1").Service)
+		s.put(svc(t, "shop/web deleted").Service)
+		s.want("it is released", "", "leaf")
 	})
 }
 
@@ -366,7 +386,7 @@ func TestASpeakerAsksForAsLittleAsItNeeds(t *testing.T) {
 }
 
 func TestOfASliceOnlyNodesAndConditionsAreKeptAndWhoIsOnOurNode(t *testing.T) {
-	given := service(t, "shop/web | a:ready b:last a:ready :ready").Slices[0]
+	given := svc(t, "shop/web | a:ready b:last a:ready :ready").Slices[0]
 	given.ManagedFields = []metav1.ManagedFieldsEntry{{}}
 	want := given.DeepCopy()
 	want.ManagedFields = nil

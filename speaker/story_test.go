@@ -20,10 +20,10 @@ import (
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
-// service writes a Service and its endpoints in short: "shop/web 10.0.0.1 Local | a:ready b:last | v6 a:ready". What follows
+// svc writes a Service and its endpoints in short: "shop/web 10.0.0.1 Local | a:ready b:last | v6 a:ready". What follows
 // a bar is one slice. An endpoint is its node and its state, see conditions; it may have no node. Behind an @ stands who it
 // is: the UID of a pod, or an address.
-func service(t testing.TB, short string) Service {
+func svc(t testing.TB, short string) Service {
 	t.Helper()
 	parts := strings.Split(short, "|")
 	words := strings.Fields(parts[0])
@@ -41,6 +41,12 @@ func service(t testing.TB, short string) Service {
 			svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 		case "class":
 			svc.Spec.LoadBalancerClass = &value
+		case "uid":
+			svc.UID = types.UID(value)
+		case "families":
+			for family := range strings.SplitSeq(value, ",") {
+				svc.Spec.IPFamilies = append(svc.Spec.IPFamilies, corev1.IPFamily(family))
+			}
 		case "type":
 			svc.Spec.Type = corev1.ServiceType(value)
 		case "deleted":
@@ -202,7 +208,7 @@ func same(t testing.TB, what string, got, want []string) {
 	}
 }
 
-func shown(addr netip.Addr) string {
+func written(addr netip.Addr) string {
 	if !addr.IsValid() {
 		return ""
 	}

@@ -102,6 +102,7 @@ speaker:
   ignoreExcludeLB: true
   waitForURL: "http://127.0.0.1:10256/healthz"
   port: 17473
+  probePort: 17474
   maxUnavailable: 10%
   verbosity: 2
   extraArgs: [--logging-format=json]

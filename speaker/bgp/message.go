@@ -103,7 +103,7 @@ const (
 	ceaseReconfigured = bgp.BGP_ERROR_SUB_OTHER_CONFIGURATION_CHANGE
 )
 
-// A refusal is a NOTIFICATION that the router sent.
+// A refusal is a NOTIFICATION that the router sent (RFC 4271's NotifMsg).
 type refusal struct {
 	code, subcode uint8
 	text          string // of the router's operator (RFC 9003), harmless to print; may be empty

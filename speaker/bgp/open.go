@@ -24,13 +24,13 @@ func ownFamily(peer loadbalancer.Peer) bgp.RouteFamily {
 }
 
 // openMessage returns our OPEN. restarting says that the router has not been up since our process started, forwarding that
-// the host kept forwarding meanwhile (RFC 4724's R and F bits). A modest OPEN offers only what no router refuses.
+// the host kept forwarding meanwhile (RFC 4724's R and F bits). A reduced OPEN offers only what no router refuses.
 //
 // Not offered: our host name (routers show it to everybody), messages of more than 4096 bytes (the codec refuses them), and
 // the N bit (RFC 8538: with it a dead node's routes would outlive the hold time).
-func openMessage(peer loadbalancer.Peer, restarting, forwarding, modest bool) ([]byte, error) {
+func openMessage(peer loadbalancer.Peer, restarting, forwarding, reduced bool) ([]byte, error) {
 	families := families
-	if modest {
+	if reduced {
 		families = []bgp.RouteFamily{ownFamily(peer)}
 	}
 	var capabilities []bgp.ParameterCapabilityInterface
@@ -38,15 +38,15 @@ func openMessage(peer loadbalancer.Peer, restarting, forwarding, modest bool) ([
 		capabilities = append(capabilities, bgp.NewCapMultiProtocol(family))
 	}
 	capabilities = append(capabilities, bgp.NewCapFourOctetASNumber(peer.MyASN))
-	if !modest {
+	if !reduced {
 		capabilities = append(capabilities, bgp.NewCapRouteRefresh())
 	}
-	if !modest && peer.Addr.Is6() {
+	if !reduced && peer.Addr.Is6() {
 		// IPv4 prefixes whose next hop is our address in this session (RFC 8950).
 		capabilities = append(capabilities, bgp.NewCapExtendedNexthop(
 			[]*bgp.CapExtendedNexthopTuple{bgp.NewCapExtendedNexthopTuple(bgp.RF_IPv4_UC, bgp.AFI_IP6)}))
 	}
-	if !modest && peer.RestartTime > 0 {
+	if !reduced && peer.RestartTime > 0 {
 		var kept []*bgp.CapGracefulRestartTuple
 		for _, family := range families {
 			kept = append(kept, bgp.NewCapGracefulRestartTuple(family, forwarding))

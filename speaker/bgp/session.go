@@ -62,9 +62,9 @@ type session struct {
 	leave func(error)
 	done  chan struct{}
 
-	// modest is set after a router refused what our OPEN offered, for the next OPEN only: a router that learns better
+	// reduced is set after a router refused what our OPEN offered, for the next OPEN only: a router that learns better
 	// is offered everything again after its next restart.
-	modest bool
+	reduced bool
 	// complaints are what was logged since the session was last up about its not coming up. Some routers fail in two ways
 	// by turns; each is said once.
 	complaints map[string]bool
@@ -77,7 +77,7 @@ type session struct {
 	changed time.Time
 }
 
-// A desired is what a session should tell its router: the routes that are for the peer.
+// A desired is what a session should tell its router: of the routes (RFC 4271's Loc-RIB) those that are for the peer.
 type desired struct {
 	peer   loadbalancer.Peer
 	routes []loadbalancer.Route
@@ -260,7 +260,7 @@ type conversation struct {
 	state state
 	terms terms // from openConfirm on
 
-	// hold fires when the router has been silent for too long; keepalive when we have.
+	// hold fires when the router has been silent for too long (HoldTimer); keepalive when we have (KeepaliveTimer).
 	hold, keepalive *time.Timer
 
 	// since, ledger and refresh are of the state established.
@@ -277,11 +277,11 @@ type conversation struct {
 
 // run opens the session and keeps the router informed, until something ends it.
 func (c *conversation) run() error {
-	opening, err := openMessage(c.peer, !c.met.Load(), c.sessions.uptime() > c.peer.RestartTime, c.modest)
+	opening, err := openMessage(c.peer, !c.met.Load(), c.sessions.uptime() > c.peer.RestartTime, c.reduced)
 	if err != nil {
 		return err
 	}
-	c.modest = false
+	c.reduced = false
 	c.link.send(opening)
 	c.hold = time.NewTimer(openTime)
 	defer c.hold.Stop()
@@ -325,7 +325,7 @@ func (c *conversation) run() error {
 			err = c.silence()
 		case <-c.keepalive.C:
 			c.link.send(keepaliveMessage)
-			c.beat()
+			c.startKeepaliveTimer()
 		case <-bell:
 			c.tell()
 		case <-c.relook.C:
@@ -368,7 +368,7 @@ func (c *conversation) hear(m message) error {
 	case m.kind == bgp.BGP_MSG_NOTIFICATION:
 		r := newRefusal(m.body)
 		// Not only in openSent: the router's own OPEN may come before its answer to ours.
-		c.modest = c.state != established && r.unsupported()
+		c.reduced = c.state != established && r.unsupported()
 		return r
 
 	case c.state == openSent && m.kind == bgp.BGP_MSG_OPEN:
@@ -378,17 +378,17 @@ func (c *conversation) hear(m message) error {
 		}
 		c.state = openConfirm
 		c.link.send(keepaliveMessage)
-		c.beat()
-		c.alive()
+		c.startKeepaliveTimer()
+		c.startHoldTimer()
 
 	case c.state == openConfirm && m.kind == bgp.BGP_MSG_KEEPALIVE:
 		c.establish()
 
 	case c.state == established && m.kind == bgp.BGP_MSG_KEEPALIVE:
-		c.alive()
+		c.startHoldTimer()
 
 	case c.state == established && m.kind == bgp.BGP_MSG_UPDATE:
-		c.alive()
+		c.startHoldTimer()
 		c.show(func(shown *Session) { shown.Dropped++ })
 
 	case c.state == established && m.kind == bgp.BGP_MSG_ROUTE_REFRESH:
@@ -411,7 +411,7 @@ func (c *conversation) establish() {
 	c.state = established
 	c.since = time.Now()
 	c.met.Store(true)
-	c.alive()
+	c.startHoldTimer()
 	c.nodeIPs = c.desired.Load().peer.NodeIPs
 	c.ledger = newLedger(c.peer, c.terms, c.nextHops())
 	c.show(func(shown *Session) {
@@ -474,15 +474,15 @@ func (c *conversation) report() {
 	c.due = time.Time{}
 }
 
-// beat starts the time until our next KEEPALIVE.
-func (c *conversation) beat() {
+// startKeepaliveTimer starts RFC 4271's KeepaliveTimer.
+func (c *conversation) startKeepaliveTimer() {
 	if c.terms.keepalive > 0 {
 		c.keepalive.Reset(max(time.Second, jitter(c.terms.keepalive))) // at most one a second (RFC 4271 §4.4)
 	}
 }
 
-// alive starts the time that the router may be silent.
-func (c *conversation) alive() {
+// startHoldTimer starts RFC 4271's HoldTimer: how long the router may be silent.
+func (c *conversation) startHoldTimer() {
 	switch {
 	case c.state != established && (c.terms.hold == 0 || c.terms.hold > openTime):
 		c.hold.Reset(openTime)
@@ -500,7 +500,7 @@ func (c *conversation) silence() error {
 		if h.err != nil {
 			return h.err
 		}
-		c.alive()
+		c.startHoldTimer()
 		return c.hear(h.message)
 	case <-time.After(graceTime):
 	}

@@ -26,7 +26,7 @@ func maxPrefix(family bgp.RouteFamily) int {
 	return 1 + 16
 }
 
-// A ledger is what one session has told its router, and how: attributes differ with the peer, with our address in the
+// A ledger is what one session has told its router (RFC 4271's Adj-RIB-Out), and how: attributes differ with the peer, with our address in the
 // session, and with what the router understands.
 type ledger struct {
 	peer  loadbalancer.Peer
@@ -302,6 +302,12 @@ func weigh(asn uint32, weight uint16, large []loadbalancer.LargeCommunity) []loa
 	return slices.Compact(weighed)
 }
 
+// reserve appends room for a length, to be written by patch once what it measures has been appended.
+func reserve(b []byte) (longer []byte, at int) { return append(b, 0, 0), len(b) }
+
+// patch writes how many bytes have followed what was reserved.
+func patch(b []byte, at int) { binary.BigEndian.PutUint16(b[at:], uint16(len(b)-at-2)) }
+
 // appendAnnouncements appends UPDATEs for all changes, which are sorted by attributes: one message for as many prefixes
 // with the same attributes as it holds.
 func appendAnnouncements(b []byte, changed []change) ([]byte, int) {
@@ -309,8 +315,6 @@ func appendAnnouncements(b []byte, changed []change) ([]byte, int) {
 	for len(changed) > 0 {
 		attributes := changed[0].attributes
 		start, longest := len(b), maxPrefix(familyOf(changed[0].prefix))
-		b = append(appendHeader(b, bgp.BGP_MSG_UPDATE), 0, 0, 0, 0)
-		begin := len(b)
 		// appendPrefixes appends as many as fit before what is still to come.
 		appendPrefixes := func(toCome int) {
 			for len(changed) > 0 && changed[0].attributes == attributes && len(b)-start+longest+toCome <= maxMessage {
@@ -318,14 +322,18 @@ func appendAnnouncements(b []byte, changed []change) ([]byte, int) {
 				changed = changed[1:]
 			}
 		}
+		var all, reach int
+		b = append(appendHeader(b, bgp.BGP_MSG_UPDATE), 0, 0) // nothing is withdrawn
+		b, all = reserve(b)
 		if attributes.reach != "" {
 			// First of all attributes, as RFC 7606 §5.1 wants it.
-			b = append(append(b, optionalLong, byte(bgp.BGP_ATTR_TYPE_MP_REACH_NLRI), 0, 0), attributes.reach...)
+			b, reach = reserve(append(b, optionalLong, byte(bgp.BGP_ATTR_TYPE_MP_REACH_NLRI)))
+			b = append(b, attributes.reach...)
 			appendPrefixes(len(attributes.others))
-			binary.BigEndian.PutUint16(b[begin+2:], uint16(len(b)-begin-4))
+			patch(b, reach)
 		}
 		b = append(b, attributes.others...)
-		binary.BigEndian.PutUint16(b[begin-2:], uint16(len(b)-begin))
+		patch(b, all)
 		if attributes.reach == "" {
 			appendPrefixes(0)
 		}
@@ -343,24 +351,26 @@ func appendWithdrawals(b []byte, gone []netip.Prefix) ([]byte, int) {
 	messages := 0
 	for len(gone) > 0 {
 		start, family := len(b), familyOf(gone[0])
+		appendPrefixes := func(toCome int) {
+			for len(gone) > 0 && familyOf(gone[0]) == family && len(b)-start+maxPrefix(family)+toCome <= maxMessage {
+				b = appendPrefix(b, gone[0])
+				gone = gone[1:]
+			}
+		}
+		var all, unreach int
 		b = appendHeader(b, bgp.BGP_MSG_UPDATE)
-		toCome := 2 // the length of no attributes
-		if family != bgp.RF_IPv4_UC {
-			b = append(append(b, 0, 0, 0, 0, optionalLong, byte(bgp.BGP_ATTR_TYPE_MP_UNREACH_NLRI), 0, 0), family3(family)...)
-			toCome = 0
+		if family == bgp.RF_IPv4_UC {
+			b, all = reserve(b)
+			appendPrefixes(2)
+			patch(b, all)
+			b = append(b, 0, 0) // no attributes
 		} else {
-			b = append(b, 0, 0)
-		}
-		for len(gone) > 0 && familyOf(gone[0]) == family && len(b)-start+maxPrefix(family)+toCome <= maxMessage {
-			b = appendPrefix(b, gone[0])
-			gone = gone[1:]
-		}
-		if family != bgp.RF_IPv4_UC {
-			binary.BigEndian.PutUint16(b[start+updateLen-2:], uint16(len(b)-start-updateLen))
-			binary.BigEndian.PutUint16(b[start+updateLen+2:], uint16(len(b)-start-updateLen-4))
-		} else {
-			binary.BigEndian.PutUint16(b[start+headerLen:], uint16(len(b)-start-headerLen-2))
-			b = append(b, 0, 0)
+			b, all = reserve(append(b, 0, 0)) // nothing stands where IPv4 prefixes would
+			b, unreach = reserve(append(b, optionalLong, byte(bgp.BGP_ATTR_TYPE_MP_UNREACH_NLRI)))
+			b = append(b, family3(family)...)
+			appendPrefixes(0)
+			patch(b, unreach)
+			patch(b, all)
 		}
 		setLength(b[start:])
 		messages++
@@ -388,11 +398,11 @@ func family3(family bgp.RouteFamily) []byte {
 // endOfRIB says that the initial table of the family is complete (RFC 4724 §2): routers that kept routes from before a
 // restart now forget those that were not in it.
 func endOfRIB(family bgp.RouteFamily) []byte {
-	b := append(appendHeader(nil, bgp.BGP_MSG_UPDATE), 0, 0, 0, 0)
+	b, all := reserve(append(appendHeader(nil, bgp.BGP_MSG_UPDATE), 0, 0))
 	if family != bgp.RF_IPv4_UC {
 		b = append(append(b, 0x80, byte(bgp.BGP_ATTR_TYPE_MP_UNREACH_NLRI), 3), family3(family)...)
-		binary.BigEndian.PutUint16(b[updateLen-2:], uint16(len(b)-updateLen))
 	}
+	patch(b, all)
 	setLength(b)
 	return b
 }

@@ -23,10 +23,10 @@ func TestOpenByteForByte(t *testing.T) {
 	six := restless
 	six.Addr = netip.MustParseAddr("2001:db8::1")
 	for _, c := range []struct {
-		what                           string
-		peer                           loadbalancer.Peer
-		restarting, forwarding, modest bool
-		want                           string
+		what                            string
+		peer                            loadbalancer.Peer
+		restarting, forwarding, reduced bool
+		want                            string
 	}{
 		{
 			what: "the first after a restart of the speaker", peer: leaf, restarting: true, forwarding: true,
@@ -70,13 +70,13 @@ func TestOpenByteForByte(t *testing.T) {
 				05 06 0001 0001 0002              extended next hop: IPv4 unicast by IPv6`,
 		},
 		{
-			what: "a session over IPv6 that offers little", peer: six, modest: true,
+			what: "a session over IPv6 that offers little", peer: six, reduced: true,
 			want: `
 				ffffffffffffffffffffffffffffffff
 				002b 01 04 fc00 005a 0a000002 0e 02 0c 01 04 0002 00 01 41 04 0000fc00`,
 		},
 		{
-			what: "an AS number of 4 bytes", peer: big, restarting: true, forwarding: true, modest: true,
+			what: "an AS number of 4 bytes", peer: big, restarting: true, forwarding: true, reduced: true,
 			want: `
 				ffffffffffffffffffffffffffffffff
 				002b 01 04 5ba0 005a 0a000002     AS 23456, which means: see below
@@ -84,7 +84,7 @@ func TestOpenByteForByte(t *testing.T) {
 				41 04 fa56ea00                    4-byte AS number 4200000000`,
 		},
 	} {
-		got, err := openMessage(c.peer, c.restarting, c.forwarding, c.modest)
+		got, err := openMessage(c.peer, c.restarting, c.forwarding, c.reduced)
 		if err != nil || hex.EncodeToString(got) != golden(c.want) {
 			t.Errorf("%s:\n got %x, %v\nwant %s", c.what, got, err, golden(c.want))
 		}
