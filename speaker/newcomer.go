@@ -1,7 +1,6 @@
 package speaker
 
 import (
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,9 +29,9 @@ func placeOf(svc *corev1.Service, family discoveryv1.AddressType) place {
 type standing struct {
 	slices []*discoveryv1.EndpointSlice
 	ready  bool // an endpoint on this node
-	// until is when the place is no newcomer any more, or zero; before are the nodes that served when it became one.
+	// until is when the place is no newcomer any more, or zero; before is what it was like until it became one.
 	until  time.Time
-	before []string
+	before Service
 }
 
 // newcomers returns the places with the policy Local whose first pod on the node has only just become ready while other nodes
@@ -52,20 +51,23 @@ func newcomers(now time.Time, last map[place]standing, services []Service, node 
 				continue
 			}
 			was, known := last[at]
-			is := standing{slices: svc.Slices, ready: slices.Contains(svc.readyNodes(at.family), node)}
+			is := standing{slices: svc.Slices, ready: svc.ready(at.family, func(on string) bool { return on == node })}
 			if is.ready && was.ready {
 				is.until, is.before = was.until, was.before
 			} else if is.ready && known {
-				is.until, is.before = now.Add(headStart), Service{Slices: was.slices}.readyNodes(at.family)
+				is.until, is.before = now.Add(headStart), Service{Slices: was.slices}
 			}
-			if now.Before(is.until) && slices.ContainsFunc(svc.readyNodes(at.family), func(n string) bool { return slices.Contains(is.before, n) }) {
+			// Is an endpoint ready on a node where one was ready before?
+			if now.Before(is.until) && svc.ready(at.family, func(on string) bool {
+				return is.before.ready(at.family, func(before string) bool { return before == on })
+			}) {
 				if young == nil {
 					young = map[place]bool{}
 				}
 				young[at] = true
 				wake = earlier(wake, is.until)
 			} else {
-				is.until, is.before = time.Time{}, nil
+				is.until, is.before = time.Time{}, Service{}
 			}
 			next[at] = is
 		}
@@ -73,23 +75,19 @@ func newcomers(now time.Time, last map[place]standing, services []Service, node 
 	return young, next, wake
 }
 
-// readyNodes are the nodes of the endpoints of the IP version that are ready; "" stands for those without one.
-func (s Service) readyNodes(family discoveryv1.AddressType) (nodes []string) {
+// ready reports whether an endpoint of the IP version is ready on such a node; "" stands for one without a node.
+func (s Service) ready(family discoveryv1.AddressType, on func(node string) bool) bool {
 	for _, slice := range s.Slices {
-		if slice.AddressType != family {
-			continue
-		}
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
-			if !or(e.Conditions.Ready, true) {
-				continue
-			}
-			name := ""
+			node := ""
 			if e.NodeName != nil {
-				name = *e.NodeName
+				node = *e.NodeName
 			}
-			nodes = append(nodes, name)
+			if slice.AddressType == family && or(e.Conditions.Ready, true) && on(node) {
+				return true
+			}
 		}
 	}
-	return nodes
+	return false
 }

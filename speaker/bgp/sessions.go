@@ -166,9 +166,10 @@ func (s *Sessions) List() []Session {
 // Told returns the prefixes that some router has been told, in a session that is up. Anybody may call it.
 func (s *Sessions) Told() map[netip.Prefix]bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	sessions := s.sessions // nobody changes the list itself
 	all := make(map[netip.Prefix]bool, len(s.routes))
-	for _, o := range s.sessions {
+	s.mu.Unlock()
+	for _, o := range sessions {
 		o.mu.Lock()
 		known := o.known
 		o.mu.Unlock()
