@@ -184,12 +184,12 @@ func TestWeightsGoOnThroughADrain(t *testing.T) {
 func TestTheLoopDrainsAndWithdrawsAndReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := enact(t, Options{}, append(append(objects(t, "shop/web 10.0.0.1 | a:ready"), objects(t, "shop/api 10.0.0.2 | a:unready")...), node(t, "a"), admitted(onePeer+onePool))...)
-		logged.take()
+		logged.Take()
 		const drained = "10.0.0.1/32 pref 0 [65535:0] prepend 3"
 		on := node(t, "a @metallb.universe.tf/drain=true")
 		s.put(on)
 		s.want("annotated", drained, "leaf")
-		same(t, "log", logged.take(), []string{`"Began to drain" node="a" why="it is annotated metallb.universe.tf/drain"`})
+		same(t, "log", logged.Take(), []string{`"Began to drain" node="a" why="it is annotated metallb.universe.tf/drain"`})
 		times := s.said.count()
 		<-time.After(24 * time.Hour)
 		s.want("a day later", drained, "leaf")
@@ -198,7 +198,7 @@ func TestTheLoopDrainsAndWithdrawsAndReturns(t *testing.T) {
 		}
 		s.put(node(t, "a cordoned"))
 		s.want("it is over", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), []string{`"Drain is over" node="a" was="it is annotated metallb.universe.tf/drain"`})
+		same(t, "log", logged.Take(), []string{`"Drain is over" node="a" was="it is annotated metallb.universe.tf/drain"`})
 
 		// With a time, which this stage gives the configuration as it is read: its loop is asleep.
 		draining(s.speaker.config, "", "maintenance", 10*time.Minute)
@@ -207,12 +207,12 @@ func TestTheLoopDrainsAndWithdrawsAndReturns(t *testing.T) {
 		<-time.After(10*time.Minute - time.Nanosecond)
 		synctest.Wait()
 		s.want("ten minutes later", drained, "leaf")
-		logged.take()
+		logged.Take()
 		times = s.said.count()
 		<-time.After(time.Nanosecond)
 		synctest.Wait()
 		s.want("the time is over", "", "leaf")
-		same(t, "log", logged.take(), []string{
+		same(t, "log", logged.Take(), []string{
 			`"Not announcing" service="shop/api" address="10.0.0.2" why="node a is drained: it is labelled maintenance="`,
 			`"Not announcing" service="shop/web" address="10.0.0.1" why="node a is drained: it is labelled maintenance="`})
 		<-time.After(24 * time.Hour)
@@ -221,7 +221,7 @@ func TestTheLoopDrainsAndWithdrawsAndReturns(t *testing.T) {
 		}
 		s.put(node(t, "a"))
 		s.want("all is back", "10.0.0.1/32 pref 100", "leaf")
-		drains := logged.take()
+		drains := logged.Take()
 		s.put(node(t, "a maintenance="))
 		s.put(node(t, "a"))
 		times = s.said.count()

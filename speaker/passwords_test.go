@@ -165,7 +165,7 @@ func rehearse(t *testing.T) *rehearsal {
 		r.lists.Add(1)
 		return r.fails.Load(), nil, errors.New("forbidden")
 	})
-	logged.take()
+	logged.Take()
 	var err error
 	if r.speaker, err = New(r.client, r.said, Options{NodeName: "a", Namespace: "metallb-system", ConfigName: "config"}); err != nil {
 		t.Fatal(err)
@@ -210,16 +210,16 @@ func TestTheSecretIsReadFromWhenAPeerNeedsIt(t *testing.T) {
 		r.speaker.ring()
 		r.turn()
 		r.want("one cannot be read", "10.0.0.1/32 pref 100", "p0")
-		same(t, "log", withoutClient(logged.take()), []string{`"Began to announce" peers=1 routes=1 withheld=0`})
+		same(t, "log", withoutClient(logged.Take()), []string{`"Began to announce" peers=1 routes=1 withheld=0`})
 		<-time.After(secretPatience)
 		r.turn()
-		same(t, "log", withoutClient(logged.take()), []string{`"Cannot speak yet" why="peer p1: Secret metallb-system/metallb-bgp-auth has not been read yet: may this speaker list and watch it?"`})
+		same(t, "log", withoutClient(logged.Take()), []string{`"Cannot speak yet" why="peer p1: Secret metallb-system/metallb-bgp-auth has not been read yet: may this speaker list and watch it?"`})
 
 		r.fails.Store(false)
 		<-time.After(time.Hour) // the informer has become patient
 		r.turn()
 		r.want("there is none", "10.0.0.1/32 pref 100", "p0")
-		same(t, "log", withoutClient(logged.take()), []string{`"Cannot speak yet" why="peer p1: Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`})
+		same(t, "log", withoutClient(logged.Take()), []string{`"Cannot speak yet" why="peer p1: Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`})
 		selected := ""
 		for _, a := range r.client.Actions() {
 			if list, ok := a.(k8stesting.ListActionImpl); ok && list.GetResource().Resource == "secrets" {
@@ -236,7 +236,7 @@ func TestTheSecretIsReadFromWhenAPeerNeedsIt(t *testing.T) {
 		}
 		r.turn()
 		r.want("there it is", "10.0.0.1/32 pref 100", "p0", "p1 hunter2")
-		same(t, "log", logged.take(), nil)
+		same(t, "log", logged.Take(), nil)
 		if _, err := secrets.Update(r.ctx, secret("tor", "hunter3"), metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -249,7 +249,7 @@ func TestTheSecretIsReadFromWhenAPeerNeedsIt(t *testing.T) {
 		r.want("it is gone", "10.0.0.1/32 pref 100", "p0", "p1 hunter3")
 		r.speaker.ring()
 		r.turn()
-		same(t, "log", logged.take(), []string{`"Kept the previous password" why="Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`})
+		same(t, "log", logged.Take(), []string{`"Kept the previous password" why="Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`})
 	})
 }
 

@@ -64,7 +64,7 @@ func enact(t *testing.T, options Options, objects ...runtime.Object) *stage {
 }
 
 func (s *stage) begin(options Options) {
-	logged.take()
+	logged.Take()
 	options.NodeName, options.Namespace, options.ConfigName = "a", "metallb-system", "config"
 	var err error
 	if s.speaker, err = New(s.client, s.said, options); err != nil {
@@ -164,7 +164,7 @@ func TestASpeakerWaitsForItsConfigurationAndItsNode(t *testing.T) {
 		if s.said.times != 0 {
 			t.Errorf("announced %q to %q without a configuration", s.said.routes, s.said.peers)
 		}
-		same(t, "log", logged.take(), []string{`"Cannot speak yet" why="no configuration is admitted yet: ConfigMap metallb-system/config-admitted"`})
+		same(t, "log", logged.Take(), []string{`"Cannot speak yet" why="no configuration is admitted yet: ConfigMap metallb-system/config-admitted"`})
 		refused := admitted("")
 		refused.Data = map[string]string{"refused": "hash: abc"}
 		s.put(refused)
@@ -173,7 +173,7 @@ func TestASpeakerWaitsForItsConfigurationAndItsNode(t *testing.T) {
 		}
 		s.put(admitted(onePeer + onePool))
 		s.want("there it is", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), []string{
+		same(t, "log", logged.Take(), []string{
 			`"Loaded configuration" configmap="metallb-system/config-admitted" hash="abc" ignored=0`,
 			`"Began to announce" peers=1 routes=1 withheld=0`})
 	})
@@ -184,7 +184,7 @@ func TestASpeakerWaitsForItsConfigurationAndItsNode(t *testing.T) {
 		}
 		s.put(node(t, "a"))
 		s.want("there it is", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), []string{
+		same(t, "log", logged.Take(), []string{
 			`"Loaded configuration" configmap="metallb-system/config-admitted" hash="abc" ignored=0`,
 			`"Cannot speak yet" why="node a does not exist"`,
 			`"Began to announce" peers=1 routes=1 withheld=0`})
@@ -194,14 +194,14 @@ func TestASpeakerWaitsForItsConfigurationAndItsNode(t *testing.T) {
 func TestWhateverHappensToTheCopyTheConfigurationStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := enact(t, Options{}, append(objects(t, "shop/web 10.0.0.1 | a:ready"), node(t, "a"), admitted(onePeer+onePool))...)
-		logged.take()
+		logged.Take()
 		s.put(admitted("address-pools: 7"))
 		s.want("broken", "10.0.0.1/32 pref 100", "leaf")
-		if log := logged.take(); len(log) != 1 || !strings.HasPrefix(log[0], `"Kept the previous configuration"`) {
+		if log := logged.Take(); len(log) != 1 || !strings.HasPrefix(log[0], `"Kept the previous configuration"`) {
 			t.Errorf("log %q", log)
 		}
 		s.put(node(t, "a cordoned"))
-		same(t, "log of the same text", logged.take(), nil)
+		same(t, "log of the same text", logged.Take(), nil)
 		empty := admitted("")
 		empty.Data = nil
 		s.put(empty)
@@ -211,10 +211,10 @@ func TestWhateverHappensToTheCopyTheConfigurationStays(t *testing.T) {
 		}
 		synctest.Wait()
 		s.want("deleted", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), nil)
+		same(t, "log", logged.Take(), nil)
 		s.put(admitted(onePeer + onePool + "  colour: blue\n"))
 		s.want("of a later version", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), []string{`"Loaded configuration" configmap="metallb-system/config-admitted" hash="abc" ignored=1`})
+		same(t, "log", logged.Take(), []string{`"Loaded configuration" configmap="metallb-system/config-admitted" hash="abc" ignored=1`})
 		s.put(admitted("address-pools: []"))
 		s.want("of another operator", "")
 	})
@@ -271,7 +271,7 @@ func TestOnlyWhatConcernsAnAddressRingsTheBell(t *testing.T) {
 func TestAChangeWithoutConsequencesSaysTheSameAgainAndLogsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := enact(t, Options{}, append(append(objects(t, "shop/web 10.0.0.1 | a:ready b:ready"), objects(t, "shop/api 10.0.0.2 | a:unready")...), node(t, "a"), admitted(onePeer+onePool))...)
-		same(t, "log", logged.take()[1:], []string{
+		same(t, "log", logged.Take()[1:], []string{
 			`"Began to announce" peers=1 routes=1 withheld=1`,
 			`"Not announcing" service="shop/api" address="10.0.0.2" why="no endpoint of the Service can serve, on any node"`})
 		times := s.said.times
@@ -284,15 +284,15 @@ func TestAChangeWithoutConsequencesSaysTheSameAgainAndLogsNothing(t *testing.T) 
 			t.Errorf("looked %d times, want 3", s.said.times-times)
 		}
 		s.want("the same", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), nil)
+		same(t, "log", logged.Take(), nil)
 		s.put(node(t, "a network-unavailable"))
 		s.want("nothing more", "", "leaf")
-		same(t, "log", logged.take(), []string{
+		same(t, "log", logged.Take(), []string{
 			`"Not announcing" service="shop/api" address="10.0.0.2" why="node a is NetworkUnavailable"`,
 			`"Not announcing" service="shop/web" address="10.0.0.1" why="node a is NetworkUnavailable"`})
 		s.put(node(t, "a network-available"))
 		s.want("all again", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), []string{
+		same(t, "log", logged.Take(), []string{
 			`"Not announcing" service="shop/api" address="10.0.0.2" why="no endpoint of the Service can serve, on any node"`,
 			`"No longer withheld" service="shop/web" address="10.0.0.1"`})
 	})
@@ -301,14 +301,14 @@ func TestAChangeWithoutConsequencesSaysTheSameAgainAndLogsNothing(t *testing.T) 
 func TestAStatusThatSomebodyWipesTakesNoRouteAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := enact(t, Options{}, append(objects(t, "shop/web 10.0.0.1 | a:ready"), node(t, "a"), admitted(onePeer+onePool))...)
-		logged.take()
+		logged.Take()
 		s.put(svc(t, "shop/web").Service)
 		s.want("it is wiped", "10.0.0.1/32 pref 100", "leaf")
 		s.put(svc(t, "shop/web 10.0.0.1").Service)
 		s.put(svc(t, "shop/web").Service)
 		s.want("again", "10.0.0.1/32 pref 100", "leaf")
 		const still = `"Still announcing" service="shop/web" address="10.0.0.1" why="it left the status of its Service, and nobody released it: at most 2m0s"`
-		same(t, "log", logged.take(), []string{still, still})
+		same(t, "log", logged.Take(), []string{still, still})
 		<-time.After(keptFor)
 		synctest.Wait()
 		s.want("nobody mends it", "", "leaf")
@@ -325,9 +325,9 @@ func TestOfManyChangesAtOnceTheLogTellsTheNumber(t *testing.T) {
 			all = append(all, objects(t, "shop/web-"+string(rune('A'+i))+" 10.0.0.1 | a:ready")...)
 		}
 		s := enact(t, Options{}, all...)
-		logged.take()
+		logged.Take()
 		s.put(node(t, "a network-unavailable"))
-		log := logged.take()
+		log := logged.Take()
 		if len(log) != 21 || log[20] != `"More changes" changes=30 routes=0 withheld=50` {
 			t.Errorf("%d lines, at last %q", len(log), log[len(log)-1:])
 		}
@@ -355,12 +355,12 @@ func TestAPeerThatCannotBeSpokenToIsNamedOnce(t *testing.T) {
 		s.want("without an address", "10.0.0.1/32 pref 100", "leaf")
 		s.put(node(t, "a cordoned"))
 		const why = `"Cannot speak yet" why="peer own: source-address is node-ip, and node a has no InternalIP of the peer's IP version"`
-		if log := logged.take(); !slices.Contains(log, why) || len(log) != 3 {
+		if log := logged.Take(); !slices.Contains(log, why) || len(log) != 3 {
 			t.Errorf("log %q", log)
 		}
 		s.put(node(t, "a internal=10.0.0.7"))
 		s.want("with one", "10.0.0.1/32 pref 100", "leaf", "own")
-		same(t, "log", logged.take(), nil)
+		same(t, "log", logged.Take(), nil)
 	})
 }
 

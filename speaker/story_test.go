@@ -5,7 +5,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,9 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
-	"k8s.io/klog/v2"
-	"k8s.io/klog/v2/textlogger"
 
+	"github.com/metallb/cloud-provider-metallb/internal/logbook"
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
@@ -216,32 +214,9 @@ func written(addr netip.Addr) string {
 }
 
 // logged is everything the package logs.
-var logged logbook
-
-type logbook struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (b *logbook) Write(line []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	_, text, _ := strings.Cut(string(line), "] ")
-	b.lines = append(b.lines, strings.TrimSpace(text))
-	return len(line), nil
-}
-
-// take returns what was logged since the last time.
-func (b *logbook) take() []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	lines := b.lines
-	b.lines = nil
-	return lines
-}
+var logged = logbook.Open()
 
 func TestMain(m *testing.M) {
-	klog.SetLogger(textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&logged))))
 	// The handler behind the first slows everybody down who reports errors, by a clock that synctest's bubbles do not share.
 	utilruntime.ErrorHandlers = utilruntime.ErrorHandlers[:1]
 	os.Exit(m.Run())

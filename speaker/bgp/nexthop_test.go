@@ -94,7 +94,7 @@ func TestAPrefixWithoutANextHopWaitsAndTheOthersDoNot(t *testing.T) {
 		if got := s.List()[0]; !got.Up || got.LastError != want {
 			t.Errorf("the operator reads %q, want %q", got.LastError, want)
 		}
-		logged.want(t,
+		wantLogged(t,
 			`"Cannot send a route" err="`+want+`" peer="leaf" asn=64500`,
 			`"Session is up" peer="leaf" asn=64500 families="IPv4 IPv6" routes=1`)
 

@@ -33,7 +33,7 @@ func TestRouterHearsTheTableThenEndOfRIBThenDifferences(t *testing.T) {
 		synctest.Wait()
 		out := outside.up(hello)
 		out.want("announce 192.0.2.1/32,192.0.2.2/32,198.51.100.0/24 path 64512 via 10.0.0.2", "END-OF-RIB")
-		logged.want(t,
+		wantLogged(t,
 			`"Session is up" peer="spine" asn=64512 families="IPv4" routes=2`,
 			`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=3`)
 
@@ -278,7 +278,7 @@ func TestARouterThatSaysNothingIsLeftAfterHalfAMinute(t *testing.T) {
 					t.Errorf("after %v without %s the speaker says %s", f.at.Sub(began), before, tell(f))
 				}
 			}
-			logged.want(t, `"Session does not come up" err="the router accepts connections, but sent no `+before+
+			wantLogged(t, `"Session does not come up" err="the router accepts connections, but sent no `+before+
 				` in time: does it know this node as a neighbor?" peer="leaf" asn=64500`)
 		})
 	}
@@ -313,7 +313,7 @@ func TestARouterThatStopsReadingIsLeft(t *testing.T) {
 		if took := time.Since(began); took < writeTimeout || took > writeTimeout+firstPause {
 			t.Errorf("the next attempt comes after %v", took)
 		}
-		logged.want(t,
+		wantLogged(t,
 			`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=10000`,
 			`"Session is down" peer="leaf" asn=64500 why="the router has read nothing for 30s"`)
 	})
@@ -329,7 +329,7 @@ func TestHoldTimeRunsOutWhileARouterDoesNotRead(t *testing.T) {
 		s.Announce([]loadbalancer.Peer{peer}, manyRoutes(10_000))
 		r.up(hello)
 		pass(9*time.Second + graceTime + partingTime)
-		logged.want(t,
+		wantLogged(t,
 			`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=10000`,
 			`"Session is down" peer="leaf" asn=64500 why="the router was silent for 9s, the hold time"`)
 	})
@@ -375,20 +375,20 @@ func TestAFailureIsLoggedOnceUntilItChanges(t *testing.T) {
 		pass(time.Hour)
 		synctest.Wait()
 		refused := `"Session does not come up" err="10.0.0.1:179 refuses connections: does BGP run there, and does it know this node as a neighbor?" peer="leaf" asn=64500`
-		logged.want(t, refused)
+		wantLogged(t, refused)
 
 		errSilent := fmt.Errorf("dial: %w", os.ErrDeadlineExceeded)
 		r.refuse(errSilent)
 		pass(time.Hour)
 		synctest.Wait()
 		silent := `"Session does not come up" err="10.0.0.1:179 does not answer: is there a route to it, and does no firewall drop packets to its port? And does it want a password?" peer="leaf" asn=64500`
-		logged.want(t, refused, silent)
+		wantLogged(t, refused, silent)
 
 		// A router that fails in two ways by turns is no news either.
 		r.refuse(errRefused)
 		pass(time.Hour)
 		synctest.Wait()
-		logged.want(t, refused, silent)
+		wantLogged(t, refused, silent)
 
 		failures := len(r.attempts())
 		if got := s.List()[0]; got.Failures != failures || failures < 100 || !strings.Contains(got.LastError, "refuses connections") || got.Up {
@@ -398,14 +398,14 @@ func TestAFailureIsLoggedOnceUntilItChanges(t *testing.T) {
 		l := r.up(hello)
 		l.untilEndOfRIB()
 		up := fmt.Sprintf(`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=1 failures=%d`, failures)
-		logged.want(t, refused, silent, up)
+		wantLogged(t, refused, silent, up)
 
 		// The same failure is news again after the session was up.
 		r.refuse(errSilent)
 		l.say(msg(3, "0604 05 68656c6c6f"))
 		synctest.Wait()
 		pass(time.Hour)
-		logged.want(t, refused, silent, up,
+		wantLogged(t, refused, silent, up,
 			`"Session is down" peer="leaf" asn=64500 why="the router sent NOTIFICATION 6/4 (Cease: Administrative Reset): \"hello\""`,
 			silent)
 	})
@@ -755,7 +755,7 @@ func TestAPeerThatGoesTouchesOnlyItself(t *testing.T) {
 		if len(in.heard) != 0 || len(inside.attempts()) != 1 || len(s.List()) != 1 {
 			t.Errorf("the other session heard %d messages and was dialled at %v", len(in.heard), inside.attempts())
 		}
-		logged.want(t,
+		wantLogged(t,
 			`"Session is up" peer="spine" asn=64512 families="IPv4" routes=1`,
 			`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=1`,
 			`"Session is down" peer="leaf" asn=64500 why="the configuration of this peer changed"`,
