@@ -180,7 +180,11 @@ func (s *session) run() {
 		case <-s.edited: // before the look at what is desired: a later edit knocks again
 		default:
 		}
-		s.peer = s.desired.Load().peer
+		now := s.desired.Load().peer
+		if !sameSession(s.peer, now) {
+			clear(s.complaints) // whoever edited it wants to read whether that helped
+		}
+		s.peer = now
 		up, err := s.connect()
 		s.down(up > 0, err)
 		var pause time.Duration
