@@ -130,6 +130,7 @@ func TestASessionGoesOnAsItWasWhenWhatItNeedsIsMissing(t *testing.T) {
 		{then: "now it does", text: "name: leaf, password-key: tor", node: "a internal=10.0.0.1",
 			known: map[string]Password{"tor": {Value: "hunter3"}}, peer: "leaf hunter3 from"},
 		{then: "from the node's address", text: "name: leaf, source-address: node-ip", node: "a internal=10.0.0.1", peer: "leaf  from 10.0.0.1"},
+		{then: "which is no longer the first", text: "name: leaf, source-address: node-ip", node: "a internal=10.0.0.2 internal=10.0.0.1", peer: "leaf  from 10.0.0.1"},
 		{then: "which goes", text: "name: leaf, source-address: node-ip", node: "a", peer: "leaf  from 10.0.0.1",
 			problem: "peer leaf: source-address is node-ip, and node a has no InternalIP of the peer's IP version; its session goes on as it was"},
 		{then: "a peer of other nodes", text: "name: leaf, password-key: tor, node-selectors: [{match-labels: {rack: b}}]", node: "a"},
@@ -148,6 +149,19 @@ func TestASessionGoesOnAsItWasWhenWhatItNeedsIsMissing(t *testing.T) {
 		same(t, step.then+": not spoken to", silent, lines(step.mute))
 		same(t, step.then+": problems", problems, lines(step.problem))
 		before = peers
+	}
+}
+
+func TestOneOfTwoNeighborsToARouterDoesNotGoOnAsTheOther(t *testing.T) {
+	const config = `
+peers:
+- {name: left, peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64512, source-address: 10.0.0.7}
+- {name: right, peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64512, source-address: 10.0.0.8, password-key: tor}
+`
+	before, _, _ := Peers(parse(t, config), node(t, "a"), nil, nil)
+	peers, mute, _ := Peers(parse(t, config), node(t, "a"), nil, before)
+	if len(peers) != 1 || peers[0].Name != "left" || len(mute) != 1 || mute[0].Name != "right" {
+		t.Errorf("spoken to %v, and not to %v", peers, mute)
 	}
 }
 

@@ -20,14 +20,21 @@ func Peers(config *loadbalancer.Config, node *corev1.Node, passwords map[string]
 			continue
 		}
 		ready, why := complete(&p, node, passwords)
+		router := p
+		if p.SourceNodeIP {
+			router.SourceAddress = netip.Addr{} // whichever it was
+		}
+		i := slices.IndexFunc(before, router.SameRouter)
+		if p.SourceNodeIP && i >= 0 && slices.Contains(p.NodeIPs, before[i].SourceAddress) {
+			p.SourceAddress = before[i].SourceAddress // Kubernetes promises no order of addresses
+		}
 		known := slices.Concat(peers, mute)
-		if i := slices.IndexFunc(known, p.SameRouter); i >= 0 {
+		if j := slices.IndexFunc(known, p.SameRouter); j >= 0 {
 			problems = append(problems, fmt.Sprintf("peer %s: for node %s it is the same router as peer %s, which counts: keep one, or give them node-selectors that select different nodes",
-				p.Name, node.Name, known[i].Name))
+				p.Name, node.Name, known[j].Name))
 			continue
 		}
 		if !ready {
-			i := slices.IndexFunc(before, func(o loadbalancer.Peer) bool { return o.Addr == p.Addr && o.Port == p.Port })
 			if why != "" && i >= 0 {
 				why += "; its session goes on as it was"
 			}
