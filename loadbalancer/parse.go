@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"net/netip"
+	"reflect"
 	"regexp"
 	"slices"
 	"sort"
@@ -303,6 +304,16 @@ func (r *reader) peers(config *Config, list value) map[string]value {
 		r.name(names, v, peer.Name)
 		places, config.Peers = append(places, v), append(config.Peers, peer)
 	}
+	first := map[netip.AddrPort]int{}
+	for i, p := range config.Peers {
+		router := netip.AddrPortFrom(p.Addr, p.Port)
+		j, twice := first[router]
+		if !twice {
+			first[router] = i
+		} else if p.Addr.IsValid() && p.SameRouter(config.Peers[j]) && overlap(p.NodeSelectors, config.Peers[j].NodeSelectors) {
+			r.warn(places[i], "is the same router as %s: a node that has both speaks to the first only: keep one, or give them node-selectors that select different nodes", place(places[j]))
+		}
+	}
 	// A name that somebody wrote goes before one that we make up.
 	last, equals := map[netip.Addr]int{}, map[string]value{}
 	for i, p := range config.Peers {
@@ -311,6 +322,12 @@ func (r *reader) peers(config *Config, list value) map[string]value {
 		}
 	}
 	return names.first
+}
+
+// overlap reports whether both select some node, as far as the text alone shows it: they are equal, or one selects every node.
+func overlap(a, b []Selector) bool {
+	return len(a) == 0 || len(b) == 0 || reflect.DeepEqual(a, b) ||
+		slices.ContainsFunc(slices.Concat(a, b), func(s Selector) bool { return reflect.ValueOf(s).IsZero() })
 }
 
 // nameAfterAddress gives a peer without a name that of its address. MetalLB knows no names, and its configurations may have
@@ -340,7 +357,7 @@ func (r *reader) peer(v value) (p Peer) {
 		Port:          uint16(r.number(f["peer-port"], 1, math.MaxUint16, 179)),
 		ASN:           r.asn(v, f["peer-asn"], "peer-asn", "the router's AS number"),
 		MyASN:         r.asn(v, f["my-asn"], "my-asn", "the AS number of your cluster"),
-		ConnectTime:   r.seconds(f["connect-time"], time.Second, 5*time.Second, "1s to 65535s"),
+		ConnectTime:   r.seconds(f["connect-time"], time.Second, 15*time.Second, "1s to 65535s"),
 		RouterID:      r.routerID(f["router-id"]),
 		NodeSelectors: r.selectors(f["node-selectors"]),
 		RestartTime:   r.gracefulRestart(f["graceful-restart"]),
@@ -1003,6 +1020,10 @@ func (r *reader) advertisement(v value, narrowest []entry, defined map[string]ta
 	a.Communities = slices.Compact(a.Communities)
 	slices.SortFunc(a.LargeCommunities, LargeCommunity.Compare)
 	a.LargeCommunities = slices.Compact(a.LargeCommunities)
+	if size := 4*len(a.Communities) + 12*len(a.LargeCommunities); size > maxCommunities && !r.tolerant {
+		r.problem(f["communities"], "these take %d bytes in a BGP message, and there is room for %d: that is %d communities, or %d large ones",
+			size, maxCommunities, maxCommunities/4, maxCommunities/12)
+	}
 	for _, item := range r.items(f["peers"]) {
 		name, ok := r.text(item)
 		if !ok {
@@ -1021,6 +1042,10 @@ func (r *reader) advertisement(v value, narrowest []entry, defined map[string]ta
 	a.Peers = slices.Compact(a.Peers)
 	return a
 }
+
+// maxCommunities is how many bytes of communities always fit into an UPDATE: 4096 without the longest prefix and without all
+// other attributes, those included that a drained node and weights add.
+const maxCommunities = 3840
 
 // maxEffort bounds the comparisons that one text can ask for: well under a second.
 const maxEffort = 10_000_000

@@ -37,7 +37,7 @@ func TestTheBasicConfigurationParsesAsPrinted(t *testing.T) {
 			MyASN:         42,
 			HoldTime:      90 * time.Second,
 			KeepaliveTime: 30 * time.Second,
-			ConnectTime:   5 * time.Second,
+			ConnectTime:   15 * time.Second,
 			RestartTime:   120 * time.Second,
 		}},
 		Pools: []Pool{{
@@ -1404,4 +1404,62 @@ func trimmed(text string) string {
 		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+// manyCommunities is a list of so many different communities.
+func manyCommunities(n int) string {
+	var all []string
+	for i := range n {
+		all = append(all, fmt.Sprintf("'64512:%d'", i))
+	}
+	return strings.Join(all, ", ")
+}
+
+func TestAsManyCommunitiesAsABGPMessageHoldsAreFine(t *testing.T) {
+	text := func(n int) []byte {
+		return []byte("address-pools: [{name: a, cidr: [10.0.0.0/24], advertisements: [{communities: [" + manyCommunities(n) + "]}]}]")
+	}
+	if _, _, err := Parse(text(960)); err != nil {
+		t.Error(err)
+	}
+	_, _, err := Parse(text(961))
+	const want = "line 1: address-pools[0].advertisements[0].communities: these take 3844 bytes in a BGP message, and there is room for 3840: that is 960 communities, or 320 large ones (column 79)"
+	if err == nil || err.Error() != want {
+		t.Errorf("one more: %v", err)
+	}
+	// What another version admitted is no reason for a speaker to lose every route.
+	if _, _, err := ParseAdmitted(text(2000)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTwoPeersThatAreOneRouterAreAWarningWhereTheTextShowsIt(t *testing.T) {
+	const peer = "- {name: %s, peer-address: 10.0.0.1, peer-asn: 64500, my-asn: %d%s}\n"
+	for _, c := range []struct {
+		what, first, second string
+		warned              bool
+	}{
+		{what: "both on every node", warned: true},
+		{what: "one on every node", second: ", node-selectors: [{match-labels: {rack: a}}]", warned: true},
+		{what: "one on every node, by an empty item", first: ", node-selectors: [{}]", second: ", node-selectors: [{match-labels: {rack: a}}]", warned: true},
+		{what: "on the same nodes", first: ", node-selectors: [{match-labels: {rack: a}}]", second: ", node-selectors: [{match-labels: {rack: a}}]", warned: true},
+		{what: "labels will tell", first: ", node-selectors: [{match-labels: {rack: a}}]", second: ", node-selectors: [{match-labels: {rack: b}}]"},
+		{what: "another port", second: ", peer-port: 1790"},
+		{what: "two neighbors to the router", first: ", source-address: 10.0.0.7", second: ", source-address: 10.0.0.8"},
+		{what: "one source may be the kernel's choice", first: ", source-address: 10.0.0.7", warned: true},
+	} {
+		text := "peers:\n" + fmt.Sprintf(peer, "a", 64512, c.first) + fmt.Sprintf(peer, "b", 64513, c.second)
+		_, warnings, err := Parse([]byte(text))
+		var got []string
+		for _, w := range warnings {
+			got = append(got, w.Error())
+		}
+		want := []string(nil)
+		if c.warned {
+			want = []string{"line 3: peers[1]: is the same router as peers[0] on line 2: a node that has both speaks to the first only: keep one, or give them node-selectors that select different nodes (column 3)"}
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %q, %v, want %q", c.what, got, err, want)
+		}
+	}
 }

@@ -23,6 +23,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // Keys of the two ConfigMaps.
@@ -204,7 +205,7 @@ func (a *admission) consider(user *corev1.ConfigMap) {
 		return // it does not parse, and will not
 	}
 	var problems loadbalancer.Problems
-	var lost []loadbalancer.Holding
+	var against loadbalancer.Verdict
 	next, warnings, err := loadbalancer.Parse([]byte(text))
 	switch {
 	case !ok:
@@ -212,27 +213,29 @@ func (a *admission) consider(user *corev1.ConfigMap) {
 	case errors.As(err, &problems):
 		a.broken = hashOf(text)
 	default:
-		var renumber bool
-		renumber, problems = a.wantsToRenumber(user, text)
-		if lost, a.givenUp = a.cloud.admit(a.config, next, a.givenUp, renumber); len(lost) == 0 {
+		var by loadbalancer.Consent
+		by, problems = a.consent(user, text)
+		if against, a.givenUp = a.cloud.admit(a.config, next, a.givenUp, by); against.Admits() {
 			a.admit(user, next, warnings)
 			return
 		}
 	}
-	a.refuse(user, text, problems, lost)
+	a.refuse(user, text, problems, against)
 }
 
-// wantsToRenumber reports whether the operator has named the text as one that may take addresses from Services. A hash that
-// names another text is a problem only if the text needs one.
-func (a *admission) wantsToRenumber(user *corev1.ConfigMap, text string) (bool, loadbalancer.Problems) {
-	hash, where, err := annotation(user.Annotations, annotationRenumber)
+// consent returns what the operator has consented to by naming the text. A hash that names another text is a problem only if
+// the text needs one.
+func (a *admission) consent(user *corev1.ConfigMap, text string) (loadbalancer.Consent, loadbalancer.Problems) {
+	hash, where, err := service.Annotation(user.Annotations, annotationRenumber)
 	switch {
 	case err != nil:
-		return false, loadbalancer.Problems{{Text: err.Error()}}
+		return loadbalancer.NoConsent, loadbalancer.Problems{{Text: err.Error()}}
 	case hash != "" && hash != hashOf(text):
-		return false, loadbalancer.Problems{{Text: fmt.Sprintf("annotation %s is %q, which names another text than this", where, short(hash, 60))}}
+		return loadbalancer.NoConsent, loadbalancer.Problems{{Text: fmt.Sprintf("annotation %s is %q, which names another text than this", where, service.Short(hash))}}
+	case hash == "":
+		return loadbalancer.NoConsent, nil
 	}
-	return hash != "", nil
+	return loadbalancer.Renumber, nil
 }
 
 // admit puts the user's text in force.
@@ -244,7 +247,8 @@ func (a *admission) admit(user *corev1.ConfigMap, config *loadbalancer.Config, w
 	}
 }
 
-func (a *admission) refuse(user *corev1.ConfigMap, text string, problems loadbalancer.Problems, lost []loadbalancer.Holding) {
+func (a *admission) refuse(user *corev1.ConfigMap, text string, problems loadbalancer.Problems, against loadbalancer.Verdict) {
+	lost := against.Losers()
 	const most = 100 // of either kind: the copy must fit into a ConfigMap
 	r := &refusal{Hash: hashOf(text), Time: time.Now().UTC().Format(time.RFC3339)}
 	for _, p := range problems[:min(most, len(problems))] {
@@ -254,14 +258,9 @@ func (a *admission) refuse(user *corev1.ConfigMap, text string, problems loadbal
 		r.Services = append(r.Services, fmt.Sprintf("%s %s", h.Service, h.Addr))
 	}
 	why := problems.First(5)
-	if len(lost) > 0 {
-		others := ""
-		if len(lost) > 1 {
-			others = fmt.Sprintf(" and %d more", len(lost)-1)
-		}
-		why = fmt.Sprintf("no pool would own the address of Service %s, %s%s: keep a pool that does, or delete the Service, or annotate this ConfigMap with metallb.universe.tf/renumber: %s to move such Services",
-			lost[0].Service, lost[0].Addr, others, r.Hash)
-		r.Problems = append(r.Problems, why)
+	if reasons := against.Reasons(r.Hash); len(reasons) > 0 {
+		why = strings.Join(reasons, "; ")
+		r.Problems = append(r.Problems, reasons...)
 		if len(problems) > 0 {
 			why += "; " + problems[0].Text
 		}
@@ -277,19 +276,11 @@ func (a *admission) refuse(user *corev1.ConfigMap, text string, problems loadbal
 		stays = "the configuration admitted at " + a.admittedAt + " stays in force"
 	}
 	klog.InfoS("Refused configuration", "configmap", klog.KObj(user), "hash", r.Hash, "why", why)
-	a.cloud.record.Event(user, corev1.EventTypeWarning, "InvalidConfig", short(stays+": "+why, mostOfAnEvent))
+	a.cloud.record.Event(user, corev1.EventTypeWarning, "InvalidConfig", service.Cut(stays+": "+why, mostOfAnEvent))
 }
 
 // mostOfAnEvent is how long the text of an event may be.
 const mostOfAnEvent = 1000
-
-// short cuts a text to so many bytes.
-func short(text string, most int) string {
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most], "") + "…"
-}
 
 // store writes the admitted copy if it is not what it should be and this process leads.
 func (a *admission) store(ctx context.Context) error {
@@ -380,17 +371,22 @@ func readRanges(text string) *netipx.IPSet {
 	return set
 }
 
-// admit puts next in force unless Services would lose their address by it, and returns those. If the operator wants to
-// renumber, these addresses are given up instead, beside those that were before. All of it happens at one instant: no
+// admit puts next in force unless that would take something away that the operator has not consented to, and returns what.
+// Addresses that it may take from Services are given up, beside those that were before. All of it happens at one instant: no
 // address is given away in between.
-func (c *Cloud) admit(config, next *loadbalancer.Config, givenUp *netipx.IPSet, renumber bool) (lost []loadbalancer.Holding, _ *netipx.IPSet) {
-	c.mu.Lock()
-	lost = config.Admit(next, c.ledger.allocator.Holdings())
-	if len(lost) > 0 && !renumber {
-		c.mu.Unlock()
-		return lost, givenUp
+func (c *Cloud) admit(config, next *loadbalancer.Config, givenUp *netipx.IPSet, by loadbalancer.Consent) (loadbalancer.Verdict, *netipx.IPSet) {
+	facts := loadbalancer.Facts{NodesKnown: true, KeysKnown: true, Keys: map[string]bool{}}
+	for _, p := range next.Peers {
+		facts.Keys[p.PasswordKey] = true
 	}
-	givenUp = with(givenUp, lost)
+	c.mu.Lock()
+	facts.Held = c.ledger.allocator.Holdings()
+	v := config.Admit(next, facts)
+	if against := v.But(by); !against.Admits() {
+		c.mu.Unlock()
+		return against, givenUp
+	}
+	givenUp = with(givenUp, v.Lost)
 	c.ledger.configure(next, givenUp)
 	var changed []*corev1.Service
 	var strays []stray
@@ -403,7 +399,7 @@ func (c *Cloud) admit(config, next *loadbalancer.Config, givenUp *netipx.IPSet, 
 	c.mu.Unlock()
 	c.requeue(changed)
 	c.warnNotInPool(strays)
-	return nil, givenUp
+	return loadbalancer.Verdict{}, givenUp
 }
 
 // with adds addresses to a set, which may be nil.

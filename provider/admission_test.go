@@ -20,6 +20,7 @@ import (
 	k8stesting "k8s.io/client-go/testing"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // A council is an admission at work on client-go's fake API server. It belongs into synctest's bubble, in which it is
@@ -223,12 +224,12 @@ func TestATextThatTakesAddressesAwayWaitsUntilTheyAreFree(t *testing.T) {
 		refusedAt := `time: "2000-01-01T00:00:01Z"`
 		<-time.After(time.Hour)
 
-		c.cloud.EnsureLoadBalancerDeleted(t.Context(), "", service(t, "shop/web"))
+		c.cloud.EnsureLoadBalancerDeleted(t.Context(), "", aService(t, "shop/web"))
 		synctest.Wait()
 		c.want("one of them goes", first, refusedAt, "no pool would own the address of Service shop/api, 10.0.0.1: keep", "- shop/api 10.0.0.1\n")
 		same(t, "events of the same text", c.book.take(), nil)
 
-		c.cloud.OnDelete(service(t, "shop/api"))
+		c.cloud.OnDelete(aService(t, "shop/api"))
 		synctest.Wait()
 		c.want("the other goes too", next)
 		if addr, err := ensure(t, c.cloud, "shop/new"); addr != "10.0.0.2" {
@@ -551,14 +552,14 @@ func TestAnAPIServerThatFailsAtTheStartIsNotTakenForAnEmptyOne(t *testing.T) {
 }
 
 func TestEveryServiceIsListedPageByPage(t *testing.T) {
-	client := fake.NewClientset(service(t, "shop/web class="+loadbalancer.Class), service(t, "shop/api"), service(t, "other/web finalizer class=example.com/lb"))
+	client := fake.NewClientset(aService(t, "shop/web class="+loadbalancer.Class), aService(t, "shop/api"), aService(t, "other/web finalizer class=example.com/lb"))
 	all, err := listAll(t.Context(), client, newTrimmer(false))
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]bool{}
 	for _, svc := range all {
-		got[nameOf(svc)] = wants(svc)
+		got[service.Name(svc)] = wants(svc)
 	}
 	if want := map[string]bool{"shop/web": true, "shop/api": true, "other/web": false}; !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)

@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-base/metrics"
+
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 const many = 10_000
@@ -20,7 +22,7 @@ func settledCluster(b *testing.B) (*ledger, []*corev1.Service) {
 	l.adopt(services)
 	for _, svc := range services {
 		d := l.answer(svc)
-		svc.Status.LoadBalancer = *statusOf(d.addrs)
+		svc.Status.LoadBalancer = *service.Status(d.addrs)
 		l.see(svc)
 	}
 	return l, services
@@ -28,7 +30,7 @@ func settledCluster(b *testing.B) (*ledger, []*corev1.Service) {
 
 func unsettled(b *testing.B) (services []*corev1.Service) {
 	for i := range many {
-		services = append(services, service(b, fmt.Sprintf("shop/web-%d age=%d version=%d", i, i%100, i+1)))
+		services = append(services, aService(b, fmt.Sprintf("shop/web-%d age=%d version=%d", i, i%100, i+1)))
 	}
 	return services
 }

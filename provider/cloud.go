@@ -18,6 +18,8 @@ import (
 	componentbaseconfig "k8s.io/component-base/config"
 	"k8s.io/controller-manager/pkg/healthz"
 	"k8s.io/klog/v2"
+
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // Name is this provider's name, as in --cloud-provider=metallb.
@@ -117,7 +119,7 @@ func (c *Cloud) GetLoadBalancer(_ context.Context, _ string, svc *corev1.Service
 	if len(held) == 0 {
 		return nil, false, nil
 	}
-	return statusOf(held), true, nil
+	return service.Status(held), true, nil
 }
 
 // GetLoadBalancerName returns a name that is unique in the cluster. Nothing depends on it.
@@ -134,17 +136,17 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 		return nil, err
 	}
 	if d.news {
-		klog.InfoS("Allocated address", "service", nameOf(svc), "address", inWords(d.addrs), "pool", d.pool)
+		klog.InfoS("Allocated address", "service", service.Name(svc), "address", service.InWords(d.addrs), "pool", d.pool)
 	}
 	left := d.left()
 	switch {
 	case d.news && d.renumbered && len(left) > 0:
-		c.record.Eventf(svc, corev1.EventTypeNormal, "Renumbered", "%s became %s of pool %s", inWords(left), inWords(d.addrs), d.pool)
+		c.record.Eventf(svc, corev1.EventTypeNormal, "Renumbered", "%s became %s of pool %s", service.InWords(left), service.InWords(d.addrs), d.pool)
 	case d.news:
-		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s", inWords(d.addrs), d.pool)
+		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s", service.InWords(d.addrs), d.pool)
 	}
 	if d.conflict != nil && len(left) > 0 {
-		klog.InfoS("Found two Services on one address", "service", nameOf(svc), "address", inWords(left), "why", d.conflict)
+		klog.InfoS("Found two Services on one address", "service", service.Name(svc), "address", service.InWords(left), "why", d.conflict)
 		c.record.Eventf(svc, corev1.EventTypeWarning, "AddressConflict", "%s. This Service had it too, and loses it", d.conflict)
 	}
 	c.released(svc, left)
@@ -152,7 +154,7 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 	if d.why != nil {
 		return nil, api.NewRetryError(d.why.Error(), waitAtMost)
 	}
-	return statusOf(d.addrs), nil
+	return service.Status(d.addrs), nil
 }
 
 // answer decides about the Service. If that would change its status, the Lease must be ours.
@@ -233,7 +235,7 @@ func (c *Cloud) released(svc *corev1.Service, addrs []netip.Addr) {
 	if len(addrs) == 0 {
 		return
 	}
-	klog.InfoS("Released address", "service", nameOf(svc), "address", inWords(addrs))
+	klog.InfoS("Released address", "service", service.Name(svc), "address", service.InWords(addrs))
 	c.freed()
 }
 

@@ -23,6 +23,7 @@ import (
 	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 func TestTheCachedCopyHidesOurClassAndAnothersFinalizer(t *testing.T) {
@@ -39,7 +40,7 @@ func TestTheCachedCopyHidesOurClassAndAnothersFinalizer(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			svc := service(t, test.service+" want=10.0.0.1 pool=vip shows=10.0.0.1 age=3 version=7")
+			svc := aService(t, test.service+" want=10.0.0.1 pool=vip shows=10.0.0.1 age=3 version=7")
 			svc.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
 			shared := svc.Finalizers // whoever holds the list must not see it change
 			before := slices.Clone(shared)
@@ -89,7 +90,7 @@ func TestOnlyTheFinalizerThatWePutThereIsOurs(t *testing.T) {
 	} {
 		trim := newTrimmer(false)
 		for i, step := range test.steps {
-			object := service(t, fmt.Sprintf("shop/web uid=1 version=%d%s", i+1, step))
+			object := aService(t, fmt.Sprintf("shop/web uid=1 version=%d%s", i+1, step))
 			for range 2 { // an informer may show the trimmer its own work once more
 				got, err := trim.trim(object)
 				if err != nil {
@@ -101,7 +102,7 @@ func TestOnlyTheFinalizerThatWePutThereIsOurs(t *testing.T) {
 				}
 			}
 		}
-		trim.forget(service(t, "shop/web uid=1"))
+		trim.forget(aService(t, "shop/web uid=1"))
 		if len(trim.left)+len(trim.seen) > 0 {
 			t.Errorf("%s: %d and %d are remembered of a Service that is gone", test.name, len(trim.left), len(trim.seen))
 		}
@@ -174,7 +175,7 @@ func newControlled(t *testing.T, services ...string) *controlled {
 }
 
 func (c *controlled) create(short string) {
-	svc := service(c.t, short)
+	svc := aService(c.t, short)
 	if _, err := c.client.CoreV1().Services(svc.Namespace).Create(c.t.Context(), svc, metav1.CreateOptions{}); err != nil {
 		c.t.Fatal(err)
 	}
@@ -238,9 +239,9 @@ func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 			"shop/web Warning SyncLoadBalancerFailed Error syncing load balancer: failed to ensure load balancer: no address pool is configured: add one to address-pools"})
 		wrote(c.client)
 
-		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/31"), nil, false)
+		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/31"), nil, loadbalancer.NoConsent)
 		synctest.Wait()
-		if got := statusAddresses(c.get("shop/web")); shown(got) != "10.0.0.0" {
+		if got := service.Addresses(c.get("shop/web")); shown(got) != "10.0.0.0" {
 			t.Errorf("the status shows %q", shown(got))
 		}
 		if class := c.get("shop/web").Spec.LoadBalancerClass; class == nil || *class != loadbalancer.Class {
@@ -254,7 +255,7 @@ func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 		// Whatever happens to the status, it is mended.
 		c.change("shop/web", func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
 		synctest.Wait()
-		if got := statusAddresses(c.get("shop/web")); shown(got) != "10.0.0.0" {
+		if got := service.Addresses(c.get("shop/web")); shown(got) != "10.0.0.0" {
 			t.Errorf("the wiped status shows %q", shown(got))
 		}
 		wrote(c.client)
@@ -281,7 +282,7 @@ func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 func TestAServiceCostsTwoWritesAndItsDeletionNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newControlled(t)
-		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, false)
+		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, loadbalancer.NoConsent)
 		c.create("shop/web")
 		c.create("shop/blog pool=moon")
 		synctest.Wait()
@@ -335,13 +336,13 @@ func TestEveryWayToAddAHandlerIsWatched(t *testing.T) {
 	for name, add := range ways {
 		t.Run(name, func(t *testing.T) {
 			r := &requeuer{ServiceInformer: informers.NewSharedInformerFactory(fake.NewClientset(), 0).Core().V1().Services()}
-			r.Requeue(service(t, "shop/early")) // nobody listens yet
+			r.Requeue(aService(t, "shop/early")) // nobody listens yet
 			var added []string
-			err := add(r.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: func(object any) { added = append(added, nameOf(object.(*corev1.Service))) }})
+			err := add(r.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: func(object any) { added = append(added, service.Name(object.(*corev1.Service))) }})
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.Requeue(service(t, "shop/web"))
+			r.Requeue(aService(t, "shop/web"))
 			same(t, "requeued", added, []string{"shop/web"})
 		})
 	}

@@ -8,11 +8,11 @@ import (
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // A ledger is what the leader decided about every Service that is ours, and why. It computes only, and is not safe for
@@ -62,7 +62,7 @@ func newLedger() *ledger {
 }
 
 func newEntry(svc *corev1.Service) *entry {
-	return &entry{service: svc, request: requestOf(svc)}
+	return &entry{service: svc, request: service.Request(svc)}
 }
 
 // note keeps the Service's newest state, and returns false for an older one: what the API server listed for us, what the
@@ -73,7 +73,7 @@ func (e *entry) note(svc *corev1.Service) bool {
 	if err == nil && order < 0 {
 		return false
 	}
-	e.service, e.request = svc, requestOf(svc)
+	e.service, e.request = svc, service.Request(svc)
 	return true
 }
 
@@ -95,11 +95,11 @@ func (l *ledger) adopt(services []*corev1.Service) (conflicts []conflict) {
 		}
 		e := newEntry(svc)
 		l.entries[svc.UID] = e
-		if err := l.allocator.Adopt(e.request, statusAddresses(svc)); err != nil {
+		if err := l.allocator.Adopt(e.request, service.Addresses(svc)); err != nil {
 			conflicts = append(conflicts, conflict{svc, err})
 		}
 		e.told = l.held(svc)
-		e.shown = len(e.told) > 0 && shows(svc, e.told)
+		e.shown = len(e.told) > 0 && service.Shows(svc, e.told)
 	}
 	for _, e := range l.entries {
 		if wants(e.service) && len(l.held(e.service)) == 0 {
@@ -116,6 +116,12 @@ func older(a, b *corev1.Service) int {
 		return by
 	}
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+// wants reports whether the Service is for this provider and should have an address. The Service comes from our
+// informer, which blanks our own class: any class that is left is another implementation's.
+func wants(svc *corev1.Service) bool {
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil
 }
 
 // held returns the addresses that the Service holds.
@@ -189,8 +195,8 @@ func (l *ledger) answer(svc *corev1.Service) decision {
 	}
 	e.asked, e.owed = true, false
 	e.told, e.conflict, e.renumbered = g.Addrs, nil, false
-	if shows(svc, d.addrs) {
-		d.again = !shows(e.service, d.addrs)
+	if service.Shows(svc, d.addrs) {
+		d.again = !service.Shows(e.service, d.addrs)
 		e.shown = !d.again // nothing will be written
 		return d
 	}
@@ -206,7 +212,7 @@ func (l *ledger) answer(svc *corev1.Service) decision {
 // settled reports whether the answer for the Service is what its status shows already.
 func (l *ledger) settled(svc *corev1.Service) bool {
 	e, held := l.entries[svc.UID], l.held(svc)
-	if e == nil || len(held) == 0 || !shows(svc, held) {
+	if e == nil || len(held) == 0 || !service.Shows(svc, held) {
 		return false
 	}
 	e.note(svc)
@@ -237,9 +243,9 @@ func (l *ledger) see(svc *corev1.Service) (again bool) {
 	if l.unserved[svc.UID] == e {
 		l.wait(e) // perhaps in another place
 	}
-	same := shows(svc, held)
+	same := service.Shows(svc, held)
 	// Before the decision was shown, the status may still be what it was then. Anything else is somebody's doing.
-	forged := !same && (e.shown || e.asked && !equality.Semantic.DeepEqual(svc.Status.LoadBalancer.Ingress, e.stale))
+	forged := !same && (e.shown || e.asked && !service.SameStatus(svc.Status.LoadBalancer.Ingress, e.stale))
 	if forged {
 		e.shown, e.stale = false, svc.Status.LoadBalancer.Ingress
 		return true

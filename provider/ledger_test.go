@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // A step of a story does one thing to a ledger, and says what comes of it.
@@ -38,7 +40,7 @@ func tell(t *testing.T, story []step) {
 		case s.adopt != "":
 			var conflicts []string
 			for _, c := range l.adopt(listed(t, s.adopt)) {
-				conflicts = append(conflicts, nameOf(c.service))
+				conflicts = append(conflicts, service.Name(c.service))
 			}
 			if got := strings.Join(conflicts, " "); got != s.conflicts {
 				t.Errorf("%s: conflicts %q, want %q", s.then, got, s.conflicts)
@@ -49,12 +51,12 @@ func tell(t *testing.T, story []step) {
 				t.Errorf("%s: changed %q, want %q", s.then, got, s.changed)
 			}
 		case s.forget != "":
-			l.forget(service(t, s.forget).UID)
+			l.forget(aService(t, s.forget).UID)
 			if got := names(l.serve()); got != s.changed {
 				t.Errorf("%s: changed %q, want %q", s.then, got, s.changed)
 			}
 		case s.ask != "":
-			d := l.answer(service(t, s.ask))
+			d := l.answer(aService(t, s.ask))
 			if shown(d.addrs) != s.addr || words(d.why) != s.why || d.news != s.news || shown(d.left()) != s.moved {
 				t.Errorf("%s: got %q, %q, news %t, moved from %q, want %q, %q, %t, %q",
 					s.then, shown(d.addrs), words(d.why), d.news, shown(d.left()), s.addr, s.why, s.news, s.moved)
@@ -65,7 +67,7 @@ func tell(t *testing.T, story []step) {
 				}
 			}
 		case s.see != "":
-			if again := l.see(service(t, s.see)); again != s.again {
+			if again := l.see(aService(t, s.see)); again != s.again {
 				t.Errorf("%s: again %t, want %t", s.then, again, s.again)
 			}
 		default:
@@ -80,7 +82,7 @@ func tell(t *testing.T, story []step) {
 // inconsistency returns what of the ledger disagrees with itself.
 func (l *ledger) inconsistency() error {
 	for uid, e := range l.unserved {
-		g, _ := l.allocator.Check(requestOf(e.service))
+		g, _ := l.allocator.Check(service.Request(e.service))
 		switch {
 		case l.entries[uid] != e:
 			return fmt.Errorf("%s waits and is not in the ledger", uid)
@@ -418,7 +420,7 @@ func TestForeignServicesAreNotInTheLedger(t *testing.T) {
 	l.configure(pools(t, "vip 10.0.0.0/30"), nil)
 	l.adopt(listed(t, "other/web shows=10.0.0.1 class=example.com/lb; other/internal type=ClusterIP"))
 	for _, short := range []string{"other/web class=example.com/lb", "other/new class=example.com/lb", "other/internal type=ClusterIP", "other/web class=example.com/lb deleted"} {
-		if l.see(service(t, short)) {
+		if l.see(aService(t, short)) {
 			t.Errorf("%s is looked at again", short)
 		}
 	}
@@ -452,7 +454,7 @@ func outcome(l *ledger, conflicts []conflict) string {
 		held = append(held, h.Service+" "+h.Addr.String())
 	}
 	for _, c := range conflicts {
-		lost = append(lost, nameOf(c.service))
+		lost = append(lost, service.Name(c.service))
 	}
 	return strings.Join(held, ", ") + "; conflicts " + strings.Join(lost, ", ")
 }

@@ -75,7 +75,7 @@ func TestTheWaitForAFirstAddressIsMeasured(t *testing.T) {
 	registry.MustRegister(assignment)
 	c, _ := newCloud(t, "vip 10.0.0.0/30", "")
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	see := func(short string, after time.Duration) { c.clock(service(t, short), at.Add(after)) }
+	see := func(short string, after time.Duration) { c.clock(aService(t, short), at.Add(after)) }
 	see("shop/web", 0)
 	see("shop/web finalizer", time.Second)
 	see("shop/web shows=10.0.0.0", 3*time.Second)
@@ -149,7 +149,7 @@ func TestOnlyServicesOfOurClassAreServedWhereTheOperatorSaysSo(t *testing.T) {
 		{name: "another's that became internal", service: "shop/web finalizer uid=3 type=ClusterIP"},
 		{name: "one without a class that became internal", service: "shop/web finalizer uid=1 type=ClusterIP"},
 	} {
-		object, err := trim.trim(service(t, test.service))
+		object, err := trim.trim(aService(t, test.service))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -168,7 +168,7 @@ func TestOnlyServicesOfOurClassAreServedWhereTheOperatorSaysSo(t *testing.T) {
 		{name: "the same that became ours", service: "shop/web finalizer uid=3", finalizers: 2},
 		{name: "and internal again", service: "shop/web finalizer uid=3 type=ClusterIP", finalizers: 2},
 	} {
-		object, err := trim.trim(service(t, test.service))
+		object, err := trim.trim(aService(t, test.service))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,7 +176,7 @@ func TestOnlyServicesOfOurClassAreServedWhereTheOperatorSaysSo(t *testing.T) {
 			t.Errorf("%s: finalizers %v", test.name, svc.Finalizers)
 		}
 	}
-	trim.forget(service(t, "shop/web uid=3"))
+	trim.forget(aService(t, "shop/web uid=3"))
 	if len(trim.seen) != 0 {
 		t.Errorf("it remembers %v", trim.seen)
 	}

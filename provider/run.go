@@ -39,6 +39,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // Initialize prepares a Cloud for the framework's command. It takes the leader election out of the framework's hands, whose
@@ -270,7 +271,7 @@ func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, servic
 
 	klog.InfoS("Adopted the cluster's addresses", "addresses", addresses, "configured", config != nil)
 	for _, x := range conflicts {
-		klog.InfoS("Found two Services on one address", "service", nameOf(x.service), "why", x.why)
+		klog.InfoS("Found two Services on one address", "service", service.Name(x.service), "why", x.why)
 		c.record.Eventf(x.service, corev1.EventTypeWarning, "AddressConflict", "%s. This Service showed it too, is younger, and loses it", x.why)
 	}
 	c.warnNotInPool(strays)

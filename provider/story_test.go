@@ -21,11 +21,12 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
-// service writes a Service in short: "shop/web want=10.0.0.1 pool=vip shows=10.0.0.2 …". Its UID is its name unless it says
+// aService writes a Service in short: "shop/web want=10.0.0.1 pool=vip shows=10.0.0.2 …". Its UID is its name unless it says
 // otherwise.
-func service(t rapid.TB, short string) *corev1.Service {
+func aService(t rapid.TB, short string) *corev1.Service {
 	t.Helper()
 	words := strings.Fields(short)
 	namespace, name, ok := strings.Cut(words[0], "/")
@@ -45,7 +46,7 @@ func service(t rapid.TB, short string) *corev1.Service {
 		case "pool":
 			metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "metallb.universe.tf/address-pool", text)
 		case "shows":
-			svc.Status.LoadBalancer = *statusOf(addrs(text))
+			svc.Status.LoadBalancer = *service.Status(addrs(text))
 		case "shows-without-mode":
 			svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: text}}
 		case "shows-host":
@@ -101,7 +102,7 @@ func service(t rapid.TB, short string) *corev1.Service {
 func listed(t testing.TB, short string) (all []*corev1.Service) {
 	t.Helper()
 	for one := range strings.SplitSeq(short, ";") {
-		all = append(all, service(t, one))
+		all = append(all, aService(t, one))
 	}
 	return all
 }
@@ -140,7 +141,7 @@ func pools(t testing.TB, short string) *loadbalancer.Config {
 func names(services []*corev1.Service) string {
 	var all []string
 	for _, svc := range services {
-		all = append(all, nameOf(svc))
+		all = append(all, service.Name(svc))
 	}
 	return strings.Join(all, " ")
 }

@@ -22,6 +22,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // A world is an API server, an informer and a service controller around a Cloud. They behave as the real ones where it
@@ -129,7 +130,7 @@ func needsCleanup(svc *corev1.Service) bool {
 
 func (w *world) enqueue(svc *corev1.Service) {
 	if wantsBalancer(svc) || needsCleanup(svc) {
-		w.add(nameOf(svc))
+		w.add(service.Name(svc))
 	}
 }
 
@@ -148,10 +149,10 @@ func (w *world) observe() bool {
 	c := w.log[w.read]
 	w.read++
 	if c.after == nil {
-		delete(w.cache, nameOf(c.before))
+		delete(w.cache, service.Name(c.before))
 		return true
 	}
-	name := nameOf(c.after)
+	name := service.Name(c.after)
 	w.cache[name] = c.after
 	before := c.before
 	switch {
@@ -298,10 +299,10 @@ func (w *world) wrong() error {
 		}
 		held := l.held(svc)
 		holders[svc.UID] = len(held) > 0
-		if !shows(svc, held) {
+		if !service.Shows(svc, held) {
 			return fmt.Errorf("%s holds %q and shows %v", name, shown(held), svc.Status.LoadBalancer.Ingress)
 		}
-		r := requestOf(svc)
+		r := service.Request(svc)
 		g, same := l.allocator.Check(r)
 		if !same {
 			return fmt.Errorf("%s could have %q and has %q", name, shown(g.Addrs), shown(held))
@@ -366,7 +367,7 @@ func (w *world) wrong() error {
 
 func (l *ledger) uidOf(name string) types.UID {
 	for uid, e := range l.entries {
-		if nameOf(e.service) == name && len(l.held(e.service)) > 0 {
+		if service.Name(e.service) == name && len(l.held(e.service)) > 0 {
 			return uid
 		}
 	}
@@ -447,7 +448,7 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 		w.check = func() {
 			now := map[string]tenure{}
 			for uid, addrs := range w.held() {
-				r := requestOf(w.cloud.ledger.entries[types.UID(uid)].service)
+				r := service.Request(w.cloud.ledger.entries[types.UID(uid)].service)
 				r.Labels = nil
 				is := tenure{addrs: addrs, wish: fmt.Sprint(r)}
 				if was, ok := before[uid]; ok {
@@ -471,7 +472,7 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 				w.check()
 				switch rapid.IntRange(0, 4).Draw(t, "meanwhile") {
 				case 0:
-					w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = *statusOf(addrs(addr())) })
+					w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = *service.Status(addrs(addr())) })
 				case 1:
 					w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
 				case 2:
@@ -492,7 +493,7 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 					t.SkipNow()
 				}
 				created++
-				svc := service(t, name+" uid="+strconv.Itoa(created)+" age="+strconv.Itoa(100-created))
+				svc := aService(t, name+" uid="+strconv.Itoa(created)+" age="+strconv.Itoa(100-created))
 				wish(svc)
 				traffic(svc)
 				families(svc)
@@ -510,7 +511,7 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 				w.change(name(), func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
 			},
 			"forge": func(*rapid.T) {
-				status := statusOf(addrs(addr()))
+				status := service.Status(addrs(addr()))
 				w.change(name(), func(s *corev1.Service) { s.Status.LoadBalancer = *status })
 			},
 			"label": func(*rapid.T) { w.change(name(), func(*corev1.Service) {}) },
@@ -536,15 +537,15 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 			},
 			"configure": func(t *rapid.T) {
 				next := rapid.SampledFrom(configs).Draw(t, "config")
-				var lost []loadbalancer.Holding
-				if lost, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, false); len(lost) == 0 {
+				var against loadbalancer.Verdict
+				if against, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, loadbalancer.NoConsent); against.Admits() {
 					w.config = next
 				}
 			},
 			"renumber": func(t *rapid.T) {
 				renumbered = true
 				next := rapid.SampledFrom(configs).Draw(t, "config")
-				_, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, true)
+				_, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, loadbalancer.Renumber)
 				w.config = next
 			},
 			"observe": func(*rapid.T) { w.observe() },
@@ -583,8 +584,8 @@ func TestANewServiceCostsTwoPatchesAndOneQuestion(t *testing.T) {
 	for _, order := range []string{"every event comes at once", "the Cloud hears of everything last"} {
 		t.Run(order, func(t *testing.T) {
 			w := newWorld(t)
-			w.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, false)
-			w.put("shop/web", service(t, "shop/web"))
+			w.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, loadbalancer.NoConsent)
+			w.put("shop/web", aService(t, "shop/web"))
 			if order == "the Cloud hears of everything last" {
 				for w.observe() || w.work() {
 				}
@@ -616,14 +617,14 @@ func TestAServiceDeletedWhileWeListedIsNotAdopted(t *testing.T) {
 
 func TestAStatusThatSomebodyWritesBeforeWeAreFirstAskedIsPutRight(t *testing.T) {
 	w := newWorld(t)
-	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, false)
+	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, loadbalancer.NoConsent)
 	w.meanwhile = func(name string) { // the service controller has read it, and has not asked yet
 		w.meanwhile = nil
-		w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = *statusOf(addrs("10.0.0.0")) })
+		w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = *service.Status(addrs("10.0.0.0")) })
 		for w.observe() || w.tell() {
 		}
 	}
-	w.put("shop/web", service(t, "shop/web want=10.9.9.9"))
+	w.put("shop/web", aService(t, "shop/web want=10.9.9.9"))
 	w.settle()
 	if err := w.wrong(); err != nil {
 		t.Error(err)
@@ -632,10 +633,10 @@ func TestAStatusThatSomebodyWritesBeforeWeAreFirstAskedIsPutRight(t *testing.T) 
 
 func TestADeletionThatOnlyAListRevealsFreesTheAddress(t *testing.T) {
 	w := newWorld(t)
-	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, false)
-	w.put("shop/web", service(t, "shop/web"))
+	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, loadbalancer.NoConsent)
+	w.put("shop/web", aService(t, "shop/web"))
 	w.settle()
-	w.put("shop/api", service(t, "shop/api"))
+	w.put("shop/api", aService(t, "shop/api"))
 	w.settle()
 	w.cloud.OnDelete(cache.DeletedFinalStateUnknown{Key: "shop/web", Obj: w.server["shop/web"]})
 	delete(w.server, "shop/web")

@@ -1,42 +1,33 @@
-package provider
+package service
 
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
 // What users may write on a Service, after either prefix.
 const (
-	annotationPool    = "address-pool"
-	annotationAddress = "loadBalancerIPs"
-	annotationShare   = "allow-shared-ip"
+	AnnotationPool    = "address-pool"
+	AnnotationAddress = "loadBalancerIPs"
+	AnnotationShare   = "allow-shared-ip"
 )
 
-var annotationPrefixes = []string{"metallb.universe.tf/", "metallb.io/"}
+// prefixes of annotations mean the same.
+var prefixes = []string{"metallb.universe.tf/", "metallb.io/"}
 
-// nameOf returns the Service's namespace/name.
-func nameOf(svc *corev1.Service) string { return svc.Namespace + "/" + svc.Name }
-
-// wants reports whether the Service is for this provider and should have an address. The Service comes from our
-// informer, which blanks our own class: any class that is left is another implementation's.
-func wants(svc *corev1.Service) bool {
-	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil
-}
-
-// requestOf reads what the Service asks for.
-func requestOf(svc *corev1.Service) loadbalancer.Request {
+// Request reads what the Service asks for.
+func Request(svc *corev1.Service) loadbalancer.Request {
 	r := loadbalancer.Request{
 		UID:         string(svc.UID),
-		Service:     nameOf(svc),
+		Service:     Name(svc),
 		Namespace:   svc.Namespace,
 		Labels:      svc.Labels,
 		AllFamilies: svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack,
@@ -48,10 +39,10 @@ func requestOf(svc *corev1.Service) loadbalancer.Request {
 		}
 	}
 	var err error
-	if r.Pool, _, err = annotation(svc.Annotations, annotationPool); err != nil {
+	if r.Pool, _, err = Annotation(svc.Annotations, AnnotationPool); err != nil {
 		invalid(err)
 	}
-	key, _, err := annotation(svc.Annotations, annotationShare)
+	key, _, err := Annotation(svc.Annotations, AnnotationShare)
 	if err != nil {
 		invalid(err)
 	}
@@ -94,14 +85,26 @@ func termsOf(svc *corev1.Service, key string) loadbalancer.Terms {
 	}
 	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
 		// With Cluster, every node serves every Service. With Local only those do that run its pods.
-		t.Backend = "pods " + labels.FormatLabels(svc.Spec.Selector)
+		t.Backend = "pods " + selectorInWords(svc.Spec.Selector)
 	}
 	return t
 }
 
+// selectorInWords writes labels in an order that depends on nothing.
+func selectorInWords(selector map[string]string) string {
+	if len(selector) == 0 {
+		return "<none>"
+	}
+	var all []string
+	for _, key := range slices.Sorted(maps.Keys(selector)) {
+		all = append(all, key+"="+selector[key])
+	}
+	return strings.Join(all, ",")
+}
+
 // addressesOf returns the addresses that the Service asks for by name.
 func addressesOf(svc *corev1.Service) ([]netip.Addr, error) {
-	written, where, err := annotation(svc.Annotations, annotationAddress)
+	written, where, err := Annotation(svc.Annotations, AnnotationAddress)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +117,7 @@ func addressesOf(svc *corev1.Service) ([]netip.Addr, error) {
 			}
 			for _, other := range all {
 				if other.Is4() == addr.Is4() {
-					return nil, fmt.Errorf("annotation %s: %q has two addresses of one IP version: write one of each at most", where, written)
+					return nil, fmt.Errorf("annotation %s: %q has two addresses of one IP version: write one of each at most", where, Short(written))
 				}
 			}
 			all = append(all, addr)
@@ -130,17 +133,17 @@ func addressesOf(svc *corev1.Service) ([]netip.Addr, error) {
 	case len(all) == 0:
 		return []netip.Addr{field}, nil
 	case !slices.Contains(all, field):
-		return nil, fmt.Errorf("spec.loadBalancerIP asks for %s, and annotation %s for %s: remove one of the two", field, where, written)
+		return nil, fmt.Errorf("spec.loadBalancerIP asks for %s, and annotation %s for %s: remove one of the two", field, where, Short(written))
 	}
 	return all, nil
 }
 
-// annotation returns what the user wrote under either prefix, and the annotation's full name.
-func annotation(annotations map[string]string, name string) (found, where string, err error) {
+// Annotation returns what the user wrote under either prefix, and the annotation's full name.
+func Annotation(annotations map[string]string, name string) (found, where string, err error) {
 	if len(annotations) == 0 {
 		return "", "", nil
 	}
-	for _, prefix := range annotationPrefixes {
+	for _, prefix := range prefixes {
 		text := strings.TrimSpace(annotations[prefix+name])
 		if text == "" {
 			continue
@@ -159,42 +162,21 @@ func annotation(annotations map[string]string, name string) (found, where string
 func address(where, text string) (netip.Addr, error) {
 	addr, err := netip.ParseAddr(text)
 	if err != nil || addr.Zone() != "" {
-		return netip.Addr{}, fmt.Errorf("%s: %q is not one IP address: write one, or remove it", where, short(text, 60))
+		return netip.Addr{}, fmt.Errorf("%s: %q is not one IP address: write one, or remove it", where, Short(text))
 	}
 	return addr.Unmap(), nil
 }
 
-// statusAddresses returns the addresses that the Service's status shows.
-func statusAddresses(svc *corev1.Service) (all []netip.Addr) {
-	for _, ingress := range svc.Status.LoadBalancer.Ingress {
-		if addr, err := netip.ParseAddr(ingress.IP); err == nil {
-			all = append(all, addr.Unmap())
-		}
-	}
-	return all
-}
+// mostOfAText is how much of a user's text is quoted to its author.
+const mostOfAText = 60
 
-// statusOf is what the status shows for addresses. Without the mode, the API server fills it in, and the service controller
-// would patch every Service at every restart.
-func statusOf(addrs []netip.Addr) *corev1.LoadBalancerStatus {
-	status := &corev1.LoadBalancerStatus{}
-	for _, addr := range addrs {
-		mode := corev1.LoadBalancerIPModeVIP
-		status.Ingress = append(status.Ingress, corev1.LoadBalancerIngress{IP: addr.String(), IPMode: &mode})
-	}
-	return status
-}
+// Short cuts a user's text for a message.
+func Short(text string) string { return Cut(text, mostOfAText) }
 
-// shows reports whether the Service's status shows the addresses, and nothing else.
-func shows(svc *corev1.Service, addrs []netip.Addr) bool {
-	return equality.Semantic.DeepEqual(svc.Status.LoadBalancer.Ingress, statusOf(addrs).Ingress)
-}
-
-// inWords lists addresses for a text.
-func inWords(addrs []netip.Addr) string {
-	var all []string
-	for _, addr := range addrs {
-		all = append(all, addr.String())
+// Cut cuts a text to so many bytes.
+func Cut(text string, most int) string {
+	if len(text) <= most {
+		return text
 	}
-	return strings.Join(all, " and ")
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }
