@@ -380,7 +380,7 @@ func (c *Cloud) admit(config, next *loadbalancer.Config, givenUp *netipx.IPSet, 
 		facts.Keys[p.PasswordKey] = true
 	}
 	c.mu.Lock()
-	facts.Held = c.ledger.allocator.Holdings()
+	facts.Held = c.ledger.holdings()
 	v := config.Admit(next, facts)
 	if against := v.But(by); !against.Admits() {
 		c.mu.Unlock()
@@ -426,7 +426,7 @@ func with(set *netipx.IPSet, more []loadbalancer.Holding) *netipx.IPSet {
 func (c *Cloud) holdsAny(set *netipx.IPSet) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.ContainsFunc(c.ledger.allocator.Holdings(), func(h loadbalancer.Holding) bool {
+	return slices.ContainsFunc(c.ledger.holdings(), func(h loadbalancer.Holding) bool {
 		return set.Contains(h.Addr) && c.ledger.allocator.Pool(h.Addr) == nil
 	})
 }

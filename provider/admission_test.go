@@ -38,7 +38,7 @@ type council struct {
 func convene(t *testing.T, client *fake.Clientset, services string, plates ...*doorplate) *council {
 	logged.take()
 	c := &council{t: t, client: client, cloud: New(Options{Namespace: "metallb-system", ConfigName: "config"}), book: &eventbook{}}
-	c.cloud.record, c.cloud.watch = c.book, &requeuer{}
+	c.cloud.record, c.cloud.watch = c.book, &viewed{}
 	for _, plate := range plates {
 		c.cloud.lease = plate.lease()
 	}
@@ -553,13 +553,13 @@ func TestAnAPIServerThatFailsAtTheStartIsNotTakenForAnEmptyOne(t *testing.T) {
 
 func TestEveryServiceIsListedPageByPage(t *testing.T) {
 	client := fake.NewClientset(aService(t, "shop/web class="+loadbalancer.Class), aService(t, "shop/api"), aService(t, "other/web finalizer class=example.com/lb"))
-	all, err := listAll(t.Context(), client, newTrimmer(false))
+	all, err := listAll(t.Context(), client)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]bool{}
 	for _, svc := range all {
-		got[service.Name(svc)] = wants(svc)
+		got[service.Name(svc)] = newView(service.Ours{}).of(svc) != nil
 	}
 	if want := map[string]bool{"shop/web": true, "shop/api": true, "other/web": false}; !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)

@@ -33,18 +33,20 @@ const waitAtMost = 10 * time.Minute
 type Options struct {
 	Namespace  string // of both ConfigMaps
 	ConfigName string // of the user's ConfigMap; the admitted copy's is this with "-admitted" behind it
-	// ClassOnly serves only Services that name loadbalancer.Class. Others are left alone, as those of other classes are.
-	ClassOnly bool
+	// Ours says which Services are served. Others are left alone.
+	Ours service.Ours
 }
 
 // Cloud is the cloud provider. It offers load balancers only: a provider that claims to know instances makes Kubernetes
 // delete Nodes.
 type Cloud struct {
 	options Options
-	trim    *trimmer
-	watch   *requeuer
-	record  record.EventRecorder
-	freed   func() // called when an address was freed
+	view    *view
+	watch   *viewed
+	// lookup returns the Service of that name as the informer's store has it; nil if it does not.
+	lookup func(namespace, name string) *corev1.Service
+	record record.EventRecorder
+	freed  func() // called when an address was freed
 
 	mu     sync.Mutex // guards what follows, up to resign
 	ledger *ledger
@@ -70,7 +72,7 @@ type Cloud struct {
 func New(options Options) *Cloud {
 	return &Cloud{
 		options:  options,
-		trim:     newTrimmer(options.ClassOnly),
+		view:     newView(options.Ours),
 		ledger:   newLedger(),
 		began:    map[types.UID]time.Time{},
 		watchdog: leaderelection.NewLeaderHealthzAdaptor(20 * time.Second),
@@ -176,6 +178,9 @@ func (c *Cloud) answer(ctx context.Context, svc *corev1.Service) (d decision, ch
 	if err != nil {
 		return d, nil, err
 	}
+	if !c.exists(svc) {
+		return d, nil, cloudprovider.ImplementedElsewhere // nothing is to be written: it went while it was worked on
+	}
 	d = c.ledger.answer(svc)
 	if d.eased {
 		changed = c.ledger.serve()
@@ -215,12 +220,14 @@ func (c *Cloud) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *core
 	return nil
 }
 
-func (c *Cloud) release(svc *corev1.Service) {
+// release frees what the Service holds, and reports whether it was in the ledger.
+func (c *Cloud) release(svc *corev1.Service) (known bool) {
 	c.mu.Lock()
 	if c.gone != nil {
 		c.gone[svc.UID] = true
 	}
 	delete(c.began, svc.UID)
+	known = c.ledger.entries[svc.UID] != nil
 	left := c.ledger.forget(svc.UID)
 	var changed []*corev1.Service
 	if len(left) > 0 && !c.frozen {
@@ -229,6 +236,7 @@ func (c *Cloud) release(svc *corev1.Service) {
 	c.mu.Unlock()
 	c.released(svc, left)
 	c.requeue(changed)
+	return known
 }
 
 func (c *Cloud) released(svc *corev1.Service, addrs []netip.Addr) {
@@ -257,17 +265,66 @@ func (c *Cloud) see(object any) {
 		return
 	}
 	updates.Inc()
+	ours := c.view.of(svc)
 	c.mu.Lock()
-	again := c.ready && c.ledger.see(svc)
-	orphaned := c.ready && c.ledger.orphaned(svc)
-	c.clock(svc, time.Now())
+	if !c.ready || !c.exists(svc) {
+		c.mu.Unlock()
+		return
+	}
+	if ours == nil {
+		delete(c.began, svc.UID)
+		var changed []*corev1.Service
+		if c.ledger.ignore(svc) && !c.frozen {
+			changed = c.ledger.serve()
+		}
+		c.mu.Unlock()
+		c.requeue(changed)
+		return
+	}
+	again := c.ledger.see(ours)
+	orphaned := c.ledger.orphaned(ours)
+	c.clock(ours, time.Now())
 	c.mu.Unlock()
 	if again {
-		c.watch.Requeue(svc)
+		c.watch.Requeue(ours)
 	}
 	if orphaned {
-		c.release(svc)
+		c.release(ours)
 	}
+}
+
+// exists reports whether the informer's store has the Service still, or one of that UID at least. What comes late is about
+// one that went meanwhile: noted now, it would stay for ever. Asked with the mutex held, the answer cannot become wrong before
+// OnDelete, which needs the mutex, is told.
+func (c *Cloud) exists(svc *corev1.Service) bool {
+	if c.lookup == nil {
+		return true
+	}
+	stored := c.lookup(svc.Namespace, svc.Name)
+	return stored != nil && stored.UID == svc.UID
+}
+
+// compareEvery is how often the ledger is compared with what the informer's store has.
+const compareEvery = 3 * time.Minute
+
+// compare looks for Services that went without a word, and lets go of those that the store lacked the last time already: its
+// list may be older than ours. It is given what it returned the last time.
+func (c *Cloud) compare(before map[types.UID]bool) (missing map[types.UID]bool) {
+	c.mu.Lock()
+	known := c.ledger.known()
+	c.mu.Unlock()
+	known = append(known, c.view.remembered()...)
+	missing = map[types.UID]bool{}
+	for _, svc := range known {
+		if c.exists(svc) {
+			continue
+		}
+		if missing[svc.UID] = true; before[svc.UID] {
+			c.view.forget(svc)
+			c.release(svc)
+		}
+	}
+	return missing
 }
 
 // OnDelete frees the address of a Service that is gone. Normally the service controller has done so, but another
@@ -278,8 +335,10 @@ func (c *Cloud) OnDelete(object any) {
 	}
 	if svc, ok := object.(*corev1.Service); ok {
 		updates.Inc()
-		c.trim.forget(svc)
-		c.release(svc)
+		c.view.forget(svc)
+		if c.release(svc) {
+			c.watch.Requeue(svc) // so that the service controller forgets it as well
+		}
 	}
 }
 

@@ -21,19 +21,25 @@ var noise = map[string]bool{
 }
 
 // quietClient is the client given to the service controller. Its events lose the noise and go through another client, so
-// that they never wait for, or delay, the write of a status.
+// that they never wait for, or delay, the write of a status. Its Services are guarded.
 type quietClient struct {
 	kubernetes.Interface
 	events kubernetes.Interface
+	cloud  *Cloud
 }
 
 func (c quietClient) CoreV1() typedcorev1.CoreV1Interface {
-	return quietCore{c.Interface.CoreV1(), c.events.CoreV1()}
+	return quietCore{c.Interface.CoreV1(), c.events.CoreV1(), c.cloud}
 }
 
 type quietCore struct {
 	typedcorev1.CoreV1Interface
 	events typedcorev1.CoreV1Interface
+	cloud  *Cloud
+}
+
+func (c quietCore) Services(namespace string) typedcorev1.ServiceInterface {
+	return guarded{c.CoreV1Interface.Services(namespace), c.cloud, namespace}
 }
 
 func (c quietCore) Events(namespace string) typedcorev1.EventInterface {

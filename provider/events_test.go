@@ -32,7 +32,7 @@ func TestNormalNoiseIsDroppedAndEverythingElsePasses(t *testing.T) {
 			main, events := fake.NewClientset(), fake.NewClientset()
 			event := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web.1"}, Type: test.kind, Reason: test.reason}
 			// What the recorder calls.
-			sink := typedcorev1.EventSinkImpl{Interface: quietClient{main, events}.CoreV1().Events("")}
+			sink := typedcorev1.EventSinkImpl{Interface: quietClient{main, events, nil}.CoreV1().Events("")}
 			if got, err := sink.Create(event); err != nil || got.Reason != event.Reason {
 				t.Errorf("create: %v, %v", got, err)
 			}
@@ -62,7 +62,7 @@ func TestNormalNoiseIsDroppedAndEverythingElsePasses(t *testing.T) {
 
 func TestOnlyEventsGoThroughTheOtherClient(t *testing.T) {
 	main, events := fake.NewClientset(), fake.NewClientset()
-	c := quietClient{main, events}
+	c := quietClient{main, events, nil}
 	if _, err := c.CoreV1().Services("shop").List(t.Context(), metav1.ListOptions{}); err != nil {
 		t.Fatal(err)
 	}

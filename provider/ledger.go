@@ -27,6 +27,11 @@ type ledger struct {
 	// stand in it.
 	queue    []*entry
 	unsorted bool
+	// ignored are the Services that are not ours and whose status shows addresses. Whoever wrote that uses them: they are
+	// taken, as far as no Service of ours holds them. Each is held under a UID of its own.
+	ignored map[types.UID]*corev1.Service
+	// disputed is set while one of ours holds what an ignored Service shows.
+	disputed bool
 	// selective is set if some pool is for Services with certain labels only.
 	selective bool
 }
@@ -58,6 +63,7 @@ func newLedger() *ledger {
 		allocator: loadbalancer.NewAllocator(),
 		entries:   map[types.UID]*entry{},
 		unserved:  map[types.UID]*entry{},
+		ignored:   map[types.UID]*corev1.Service{},
 	}
 }
 
@@ -85,12 +91,12 @@ type conflict struct {
 
 // adopt takes over a cluster as it is: every address stays where a status shows it; of two Services that show one and
 // cannot share it, the older keeps it. Then Services that wait get what is there: first those that ask for one address, then
-// the older.
-func (l *ledger) adopt(services []*corev1.Service) (conflicts []conflict) {
+// the older. What the status of others shows is taken.
+func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict) {
 	services = slices.Clone(services)
 	slices.SortFunc(services, older)
 	for _, svc := range services {
-		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || svc.Spec.LoadBalancerClass != nil {
+		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 			continue
 		}
 		e := newEntry(svc)
@@ -100,6 +106,9 @@ func (l *ledger) adopt(services []*corev1.Service) (conflicts []conflict) {
 		}
 		e.told = l.held(svc)
 		e.shown = len(e.told) > 0 && service.Shows(svc, e.told)
+	}
+	for _, svc := range others {
+		l.ignore(svc)
 	}
 	for _, e := range l.entries {
 		if wants(e.service) && len(l.held(e.service)) == 0 {
@@ -118,10 +127,64 @@ func older(a, b *corev1.Service) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
-// wants reports whether the Service is for this provider and should have an address. The Service comes from our
-// informer, which blanks our own class: any class that is left is another implementation's.
+// wants reports whether a Service in view should have an address.
 func wants(svc *corev1.Service) bool {
-	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.DeletionTimestamp == nil
+}
+
+// ignore takes note of a Service that is not ours, or not any more, and reports whether that freed an address.
+func (l *ledger) ignore(svc *corev1.Service) (freed bool) {
+	var shows []netip.Addr
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		shows = service.Addresses(svc)
+	}
+	if before := l.ignored[svc.UID]; before != nil && slices.Equal(service.Addresses(before), shows) {
+		return false
+	}
+	freed = len(l.forget(svc.UID)) > 0
+	if len(shows) > 0 {
+		l.ignored[svc.UID] = svc
+		l.take(svc)
+	}
+	return freed
+}
+
+// take takes what an ignored Service shows.
+func (l *ledger) take(svc *corev1.Service) {
+	for _, addr := range service.Addresses(svc) {
+		r := loadbalancer.Request{UID: ignoredUID(svc.UID, addr), Service: service.Name(svc), Namespace: svc.Namespace}
+		if err := l.allocator.Adopt(r, []netip.Addr{addr}); err != nil {
+			l.disputed = true
+		}
+	}
+}
+
+func ignoredUID(uid types.UID, addr netip.Addr) string { return string(uid) + "/" + addr.String() }
+
+// known returns every Service that the ledger has something about.
+func (l *ledger) known() []*corev1.Service {
+	all := slices.Collect(maps.Values(l.ignored))
+	for _, e := range l.entries {
+		all = append(all, e.service)
+	}
+	return all
+}
+
+// holdings are the addresses that Services of ours hold.
+func (l *ledger) holdings() []loadbalancer.Holding {
+	others := map[loadbalancer.Holding]bool{}
+	for _, svc := range l.ignored {
+		for _, addr := range service.Addresses(svc) {
+			if len(l.allocator.Held(ignoredUID(svc.UID, addr))) > 0 {
+				others[loadbalancer.Holding{Service: service.Name(svc), Addr: addr}] = true
+			}
+		}
+	}
+	all := l.allocator.Holdings()
+	if len(others) == 0 {
+		return all
+	}
+	return slices.DeleteFunc(all, func(h loadbalancer.Holding) bool { return others[h] })
 }
 
 // held returns the addresses that the Service holds.
@@ -224,11 +287,16 @@ func (l *ledger) settled(svc *corev1.Service) bool {
 // somebody changed the status, or because the answer would be another one than it got.
 func (l *ledger) see(svc *corev1.Service) (again bool) {
 	e := l.entries[svc.UID]
-	if e == nil && wants(svc) {
+	switch {
+	case e == nil && wants(svc):
+		l.forget(svc.UID) // it was another's
 		// The service controller is about to ask, perhaps about an older state than this.
 		l.entries[svc.UID] = newEntry(svc)
-	}
-	if e == nil || !e.note(svc) {
+		return false
+	case e == nil:
+		l.ignore(svc)
+		return false
+	case !e.note(svc):
 		return false
 	}
 	held := l.held(svc)
@@ -270,10 +338,16 @@ func (l *ledger) orphaned(svc *corev1.Service) bool {
 }
 
 // forget drops a Service that has no claim to an address any more, and returns the addresses it held.
-func (l *ledger) forget(uid types.UID) []netip.Addr {
+func (l *ledger) forget(uid types.UID) (left []netip.Addr) {
 	delete(l.entries, uid)
 	delete(l.unserved, uid)
-	return l.allocator.Release(string(uid))
+	if svc := l.ignored[uid]; svc != nil {
+		delete(l.ignored, uid)
+		for _, addr := range service.Addresses(svc) {
+			left = append(left, l.allocator.Release(ignoredUID(uid, addr))...)
+		}
+	}
+	return append(left, l.allocator.Release(string(uid))...)
 }
 
 // configure puts other pools in force. No Service loses an address; those that hold one of givenUp, which the operator took
@@ -314,6 +388,12 @@ func (l *ledger) strays() (all []stray) {
 // serve gives Services that wait what there is for them now: first those that ask for one address, then the older, and last
 // those that have one and would like another. It returns those for which the answer changed.
 func (l *ledger) serve() (changed []*corev1.Service) {
+	if l.disputed {
+		l.disputed = false
+		for _, svc := range l.ignored {
+			l.take(svc)
+		}
+	}
 	if l.unsorted || len(l.queue) > 2*len(l.unserved)+16 {
 		l.queue = slices.SortedFunc(maps.Values(l.unserved), func(a, b *entry) int {
 			return cmp.Or(cmp.Compare(a.rank, b.rank), older(a.service, b.service))

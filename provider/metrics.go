@@ -135,7 +135,7 @@ func (c *Cloud) figures() (f figures, leads bool) {
 	}
 	f = figures{usage: c.ledger.allocator.Usage(), config: c.config}
 	// A Service that was deleted and made again is two for a moment, and one metric given twice would fail the scrape.
-	f.assigned = slices.Compact(c.ledger.allocator.Holdings())
+	f.assigned = slices.Compact(c.ledger.holdings())
 	f.pools = make([]string, len(f.assigned))
 	for i, h := range f.assigned {
 		if pool := c.ledger.allocator.Pool(h.Addr); pool != nil {

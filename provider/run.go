@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"slices"
 	"time"
 
 	"go4.org/netipx"
@@ -19,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/informers"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -91,6 +91,7 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 		return nil, fmt.Errorf("make a client for events: %w", err)
 	}
 	writing := rest.CopyConfig(config.Kubeconfig)
+	writing.UserAgent = fieldManager + "/service-controller"
 	writing.Timeout = 30 * time.Second // a hung API server must not hold up the stop
 	writing.WrapTransport = transport.Wrappers(writing.WrapTransport, func(next http.RoundTripper) http.RoundTripper {
 		f := &fence{next: next}
@@ -108,20 +109,21 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 		cloud:    c,
 		config:   config,
 		client:   client,
-		services: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(c.trim.trim)),
+		services: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
 		events:   record.NewBroadcaster(),
 	}
 	c.record = g.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "metallb-controller"})
 	g.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: events.CoreV1().Events("")})
 
-	c.watch = &requeuer{ServiceInformer: g.services.Core().V1().Services()}
+	c.watch = &viewed{ServiceInformer: g.services.Core().V1().Services(), view: c.view}
+	c.lookup = lookupIn(c.watch.ServiceInformer)
 	if err := c.watches.over(c.watch.ServiceInformer.Informer()); err != nil {
 		return nil, fmt.Errorf("watch services: %w", err)
 	}
 	if _, err := c.watch.ServiceInformer.Informer().AddEventHandler(c); err != nil {
 		return nil, fmt.Errorf("watch services: %w", err)
 	}
-	g.controller, err = servicecontroller.New(c, quietClient{writer, events}, c.watch, oneNode{},
+	g.controller, err = servicecontroller.New(c, quietClient{writer, events, c}, c.watch, oneNode{},
 		config.ComponentConfig.KubeCloudShared.ClusterName, utilfeature.DefaultFeatureGate)
 	if err != nil {
 		return nil, fmt.Errorf("make the service controller: %w", err)
@@ -218,7 +220,7 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	// An API server that does not answer yet is waited for: restarting would not make it answer sooner.
 	err := wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
 		var err error
-		if services, err = listAll(ctx, g.client, c.trim); err != nil {
+		if services, err = listAll(ctx, g.client); err != nil {
 			klog.ErrorS(err, "Cannot read the Services yet")
 			return false, nil
 		}
@@ -240,6 +242,17 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 		c.see(svc) // what changed while we listed
 	}
 	go g.admission.run(ctx)
+	go func() {
+		missing := c.compare(nil)
+		for wait := 10 * time.Second; ; wait = compareEvery {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+				missing = c.compare(missing)
+			}
+		}
+	}()
 	// The service controller logs every event, the noise too.
 	ctx = klog.NewContext(ctx, quiet(klog.FromContext(ctx)))
 	g.controller.Run(ctx, int(g.config.ComponentConfig.ServiceController.ConcurrentServiceSyncs), framework.ControllerManagerMetrics)
@@ -259,8 +272,18 @@ func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, servic
 	if config != nil {
 		c.ledger.configure(config, givenUp)
 	}
-	conflicts := c.ledger.adopt(slices.DeleteFunc(services, func(svc *corev1.Service) bool { return c.gone[svc.UID] }))
-	addresses := len(c.ledger.allocator.Holdings())
+	var ours, others []*corev1.Service
+	for _, svc := range services {
+		if seen := c.view.of(svc); c.gone[svc.UID] {
+			c.view.forget(svc)
+		} else if seen != nil {
+			ours = append(ours, seen)
+		} else {
+			others = append(others, svc)
+		}
+	}
+	conflicts := c.ledger.adopt(ours, others)
+	addresses := len(c.ledger.holdings())
 	var strays []stray
 	if config != nil {
 		strays = c.ledger.strays()
@@ -284,9 +307,21 @@ func (c *Cloud) warnNotInPool(strays []stray) {
 	}
 }
 
+func lookupIn(services coreinformers.ServiceInformer) func(namespace, name string) *corev1.Service {
+	store := services.Informer().GetStore()
+	return func(namespace, name string) *corev1.Service {
+		object, _, err := store.GetByKey(namespace + "/" + name)
+		svc, ok := object.(*corev1.Service)
+		if err != nil || !ok {
+			return nil
+		}
+		return svc
+	}
+}
+
 // listAll reads every Service from a quorum of the storage, page by page. An informer's cache may lag behind, and an address
 // forgotten is an address given twice.
-func listAll(ctx context.Context, client kubernetes.Interface, t *trimmer) ([]*corev1.Service, error) {
+func listAll(ctx context.Context, client kubernetes.Interface) ([]*corev1.Service, error) {
 	page := func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return client.CoreV1().Services(metav1.NamespaceAll).List(ctx, options)
 	}
@@ -296,7 +331,7 @@ func listAll(ctx context.Context, client kubernetes.Interface, t *trimmer) ([]*c
 	}
 	var all []*corev1.Service
 	err = meta.EachListItem(list, func(object runtime.Object) error {
-		trimmed, err := t.trim(object)
+		trimmed, err := trim(object)
 		if svc, ok := trimmed.(*corev1.Service); ok {
 			all = append(all, svc)
 		}

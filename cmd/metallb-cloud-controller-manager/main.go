@@ -51,7 +51,8 @@ func newCommand() (*cobra.Command, error) {
 	fs := flags.FlagSet("metallb")
 	fs.StringVar(&ours.Namespace, "config-namespace", ours.Namespace, "Namespace of the configuration's ConfigMap and of its admitted copy.")
 	fs.StringVar(&ours.ConfigName, "config-name", ours.ConfigName, "Name of the configuration's ConfigMap; the admitted copy's is this with \"-admitted\" behind it.")
-	fs.BoolVar(&ours.ClassOnly, "load-balancer-class-only", ours.ClassOnly, "Serve only Services with spec.loadBalancerClass "+loadbalancer.Class+", and leave those without a class to others.")
+	fs.StringArrayVar(&ours.Ours.Classes, "load-balancer-class", nil, "Serve Services with this spec.loadBalancerClass, too, beside "+loadbalancer.Class+". Repeat the flag for more than one.")
+	fs.BoolVar(&ours.Ours.ClassOnly, "load-balancer-class-only", false, "Serve only Services with a spec.loadBalancerClass that is ours, and leave those without a class to others.")
 
 	// The framework returns as soon as stopped is closed, so that it is closed only after the Lease is given up.
 	stopped := make(chan struct{})
