@@ -31,6 +31,7 @@ type council struct {
 	cloud     *Cloud
 	book      *eventbook
 	admission *admission
+	gone      bool // is the user's ConfigMap
 	end       func()
 }
 
@@ -58,9 +59,13 @@ func convene(t *testing.T, client *fake.Clientset, services string, plates ...*d
 		list = listed(t, services)
 	}
 	c.cloud.begin()
-	c.cloud.adopt(config, c.admission.givenUp, list)
+	c.cloud.adopt(config, c.admission.inForce.givenUp, list)
 	done := make(chan struct{})
-	go func() { c.admission.run(ctx); close(done) }()
+	go func() {
+		c.admission.begin(ctx)
+		c.admission.run(ctx)
+		close(done)
+	}()
 	c.end = func() {
 		cancel()
 		<-done
@@ -122,9 +127,15 @@ func (c *council) stored() map[string]string {
 func (c *council) want(then, config string, refused ...string) {
 	c.t.Helper()
 	stored := c.stored()
-	want := []string{"admitted-at", "config", "hash"}
+	want := []string{"admitted-at", "class-only", "classes", "config", "hash", "observed-resource-version"}
+	if c.gone {
+		want = want[:5]
+	}
 	if config == "" {
 		want = nil
+		if len(refused) > 0 {
+			want = []string{"observed-resource-version"}
+		}
 	}
 	if len(refused) > 0 {
 		want = append(want, "refused")
@@ -165,7 +176,7 @@ func TestATextIsAdmittedOrRefusedAndTheCopyFollows(t *testing.T) {
 		if addr, err := ensure(t, c.cloud, "shop/web"); addr != "10.0.0.0" {
 			t.Errorf("it is not in force: %v", err)
 		}
-		same(t, "events", c.book.take(), []string{"shop/web Normal IPAllocated assigned 10.0.0.0 from pool vip"})
+		same(t, "events", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + hashOf(first) + " is in force: 1 pool, 0 peers", "shop/web Normal IPAllocated assigned 10.0.0.0 from pool vip"})
 
 		broken := first + "peers:\n- peer-address: 10.0.0.300\n"
 		c.write(broken)
@@ -183,12 +194,15 @@ func TestATextIsAdmittedOrRefusedAndTheCopyFollows(t *testing.T) {
 		}
 		c.write(first)
 		c.want("the edit is taken back", first)
+		c.book.take()
 		c.write(broken)
 		if len(c.book.take()) != 1 {
 			t.Error("the broken text came back, and nobody hears of it")
 		}
 
 		c.put("config", map[string]string{"confg": first})
+		<-time.After(10 * time.Second) // a refusal is not rewritten more often than that
+		synctest.Wait()
 		c.want("the key is misspelt", first, `the ConfigMap has no key "config": put the configuration there`)
 		same(t, "events", c.book.take(), []string{
 			`metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:01Z stays in force: the ConfigMap has no key "config": put the configuration there`})
@@ -226,7 +240,7 @@ func TestATextThatTakesAddressesAwayWaitsUntilTheyAreFree(t *testing.T) {
 
 		c.cloud.EnsureLoadBalancerDeleted(t.Context(), "", aService(t, "shop/web"))
 		synctest.Wait()
-		c.want("one of them goes", first, refusedAt, "no pool would own the address of Service shop/api, 10.0.0.1: keep", "- shop/api 10.0.0.1\n")
+		c.want("one of them goes, and the refusal tells of its time", first, refusedAt, "no pool would own the address of Service shop/web, 10.0.0.0 and 1 more", "- shop/web 10.0.0.0\n")
 		same(t, "events of the same text", c.book.take(), nil)
 
 		c.cloud.OnDelete(aService(t, "shop/api"))
@@ -260,6 +274,8 @@ func TestAnOperatorWhoNamesTheTextRenumbers(t *testing.T) {
 		same(t, "events", c.book.take(), []string{refused})
 		named("0123456789abcdef")
 		same(t, "events of another text's name", c.book.take(), []string{refused + `; annotation metallb.io/renumber is "0123456789abcdef", which names another text than this`})
+		<-time.After(10 * time.Second)
+		synctest.Wait()
 		c.want("another text is named", first, "which names another text")
 
 		named(hashOf(next))
@@ -276,7 +292,7 @@ func TestAnOperatorWhoNamesTheTextRenumbers(t *testing.T) {
 		if _, err := ensure(t, c.cloud, "shop/api shows=10.0.0.1 age=2"); words(err) != waits {
 			t.Errorf("api hears %v", err)
 		}
-		same(t, "events of moving", c.book.take(), []string{"shop/web Normal Renumbered 10.0.0.0 became 10.0.0.2 of pool vip"})
+		same(t, "events of moving", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + hashOf(next) + " is in force: 1 pool, 0 peers", "shop/web Normal Renumbered 10.0.0.0 became 10.0.0.2 of pool vip"})
 		c.end()
 
 		// The rest follows when there is room, also after a restart.
@@ -287,7 +303,7 @@ func TestAnOperatorWhoNamesTheTextRenumbers(t *testing.T) {
 		if addr, err := ensure(t, c.cloud, "shop/api shows=10.0.0.1 age=2"); addr != "10.9.0.0" {
 			t.Errorf("api has %q, %v", addr, err)
 		}
-		same(t, "events after the restart", c.book.take(), []string{"shop/api Normal Renumbered 10.0.0.1 became 10.9.0.0 of pool more"})
+		same(t, "events after the restart", c.book.take()[1:], []string{"shop/api Normal Renumbered 10.0.0.1 became 10.9.0.0 of pool more"})
 		synctest.Wait()
 		if got, ok := c.stored()["given-up"]; ok {
 			t.Errorf("still given up: %q", got)
@@ -304,7 +320,9 @@ func TestADeletedConfigMapChangesNothing(t *testing.T) {
 		client := fake.NewClientset(configMap("config", map[string]string{"config": first}))
 		c := convene(t, client, "")
 		logged.take()
+		c.book.take()
 		c.remove("config")
+		c.gone = true
 		c.want("it is deleted", first)
 		c.admission.ring()
 		synctest.Wait()
@@ -314,6 +332,7 @@ func TestADeletedConfigMapChangesNothing(t *testing.T) {
 
 		c = convene(t, client, "")
 		defer c.end()
+		c.gone = true
 		c.want("the controller restarts", first)
 		if addr, err := ensure(t, c.cloud, "shop/web"); addr != "10.0.0.0" {
 			t.Errorf("it is not in force: %v", err)
@@ -327,6 +346,7 @@ func TestTheCopyIsRepairedWhateverIsDoneToIt(t *testing.T) {
 		c := convene(t, fake.NewClientset(configMap("config", map[string]string{"config": first})), "")
 		defer c.end()
 		admitted := c.stored()
+		c.book.take()
 		for then, data := range map[string]map[string]string{
 			"another text":    {"config": text("vip 10.9.0.0/30"), "hash": admitted["hash"], "admitted-at": admitted["admitted-at"]},
 			"another hash":    {"config": first, "hash": "0", "admitted-at": admitted["admitted-at"]},
@@ -384,7 +404,7 @@ func TestWhatAnEarlierVersionRefusedMayBeAdmittedNow(t *testing.T) {
 		c := convene(t, client, "")
 		defer c.end()
 		c.want("after an upgrade", next)
-		same(t, "events", c.book.take(), nil)
+		same(t, "events", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + hashOf(next) + " is in force: 1 pool, 0 peers"})
 	})
 }
 
@@ -535,7 +555,7 @@ func TestOnlyTheLeaderWritesTheCopy(t *testing.T) {
 }
 
 func TestAnAPIServerThatFailsAtTheStartIsNotTakenForAnEmptyOne(t *testing.T) {
-	for _, name := range []string{"config", "config-admitted"} {
+	for _, name := range []string{"config-admitted"} {
 		client := fake.NewClientset(configMap("config", map[string]string{"config": text("vip 10.0.0.0/30")}))
 		client.PrependReactor("get", "configmaps", func(a k8stesting.Action) (bool, runtime.Object, error) {
 			return a.(k8stesting.GetAction).GetName() == name, nil, fmt.Errorf("not now")

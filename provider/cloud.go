@@ -9,10 +9,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/api"
 	componentbaseconfig "k8s.io/component-base/config"
@@ -45,12 +45,16 @@ type Cloud struct {
 	watch   *viewed
 	// lookup returns the Service of that name as the informer's store has it; nil if it does not.
 	lookup func(namespace, name string) *corev1.Service
-	record record.EventRecorder
-	freed  func() // called when an address was freed
+	events *events
+	record recorder // writes into events
+	freed  func()   // called when an address was freed
 
 	mu     sync.Mutex // guards what follows, up to resign
 	ledger *ledger
 	frozen bool
+	// holding is set while a text is judged and stored: no address is given away that it may not know. resumed tells the end.
+	holding bool
+	resumed sync.Cond
 	// ready is set once every address in use is adopted. What the informers say before that is not news.
 	ready bool
 	// gone are the Services that were deleted after we began to list them, until ready: the list may still show them.
@@ -70,14 +74,24 @@ type Cloud struct {
 
 // New returns a Cloud that has read nothing yet.
 func New(options Options) *Cloud {
-	return &Cloud{
+	events := newEvents()
+	c := &Cloud{
 		options:  options,
+		events:   events,
+		record:   events,
 		view:     newView(options.Ours),
 		ledger:   newLedger(),
 		began:    map[types.UID]time.Time{},
 		watchdog: leaderelection.NewLeaderHealthzAdaptor(20 * time.Second),
 		resigned: make(chan struct{}),
 	}
+	c.resumed.L = &c.mu
+	return c
+}
+
+// A recorder tells users of an object.
+type recorder interface {
+	Eventf(object runtime.Object, kind, reason, format string, args ...any)
 }
 
 var (
@@ -164,6 +178,9 @@ func (c *Cloud) answer(ctx context.Context, svc *corev1.Service) (d decision, ch
 	confirmed := false
 	for {
 		c.mu.Lock()
+		for c.holding && !c.frozen && !c.ledger.settled(svc) {
+			c.resumed.Wait()
+		}
 		if c.frozen || err != nil || confirmed || c.ledger.settled(svc) {
 			break
 		}
@@ -178,12 +195,12 @@ func (c *Cloud) answer(ctx context.Context, svc *corev1.Service) (d decision, ch
 	if err != nil {
 		return d, nil, err
 	}
-	if !c.exists(svc) {
-		return d, nil, cloudprovider.ImplementedElsewhere // nothing is to be written: it went while it was worked on
+	if !c.exists(svc) || c.lookup != nil && c.view.of(c.lookup(svc.Namespace, svc.Name)) == nil {
+		return d, nil, cloudprovider.ImplementedElsewhere // nothing is to be written: it went, or became another's, while it was worked on
 	}
 	d = c.ledger.answer(svc)
 	if d.eased {
-		changed = c.ledger.serve()
+		changed = c.serve()
 	}
 	if d.again {
 		changed = append(changed, svc)
@@ -230,8 +247,8 @@ func (c *Cloud) release(svc *corev1.Service) (known bool) {
 	known = c.ledger.entries[svc.UID] != nil
 	left := c.ledger.forget(svc.UID)
 	var changed []*corev1.Service
-	if len(left) > 0 && !c.frozen {
-		changed = c.ledger.serve()
+	if len(left) > 0 {
+		changed = c.serve()
 	}
 	c.mu.Unlock()
 	c.released(svc, left)
@@ -245,6 +262,15 @@ func (c *Cloud) released(svc *corev1.Service, addrs []netip.Addr) {
 	}
 	klog.InfoS("Released address", "service", service.Name(svc), "address", service.InWords(addrs))
 	c.freed()
+}
+
+// serve lets Services that wait have what is there for them, and returns those that are to be told. It is called with the mutex
+// held.
+func (c *Cloud) serve() []*corev1.Service {
+	if c.frozen || c.holding {
+		return nil
+	}
+	return c.ledger.serve()
 }
 
 func (c *Cloud) requeue(services []*corev1.Service) {
@@ -274,8 +300,8 @@ func (c *Cloud) see(object any) {
 	if ours == nil {
 		delete(c.began, svc.UID)
 		var changed []*corev1.Service
-		if c.ledger.ignore(svc) && !c.frozen {
-			changed = c.ledger.serve()
+		if c.ledger.ignore(svc) {
+			changed = c.serve()
 		}
 		c.mu.Unlock()
 		c.requeue(changed)
@@ -353,6 +379,7 @@ func (c *Cloud) lost() {
 func (c *Cloud) Stop() {
 	c.mu.Lock()
 	c.frozen = true
+	c.resumed.Broadcast()
 	resign, fence := c.resign, c.fence
 	c.mu.Unlock()
 	if resign == nil {

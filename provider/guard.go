@@ -32,11 +32,13 @@ func (g guarded) Patch(ctx context.Context, name string, kind types.PatchType, d
 	if patch.Metadata == nil {
 		patch.Metadata = map[string]any{}
 	}
+	g.cloud.events.wrote()
+	defer g.cloud.events.wrote()
 	takesAway := takesAway(patch.Metadata, patch.Status)
 	svc := g.cloud.lookup(g.namespace, name)
 	for {
 		if svc == nil || g.cloud.view.of(svc) == nil {
-			return nil, apierrors.NewNotFound(corev1.Resource("services"), name)
+			return &corev1.Service{}, nil // there is nothing left to do
 		}
 		patch.Metadata["uid"] = svc.UID
 		if takesAway {

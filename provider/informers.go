@@ -61,13 +61,12 @@ func (oneNodeLister) Get(name string) (*corev1.Node, error) {
 	return theNode, nil
 }
 
-// oneConfigMap watches a single ConfigMap, so that the permission to read that one suffices.
-func oneConfigMap(client kubernetes.Interface, namespace, name string) (informers.SharedInformerFactory, coreinformers.ConfigMapInformer) {
-	factory := informers.NewSharedInformerFactoryWithOptions(client, 0,
+// oneObject watches a single object of some kind, so that the permission to read that one suffices.
+func oneObject(client kubernetes.Interface, namespace, name string, trim cache.TransformFunc) informers.SharedInformerFactory {
+	return informers.NewSharedInformerFactoryWithOptions(client, 0,
 		informers.WithNamespace(namespace),
 		informers.WithTransform(trim),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
 		}))
-	return factory, factory.Core().V1().ConfigMaps()
 }

@@ -86,19 +86,20 @@ func (c *controlled) start(config *loadbalancer.Config) {
 	if _, err := factory.Core().V1().Services().Informer().AddEventHandler(c.cloud); err != nil {
 		t.Fatal(err)
 	}
-	controller, err := servicecontroller.New(c.cloud, quietClient{c.client, c.events, c.cloud}, c.cloud.watch, oneNode{}, "kubernetes", utilfeature.DefaultFeatureGate)
+	controller, err := servicecontroller.New(c.cloud, quietClient{c.client, c.cloud}, c.cloud.watch, oneNode{}, "kubernetes", utilfeature.DefaultFeatureGate)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
 	factory.Start(ctx.Done())
+	running.Go(func() { c.cloud.events.run(ctx, c.events.CoreV1().Events("")) })
 	listed, err := listAll(ctx, c.client)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.cloud.begin()
 	c.cloud.adopt(config, nil, listed)
-	var running sync.WaitGroup
 	running.Go(func() {
 		controller.Run(ctx, 2, controllersmetrics.NewControllerManagerMetrics("test"))
 	})
@@ -161,6 +162,8 @@ func (c *controlled) wrote() (all []string) {
 
 // warnings returns the events that reached the API server.
 func (c *controlled) warnings() (all []string) {
+	<-time.After(time.Second) // they wait behind statuses
+	synctest.Wait()
 	list, err := c.events.CoreV1().Events(metav1.NamespaceAll).List(c.t.Context(), metav1.ListOptions{})
 	if err != nil {
 		c.t.Fatal(err)
@@ -174,7 +177,6 @@ func (c *controlled) warnings() (all []string) {
 func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newControlled(t, "shop/web class="+loadbalancer.Class, "other/web finalizer class=example.com/lb shows=10.0.0.9")
-		start := time.Now()
 		if got := c.get("shop/web").Status.LoadBalancer.Ingress; got != nil {
 			t.Fatalf("the status is %v before there is a configuration", got)
 		}
@@ -182,6 +184,7 @@ func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 			"shop/web Warning SyncLoadBalancerFailed Error syncing load balancer: failed to ensure load balancer: no address pool is configured: add one to address-pools"})
 		c.wrote()
 
+		start := time.Now()
 		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/31"), nil, loadbalancer.NoConsent)
 		synctest.Wait()
 		if got := service.Addresses(c.get("shop/web")); shown(got) != "10.0.0.0" {

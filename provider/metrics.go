@@ -27,6 +27,11 @@ var (
 		Help:           "How many of these could not be dealt with, and were tried again.",
 		StabilityLevel: metrics.ALPHA,
 	})
+	eventsDropped = metrics.NewCounter(&metrics.CounterOpts{
+		Name:           "metallb_controller_events_dropped_total",
+		Help:           "How many events the API server did not take for five minutes.",
+		StabilityLevel: metrics.ALPHA,
+	})
 	assignment = metrics.NewHistogram(&metrics.HistogramOpts{
 		Name:           "metallb_allocator_assignment_seconds",
 		Help:           "From when the controller manager saw a Service without an address until the Service's status showed one.",
@@ -60,7 +65,7 @@ var (
 
 // register offers the Cloud's metrics where the framework serves its own.
 func (c *Cloud) register() {
-	legacyregistry.MustRegister(updates, updateErrors, assignment)
+	legacyregistry.MustRegister(updates, updateErrors, eventsDropped, assignment)
 	legacyregistry.CustomMustRegister(&collector{cloud: c})
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"os"
 	"time"
 
@@ -20,14 +21,11 @@ import (
 	"k8s.io/client-go/informers"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/tools/pager"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/transport"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
@@ -77,7 +75,7 @@ type gate struct {
 	services   informers.SharedInformerFactory
 	controller *servicecontroller.Controller
 	admission  *admission
-	events     record.EventBroadcaster
+	events     kubernetes.Interface // writes events
 }
 
 func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
@@ -86,7 +84,9 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 		return nil, fmt.Errorf("make a client: %w", err)
 	}
 	// Events have a client of their own, so that they never delay a status.
-	events, err := kubernetes.NewForConfig(rest.AddUserAgent(config.Kubeconfig, "events"))
+	telling := rest.AddUserAgent(config.Kubeconfig, "events")
+	telling.Timeout = 10 * time.Second
+	events, err := kubernetes.NewForConfig(telling)
 	if err != nil {
 		return nil, fmt.Errorf("make a client for events: %w", err)
 	}
@@ -110,26 +110,26 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 		config:   config,
 		client:   client,
 		services: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
-		events:   record.NewBroadcaster(),
+		events:   events,
 	}
-	c.record = g.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "metallb-controller"})
-	g.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: events.CoreV1().Events("")})
 
 	c.watch = &viewed{ServiceInformer: g.services.Core().V1().Services(), view: c.view}
 	c.lookup = lookupIn(c.watch.ServiceInformer)
-	if err := c.watches.over(c.watch.ServiceInformer.Informer()); err != nil {
-		return nil, fmt.Errorf("watch services: %w", err)
-	}
 	if _, err := c.watch.ServiceInformer.Informer().AddEventHandler(c); err != nil {
 		return nil, fmt.Errorf("watch services: %w", err)
 	}
-	g.controller, err = servicecontroller.New(c, quietClient{writer, events, c}, c.watch, oneNode{},
+	g.controller, err = servicecontroller.New(c, quietClient{writer, c}, c.watch, oneNode{},
 		config.ComponentConfig.KubeCloudShared.ClusterName, utilfeature.DefaultFeatureGate)
 	if err != nil {
 		return nil, fmt.Errorf("make the service controller: %w", err)
 	}
 	if g.admission, err = newAdmission(client, writer, c); err != nil {
 		return nil, err
+	}
+	for _, informer := range append(g.admission.informers, c.watch.ServiceInformer.Informer()) {
+		if err := c.watches.over(informer); err != nil {
+			return nil, fmt.Errorf("watch the watches: %w", err)
+		}
 	}
 	// A text that was refused because a Service would lose its address may be admitted once that is free.
 	c.freed = g.admission.ring
@@ -140,6 +140,7 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 func (g *gate) run(ctx context.Context, framework genericcontrollermanager.ControllerContext) {
 	g.services.Start(ctx.Done())
 	g.admission.start(ctx)
+	go g.cloud.events.run(ctx, g.events.CoreV1().Events(""))
 	lead := func(ctx context.Context) {
 		if err := g.lead(ctx, framework); err != nil && ctx.Err() == nil {
 			klog.ErrorS(err, "Stopped, to start again")
@@ -233,7 +234,7 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	if err != nil {
 		return err
 	}
-	c.adopt(config, g.admission.givenUp, services)
+	c.adopt(config, g.admission.inForce.givenUp, services)
 	informer := g.services.Core().V1().Services().Informer()
 	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
 		return ctx.Err()
@@ -241,6 +242,7 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	for _, svc := range informer.GetStore().List() {
 		c.see(svc) // what changed while we listed
 	}
+	g.admission.begin(ctx)
 	go g.admission.run(ctx)
 	go func() {
 		missing := c.compare(nil)
@@ -301,9 +303,13 @@ func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, servic
 }
 
 func (c *Cloud) warnNotInPool(strays []stray) {
-	for _, x := range strays {
-		c.record.Eventf(x.service, corev1.EventTypeWarning, "AddressNotInPool",
-			"address %s belongs to no pool: it is kept, and not announced; add it to a pool, or delete the Service", x.addr)
+	for i := 0; i < len(strays); i++ {
+		svc, addrs := strays[i].service, []netip.Addr{strays[i].addr}
+		for ; i+1 < len(strays) && strays[i+1].service == svc; i++ {
+			addrs = append(addrs, strays[i+1].addr)
+		}
+		c.record.Eventf(svc, corev1.EventTypeWarning, "AddressNotInPool",
+			"address %s belongs to no pool: it is kept, and not announced; add it to a pool, or delete the Service", service.InWords(addrs))
 	}
 }
 
