@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -309,8 +310,12 @@ func (c *Cloud) see(object any) {
 	}
 	again := c.ledger.see(ours)
 	orphaned := c.ledger.orphaned(ours)
+	typos := c.ledger.typos(ours)
 	c.clock(ours, time.Now())
 	c.mu.Unlock()
+	if len(typos) > 0 {
+		c.record.Eventf(ours, corev1.EventTypeWarning, "UnknownAnnotation", "%s", strings.Join(typos, "; "))
+	}
 	if again {
 		c.watch.Requeue(ours)
 	}

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -168,7 +169,7 @@ func (q *events) Eventf(object runtime.Object, kind, reason, format string, args
 	}
 	now := metav1.Now()
 	q.add(&corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Namespace: ref.Namespace, Name: fmt.Sprintf("%s.%x", ref.Name, now.UnixNano()+q.names.Add(1))},
+		ObjectMeta:     metav1.ObjectMeta{Namespace: cmp.Or(ref.Namespace, metav1.NamespaceDefault), Name: fmt.Sprintf("%s.%x", ref.Name, now.UnixNano()+q.names.Add(1))},
 		InvolvedObject: *ref, Type: kind, Reason: reason, Message: service.Cut(fmt.Sprintf(format, args...), mostOfAnEvent),
 		FirstTimestamp: now, LastTimestamp: now, Count: 1, Source: q.source, ReportingController: q.source.Component,
 	})

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // passwordSecret is where speakers find the passwords of peers with a password-key.
@@ -41,8 +43,13 @@ func newFacts(client kubernetes.Interface, namespace string, c *Cloud, ring func
 		nodes:     nodes.Core().V1().Nodes().Informer(),
 		secret:    secret.Core().V1().Secrets().Informer(),
 	}
-	_, err := f.nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(object any) { f.seeNode(nil, object); ring() },
+	_, err := f.nodes.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
+		AddFunc: func(object any, initially bool) {
+			if !initially { // a start tells nobody
+				f.seeNode(nil, object)
+			}
+			ring()
+		},
 		UpdateFunc: func(before, object any) {
 			was, wasNode := before.(*corev1.Node)
 			is, isNode := object.(*corev1.Node)
@@ -126,13 +133,17 @@ func addressesOf(node *corev1.Node) (all []netip.Addr) {
 	return all
 }
 
-// seeNode warns where a Node comes to show an address that a Service holds. The Service keeps it: any kubelet can claim one.
+// seeNode warns where a Node comes to have an annotation that means nothing, or to show an address that a Service holds. The
+// Service keeps it: any kubelet can claim one.
 func (f *facts) seeNode(before, object any) {
 	node, ok := object.(*corev1.Node)
 	if !ok {
 		return
 	}
 	was, _ := before.(*corev1.Node)
+	if typos := service.UnknownOnNode(node.Annotations); len(typos) > 0 && f.cloud.leads() && (was == nil || !slices.Equal(typos, service.UnknownOnNode(was.Annotations))) {
+		f.cloud.record.Eventf(node, corev1.EventTypeWarning, "UnknownAnnotation", "%s", strings.Join(typos, "; "))
+	}
 	for _, addr := range addressesOf(node) {
 		if was != nil && slices.Contains(addressesOf(was), addr) {
 			continue
@@ -142,6 +153,13 @@ func (f *facts) seeNode(before, object any) {
 				"%s is Node %s's own address, too: this Service keeps it; give the Node another, or take it out of the pool and renumber", addr, node.Name)
 		}
 	}
+}
+
+// leads reports whether this process decides.
+func (c *Cloud) leads() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ready && !c.frozen
 }
 
 // holdersOf returns the Services of ours that hold an address.

@@ -50,6 +50,8 @@ type entry struct {
 	stale []corev1.LoadBalancerIngress
 	// owed is set while the service controller mends the status, and is to ask again for the reason.
 	owed bool
+	// unknown are annotations that mean nothing, of which the user was told.
+	unknown []string
 	// told are the addresses that an event has announced, or that the Service had before we knew it.
 	told []netip.Addr
 	rank int // in the queue
@@ -104,6 +106,7 @@ func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict
 		if err := l.allocator.Adopt(e.request, service.Addresses(svc)); err != nil {
 			conflicts = append(conflicts, conflict{svc, err})
 		}
+		e.unknown = service.UnknownOnService(svc.Annotations) // a start tells nobody
 		e.told = l.held(svc)
 		e.shown = len(e.told) > 0 && service.Shows(svc, e.told)
 	}
@@ -328,6 +331,19 @@ func (l *ledger) see(svc *corev1.Service) (again bool) {
 		why = g.Why.Error()
 	}
 	return e.owed || !unchanged || why != e.why
+}
+
+// typos returns the annotations of the Service that mean nothing, if they are others than it was told.
+func (l *ledger) typos(svc *corev1.Service) []string {
+	e := l.entries[svc.UID]
+	if e == nil || e.service.ResourceVersion != svc.ResourceVersion {
+		return nil
+	}
+	before := e.unknown
+	if e.unknown = service.UnknownOnService(svc.Annotations); slices.Equal(before, e.unknown) {
+		return nil
+	}
+	return e.unknown
 }
 
 // orphaned reports whether the Service has no claim to its addresses any more and nobody will free them: the service

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/version"
@@ -84,6 +85,10 @@ func setDefaults(o *ccmoptions.CloudControllerManagerOptions) {
 	// The framework's Lease has the name that every other cloud controller manager uses.
 	o.Generic.LeaderElection.ResourceNamespace = "metallb-system"
 	o.Generic.LeaderElection.ResourceName = "metallb-controller"
+	// A leader that is killed is followed within ten seconds.
+	o.Generic.LeaderElection.LeaseDuration.Duration = 8 * time.Second
+	o.Generic.LeaderElection.RenewDeadline.Duration = 5 * time.Second
+	o.Generic.LeaderElection.RetryPeriod.Duration = time.Second
 	// 20 requests a second would make 10,000 new Services take half an hour; the API server protects itself.
 	o.Generic.ClientConnection.QPS = 1000
 	o.Generic.ClientConnection.Burst = 1000
