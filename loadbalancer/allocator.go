@@ -599,7 +599,7 @@ func (a *Allocator) anew(r *Request) ([]netip.Addr, Reason) {
 
 // hasCompany reports whether some address is shared under the Service's terms.
 func (a *Allocator) hasCompany(r *Request) bool {
-	g := group{r.Namespace, r.Key, r.Backend}
+	g := groupOf(r.Namespace, r.Terms)
 	within := a.groups[g] != nil
 	g.namespace = ""
 	return r.Key != "" && (within || a.groups[g] != nil)

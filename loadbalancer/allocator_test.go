@@ -132,7 +132,7 @@ func shown(addrs []netip.Addr) string {
 }
 
 // request reads a Service in short: "namespace/name [families=46] [require] [share=key] [ports=80,53/UDP] [local=app]
-// [pool=name] [want=addresses] [tier=label] [invalid=text] [shows=addresses]".
+// [by-hand] [not-ready] [pool=name] [want=addresses] [tier=label] [invalid=text] [shows=addresses]".
 func request(t testing.TB, short string) (r Request, shows []netip.Addr) {
 	t.Helper()
 	words := strings.Fields(short)
@@ -153,6 +153,10 @@ func request(t testing.TB, short string) (r Request, shows []netip.Addr) {
 			r.Ports = ports(value)
 		case "local":
 			r.Backend = "pods app=" + value
+		case "by-hand":
+			r.Backend = UnknownPods
+		case "not-ready":
+			r.NotReady = true
 		case "pool":
 			r.Pool = value
 		case "want":
@@ -1179,7 +1183,8 @@ func (p *player) request() Request {
 		case "ports":
 			r.Ports = pick(p, "ports", nil, ports("80"), ports("443"), ports("80/UDP"), ports("25"), ports("80,443"), ports("25,80/UDP"))
 		case "backend":
-			r.Backend = pick(p, "backend", "", "", "pods app=web", "pods app=api")
+			r.Backend = pick(p, "backend", "", "", "pods app=web", "pods app=api", UnknownPods)
+			r.NotReady = pick(p, "not ready", false, false, true)
 		case "pool":
 			r.Pool = pick(p, "pool", "", "", "a", "b", "c")
 		case "addresses":
@@ -1493,7 +1498,7 @@ func (a *Allocator) inconsistency() error {
 			if t.terms.Key == "" || p == nil {
 				continue
 			}
-			g := group{t.request.Namespace, t.terms.Key, t.terms.Backend}
+			g := groupOf(t.request.Namespace, t.terms)
 			if p.ShareAcrossNamespaces {
 				g.namespace = ""
 			}
@@ -1639,7 +1644,7 @@ func collide(x, y Terms) bool {
 
 // differ reports whether two Services may not share an address, although they could.
 func differ(x, y Terms) bool {
-	return x.Key == "" || x.Key != y.Key || x.Backend != y.Backend
+	return x.Key == "" || x.Key != y.Key || x.Backend != y.Backend || x.Backend == UnknownPods || x.NotReady != y.NotReady
 }
 
 // try sets a flag of the rapid package for one test, unless the command line does.

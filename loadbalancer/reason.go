@@ -140,6 +140,10 @@ func (r Reason) held() string {
 		return text + ", whose externalTrafficPolicy is another: give both the same, or ask for another address"
 	case OtherSelector:
 		return text + ", whose selector is another: with externalTrafficPolicy Local, give both the same, or ask for another address"
+	case NoSelector:
+		return text + ", and with externalTrafficPolicy Local neither has a selector: ask for another, or give both the same selector"
+	case OtherReadiness:
+		return text + ", whose publishNotReadyAddresses is another: give both the same, or ask for another address"
 	case OtherNamespace:
 		return fmt.Sprintf("%s: ask for another, or set share-across-namespaces of pool %q", text, show(r.Pool))
 	}

@@ -5,17 +5,23 @@ import (
 	"slices"
 )
 
-// Terms say with whom a Service may share an address. Those that share one have the same Key and the same Backend, and no
-// port in common.
+// Terms say with whom a Service may share an address. Those that share one have the same Key and the same Backend, count the
+// same pods, and have no port in common.
 type Terms struct {
 	// Key is the word that the Services agreed on; empty means that the Service wants its addresses for itself.
 	Key string
 	// Ports are those that the Service uses, each once.
 	Ports []Port
 	// Backend tells where traffic may go, so that the same nodes can attract it for all who share: empty for the
-	// externalTrafficPolicy Cluster; for Local it names the pods.
+	// externalTrafficPolicy Cluster; for Local it names the pods, or is UnknownPods.
 	Backend string
+	// NotReady is set if pods count that are not ready.
+	NotReady bool
 }
+
+// UnknownPods is the Backend of a Service with the externalTrafficPolicy Local and no selector. Its endpoints are written by
+// hand, so that it shares with no other: a node would attract traffic for both and serve one.
+const UnknownPods = "unknown pods"
 
 // A Port is one of a Service.
 type Port struct {
@@ -24,7 +30,7 @@ type Port struct {
 }
 
 func (t Terms) equal(u Terms) bool {
-	return t.Key == u.Key && t.Backend == u.Backend && slices.Equal(t.Ports, u.Ports)
+	return t.Key == u.Key && t.Backend == u.Backend && t.NotReady == u.NotReady && slices.Equal(t.Ports, u.Ports)
 }
 
 // A Relation is how a Service that asks for an address stands to one that holds it.
@@ -40,7 +46,9 @@ const (
 	OtherKey                // their keys differ
 	OtherPolicy             // their traffic policies do
 	OtherSelector           // with the policy Local, their selectors do
-	OtherNamespace          // their namespaces do
+	NoSelector              // with the policy Local, neither has one
+	OtherReadiness          // one counts pods that are not ready
+	OtherNamespace          // their namespaces differ
 )
 
 func (r Relation) excludes() bool { return r == BothAlone || r == SamePort }
@@ -67,6 +75,10 @@ func relation(holder *tenant, r *Request) (Relation, Port) {
 		return OtherPolicy, Port{}
 	case t.Backend != r.Backend:
 		return OtherSelector, Port{}
+	case r.Backend == UnknownPods:
+		return NoSelector, Port{}
+	case t.NotReady != r.NotReady:
+		return OtherReadiness, Port{}
 	case holder.request.Namespace != r.Namespace:
 		return OtherNamespace, Port{}
 	}
@@ -96,7 +108,7 @@ func (a *Allocator) obstacle(addr netip.Addr, r *Request, s scope) (worst obstac
 	if at == nil {
 		return obstacle{}
 	}
-	if at.ports != nil && len(at.groups) == 1 && at.groups[0].group == a.groupAt(a.config.Pool(addr), r.Namespace, r.Terms) {
+	if at.ports != nil && r.Backend != UnknownPods && len(at.groups) == 1 && at.groups[0].group == a.groupAt(a.config.Pool(addr), r.Namespace, r.Terms) {
 		for _, p := range r.Ports {
 			if t := at.ports[p]; t != nil && t.request.UID != r.UID {
 				return obstacle{SamePort, p, t}
@@ -157,13 +169,16 @@ func (a *Allocator) because(addr netip.Addr, r *Request, o obstacle) Reason {
 type group struct {
 	namespace    string // empty where the pool shares across namespaces
 	key, backend string
+	notReady     bool
 }
+
+func groupOf(namespace string, t Terms) group { return group{namespace, t.Key, t.Backend, t.NotReady} }
 
 func (a *Allocator) groupAt(pool *Pool, namespace string, t Terms) group {
 	if pool != nil && pool.ShareAcrossNamespaces {
 		namespace = ""
 	}
-	return group{namespace, t.Key, t.Backend}
+	return groupOf(namespace, t)
 }
 
 // An occupied address is what the allocator knows of one in use.

@@ -51,6 +51,28 @@ func TestServicesShareAnAddressIfTheyAgree(t *testing.T) {
 	})
 }
 
+func TestServicesThatWouldAttractEachOthersTrafficNeverShare(t *testing.T) {
+	const byHand = `address 10.0.0.0 is held by service shop/x1, and with externalTrafficPolicy Local neither has a selector: ask for another, or give both the same selector`
+	const readiness = `address 10.0.0.2 is held by service shop/web, whose publishNotReadyAddresses is another: give both the same, or ask for another address`
+	tell(t, []step{
+		{then: "there is a pool", configure: "a 10.0.0.0/29"},
+		{then: "x1 is Local and has no selector", ask: "shop/x1 share=k ports=80 by-hand", addrs: "10.0.0.0"},
+		{then: "nor has x2: nobody knows whether the same nodes have their endpoints", ask: "shop/x2 share=k ports=443 by-hand", addrs: "10.0.0.1"},
+		{then: "by name it reads why", ask: "shop/x3 share=k ports=444 by-hand want=10.0.0.0", why: byHand},
+		{then: "one with a selector does not join either", ask: "shop/x4 share=k ports=444 local=x want=10.0.0.0",
+			why: `address 10.0.0.0 is held by service shop/x1, whose selector is another: with externalTrafficPolicy Local, give both the same, or ask for another address`},
+		{then: "they were found on one address: both stay, and the second is told", adopt: "shop/x5 share=k ports=445 by-hand shows=10.0.0.0", addrs: "10.0.0.0"},
+		{then: "told", ask: "shop/x5 share=k ports=445 by-hand", addrs: "10.0.0.0", why: byHand},
+
+		{then: "web counts ready pods", ask: "shop/web share=r ports=80", addrs: "10.0.0.2"},
+		{then: "api counts others as well", ask: "shop/api share=r ports=81 not-ready", addrs: "10.0.0.3"},
+		{then: "by name it reads why", ask: "shop/dns share=r ports=53 not-ready want=10.0.0.2", why: readiness},
+		{then: "one like it joins", ask: "shop/ntp share=r ports=123 not-ready", addrs: "10.0.0.3"},
+		{then: "web does so, too, and stays alone", ask: "shop/web share=r ports=80 not-ready", addrs: "10.0.0.2"},
+		{then: "then it may be joined", ask: "shop/dns share=r ports=53 not-ready want=10.0.0.2", addrs: "10.0.0.2"},
+	})
+}
+
 func TestCompanyIsFoundInTheRightPoolsOnly(t *testing.T) {
 	tell(t, []step{
 		{then: "there are four pools", configure: "a 10.0.0.0/32; b 10.0.1.0/30; vip 10.0.2.0/30 manual; mine 10.0.3.0/30 namespaces=blog priority=-1"},

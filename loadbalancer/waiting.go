@@ -261,7 +261,7 @@ func (a *Allocator) classOf(t *tenant, more bool) classKey {
 	key.pool, key.all = r.Pool, r.AllFamilies
 	copy(key.families[:], r.Families)
 	if r.Key != "" {
-		key.group = group{r.Namespace, r.Key, r.Backend}
+		key.group = groupOf(r.Namespace, r.Terms)
 		key.ports = fmt.Sprint(r.Ports)
 	}
 	if len(r.Addrs) == 0 {
@@ -362,7 +362,7 @@ func (a *Allocator) index(c *class, in bool) {
 		return
 	}
 	for _, namespace := range []string{r.Namespace, ""} {
-		g := group{namespace, r.Key, r.Backend}
+		g := groupOf(namespace, r.Terms)
 		if a.byGroup[g] == nil {
 			a.byGroup[g] = classes{}
 		}
