@@ -26,6 +26,19 @@ type stock struct {
 	clock    uint64 // counts what was freed, so that a new configuration keeps the order
 }
 
+// A spot is where in the pools an address may be: in one of them, by its index, and of one family.
+type spot struct {
+	pool   int // -1 for an address that no pool owns
+	family Family
+}
+
+func (a *Allocator) spotOf(addr netip.Addr) spot {
+	if i, ok := a.config.index(addr); ok {
+		return spot{i, FamilyOf(addr)}
+	}
+	return spot{-1, FamilyOf(addr)}
+}
+
 // A store is what a pool has left of one family.
 type store struct {
 	ranges []netipx.IPRange
@@ -36,6 +49,7 @@ type store struct {
 	freed     *list.List
 	forgotten bool
 	used      int // addresses in use
+	total     float64
 }
 
 type freedAddr struct {
@@ -70,7 +84,7 @@ func (s *stock) configure(config *Config, held []netip.Addr) {
 			v6 = len(pool.Ranges)
 		}
 		for family, ranges := range [][]netipx.IPRange{pool.Ranges[:v6], pool.Ranges[v6:]} {
-			s.stores[i][family] = store{ranges: ranges, freed: list.New()}
+			s.stores[i][family] = store{ranges: ranges, freed: list.New(), total: total(ranges, pool.AvoidBuggyIPs)}
 			s.stores[i][family].rewind()
 		}
 	}
@@ -98,6 +112,14 @@ func place6(f Family) int {
 		return 1
 	}
 	return 0
+}
+
+// named returns the index of the pool of that name, or -1.
+func (s *stock) named(name string) int {
+	if i, ok := s.byName[name]; ok {
+		return i
+	}
+	return -1
 }
 
 func (s *stock) store(pool int, f Family) *store { return &s.stores[pool][place6(f)] }
@@ -198,17 +220,21 @@ func (a *Allocator) Usage() (all []Usage) {
 			if len(at.ranges) == 0 {
 				continue
 			}
-			total := 0.0
-			for _, r := range at.ranges {
-				total += count(r)
-				if pool.AvoidBuggyIPs && f == IPv4 {
-					total -= float64(buggyUpTo(r.To(), 1) - buggyUpTo(r.From(), 0))
-				}
-			}
-			all = append(all, Usage{pool.Name, f, total, at.used})
+			all = append(all, Usage{pool.Name, f, at.total, at.used})
 		}
 	}
 	return all
+}
+
+// total counts the addresses of one family, without those that are avoided.
+func total(ranges []netipx.IPRange, avoid bool) (n float64) {
+	for _, r := range ranges {
+		n += count(r)
+		if avoid && r.From().Is4() {
+			n -= float64(buggyUpTo(r.To(), 1) - buggyUpTo(r.From(), 0))
+		}
+	}
+	return n
 }
 
 func count(r netipx.IPRange) float64 {

@@ -162,14 +162,14 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 	case d.news:
 		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s", service.InWords(d.addrs), d.pool)
 	}
-	if d.conflict != nil && len(left) > 0 {
+	if !d.conflict.None() && len(left) > 0 {
 		klog.InfoS("Found two Services on one address", "service", service.Name(svc), "address", service.InWords(left), "why", d.conflict)
 		c.record.Eventf(svc, corev1.EventTypeWarning, "AddressConflict", "%s. This Service had it too, and loses it", d.conflict)
 	}
 	c.released(svc, left)
 	c.requeue(changed)
-	if d.why != nil {
-		return nil, api.NewRetryError(d.why.Error(), waitAtMost)
+	if !d.why.None() {
+		return nil, api.NewRetryError(d.why.String(), waitAtMost)
 	}
 	return service.Status(d.addrs), nil
 }
@@ -200,7 +200,7 @@ func (c *Cloud) answer(ctx context.Context, svc *corev1.Service) (d decision, ch
 		return d, nil, cloudprovider.ImplementedElsewhere // nothing is to be written: it went, or became another's, while it was worked on
 	}
 	d = c.ledger.answer(svc)
-	if d.eased {
+	if d.stirs {
 		changed = c.serve()
 	}
 	if d.again {

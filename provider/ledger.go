@@ -20,28 +20,19 @@ import (
 type ledger struct {
 	allocator *loadbalancer.Allocator
 	entries   map[types.UID]*entry
-	// unserved are the entries of Services that do not have what they ask for, so that a freed address costs work for
-	// those only.
-	unserved map[types.UID]*entry
-	// queue has the unserved in the order in which they are served, unless unsorted is set. Who is served by now may still
-	// stand in it.
-	queue    []*entry
-	unsorted bool
 	// ignored are the Services that are not ours and whose status shows addresses. Whoever wrote that uses them: they are
 	// taken, as far as no Service of ours holds them. Each is held under a UID of its own.
 	ignored map[types.UID]*corev1.Service
 	// disputed is set while one of ours holds what an ignored Service shows.
 	disputed bool
-	// selective is set if some pool is for Services with certain labels only.
-	selective bool
 }
 
 // An entry is the ledger's line for one Service.
 type entry struct {
 	service *corev1.Service // the newest state that we know
 	request loadbalancer.Request
-	// why is the reason that the Service was told for not getting what it asks for; empty if it has that.
-	why string
+	// why is the reason that the Service was told for not getting what it asks for.
+	why loadbalancer.Reason
 	// asked is set once the service controller asked about the Service: before, it will do so by itself.
 	asked bool
 	// shown is set once the status showed the decision: if it differs from then on, somebody else wrote it.
@@ -54,9 +45,8 @@ type entry struct {
 	unknown []string
 	// told are the addresses that an event has announced, or that the Service had before we knew it.
 	told []netip.Addr
-	rank int // in the queue
 	// conflict and renumbered say why the Service does not have the ones that it was told any more.
-	conflict   error
+	conflict   loadbalancer.Reason
 	renumbered bool
 }
 
@@ -64,7 +54,6 @@ func newLedger() *ledger {
 	return &ledger{
 		allocator: loadbalancer.NewAllocator(),
 		entries:   map[types.UID]*entry{},
-		unserved:  map[types.UID]*entry{},
 		ignored:   map[types.UID]*corev1.Service{},
 	}
 }
@@ -88,7 +77,7 @@ func (e *entry) note(svc *corev1.Service) bool {
 // A conflict is an address that two Services show, and that the younger loses.
 type conflict struct {
 	service *corev1.Service
-	why     error
+	why     loadbalancer.Reason
 }
 
 // adopt takes over a cluster as it is: every address stays where a status shows it; of two Services that show one and
@@ -103,8 +92,8 @@ func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict
 		}
 		e := newEntry(svc)
 		l.entries[svc.UID] = e
-		if err := l.allocator.Adopt(e.request, service.Addresses(svc)); err != nil {
-			conflicts = append(conflicts, conflict{svc, err})
+		if why := l.allocator.Adopt(e.request, service.Addresses(svc)); !why.None() {
+			conflicts = append(conflicts, conflict{svc, why})
 		}
 		e.unknown = service.UnknownOnService(svc.Annotations) // a start tells nobody
 		e.told = l.held(svc)
@@ -113,9 +102,12 @@ func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict
 	for _, svc := range others {
 		l.ignore(svc)
 	}
-	for _, e := range l.entries {
-		if wants(e.service) && len(l.held(e.service)) == 0 {
-			l.wait(e)
+	for uid, e := range l.entries {
+		switch {
+		case !wants(e.service):
+			l.allocator.Rest(string(uid))
+		case len(l.held(e.service)) == 0:
+			l.allocator.Wait(e.request)
 		}
 	}
 	l.serve()
@@ -156,9 +148,10 @@ func (l *ledger) ignore(svc *corev1.Service) (freed bool) {
 func (l *ledger) take(svc *corev1.Service) {
 	for _, addr := range service.Addresses(svc) {
 		r := loadbalancer.Request{UID: ignoredUID(svc.UID, addr), Service: service.Name(svc), Namespace: svc.Namespace}
-		if err := l.allocator.Adopt(r, []netip.Addr{addr}); err != nil {
+		if why := l.allocator.Adopt(r, []netip.Addr{addr}); !why.None() {
 			l.disputed = true
 		}
+		l.allocator.Rest(r.UID) // it asks for nothing
 	}
 }
 
@@ -175,15 +168,23 @@ func (l *ledger) known() []*corev1.Service {
 
 // holdings are the addresses that Services of ours hold.
 func (l *ledger) holdings() []loadbalancer.Holding {
-	others := map[loadbalancer.Holding]bool{}
+	return without(l.allocator.Holdings(), l.others())
+}
+
+// others are the addresses that Services hold that are not ours.
+func (l *ledger) others() map[loadbalancer.Holding]bool {
+	all := map[loadbalancer.Holding]bool{}
 	for _, svc := range l.ignored {
 		for _, addr := range service.Addresses(svc) {
 			if len(l.allocator.Held(ignoredUID(svc.UID, addr))) > 0 {
-				others[loadbalancer.Holding{Service: service.Name(svc), Addr: addr}] = true
+				all[loadbalancer.Holding{Service: service.Name(svc), Addr: addr}] = true
 			}
 		}
 	}
-	all := l.allocator.Holdings()
+	return all
+}
+
+func without(all []loadbalancer.Holding, others map[loadbalancer.Holding]bool) []loadbalancer.Holding {
 	if len(others) == 0 {
 		return all
 	}
@@ -193,46 +194,37 @@ func (l *ledger) holdings() []loadbalancer.Holding {
 // held returns the addresses that the Service holds.
 func (l *ledger) held(svc *corev1.Service) []netip.Addr { return l.allocator.Held(string(svc.UID)) }
 
-// decide gives the Service what it asks for, if that is possible, and remembers the reason if not.
+// decide gives the Service what it asks for, if that is possible; if not, it waits.
 func (l *ledger) decide(e *entry) loadbalancer.Grant {
 	before := l.held(e.service)
 	g := l.allocator.Allocate(e.request)
-	if !slices.Equal(g.Addrs, before) {
-		e.shown = false
-	}
-	e.conflict = cmp.Or(g.Conflict, e.conflict)
-	e.renumbered = e.renumbered || g.Renumbered
-	e.why = ""
-	if g.Why != nil {
-		e.why = g.Why.Error()
-	}
-	if g.Why != nil || g.More {
-		l.wait(e)
-	} else {
-		delete(l.unserved, e.service.UID)
-	}
+	e.take(g, !slices.Equal(g.Addrs, before))
 	return g
 }
 
-// wait enters a Service among those that do not have what they ask for, or puts it in another place there.
-func (l *ledger) wait(e *entry) {
-	if rank := l.rankOf(e); l.unserved[e.service.UID] != e || rank != e.rank {
-		e.rank, l.unsorted = rank, true
+// take notes what the Service was granted.
+func (e *entry) take(g loadbalancer.Grant, moved bool) {
+	if moved {
+		e.shown = false
 	}
-	l.unserved[e.service.UID] = e
+	if e.conflict.None() {
+		e.conflict = g.Conflict
+	}
+	e.renumbered = e.renumbered || g.Renumbered
+	e.why = g.Why
 }
 
 // A decision is what the service controller, the cluster's users and the log hear of a Service.
 type decision struct {
-	addrs []netip.Addr // that the status is to show
-	pool  string       // that owns them; empty if none does
-	why   error        // the Service does not get what it asks for; it may hold addresses all the same
-	news  bool         // nobody was told of all of these addresses yet
-	was   []netip.Addr // what it was told before
+	addrs []netip.Addr        // that the status is to show
+	pool  string              // that owns them; empty if none does
+	why   loadbalancer.Reason // the Service does not get what it asks for; it may hold addresses all the same
+	news  bool                // nobody was told of all of these addresses yet
+	was   []netip.Addr        // what it was told before
 	// conflict is why it lost an address; renumbered tells that the operator took it away. Both are told once.
-	conflict   error
+	conflict   loadbalancer.Reason
 	renumbered bool
-	eased      bool // others may now get what they wait for
+	stirs      bool // others may now get what they wait for
 	// again is set if the status is another one by now than the service controller believes, so that it writes nothing.
 	again bool
 }
@@ -252,7 +244,7 @@ func (l *ledger) answer(svc *corev1.Service) decision {
 		e.note(svc)
 	}
 	g := l.decide(e)
-	d := decision{addrs: g.Addrs, why: g.Why, was: e.told, conflict: e.conflict, renumbered: e.renumbered, eased: g.Eased}
+	d := decision{addrs: g.Addrs, why: g.Why, was: e.told, conflict: e.conflict, renumbered: e.renumbered, stirs: l.allocator.Stirs()}
 	for _, addr := range g.Addrs {
 		d.news = d.news || !slices.Contains(e.told, addr)
 		if pool := l.allocator.Pool(addr); pool != nil {
@@ -260,17 +252,17 @@ func (l *ledger) answer(svc *corev1.Service) decision {
 		}
 	}
 	e.asked, e.owed = true, false
-	e.told, e.conflict, e.renumbered = g.Addrs, nil, false
+	e.told, e.conflict, e.renumbered = g.Addrs, loadbalancer.Reason{}, false
 	if service.Shows(svc, d.addrs) {
 		d.again = !service.Shows(e.service, d.addrs)
 		e.shown = !d.again // nothing will be written
 		return d
 	}
 	e.stale = svc.Status.LoadBalancer.Ingress
-	if d.why != nil {
+	if !d.why.None() {
 		// First the status must show what the Service keeps, or nothing; an error would leave it wrong. The change of the
 		// status brings us back here.
-		d.why, e.why, e.owed = nil, "", true
+		d.why, e.why, e.owed = loadbalancer.Reason{}, loadbalancer.Reason{}, true
 	}
 	return d
 }
@@ -305,14 +297,14 @@ func (l *ledger) see(svc *corev1.Service) (again bool) {
 	held := l.held(svc)
 	if !wants(svc) {
 		// The service controller frees the addresses. Until then the Service gets no others.
-		delete(l.unserved, svc.UID)
+		l.allocator.Rest(string(svc.UID))
 		if len(held) == 0 {
 			l.forget(svc.UID)
 		}
 		return false
 	}
-	if l.unserved[svc.UID] == e {
-		l.wait(e) // perhaps in another place
+	if l.allocator.Waits(string(svc.UID)) {
+		l.allocator.Wait(e.request) // perhaps for something else
 	}
 	same := service.Shows(svc, held)
 	// Before the decision was shown, the status may still be what it was then. Anything else is somebody's doing.
@@ -326,11 +318,7 @@ func (l *ledger) see(svc *corev1.Service) (again bool) {
 		return false
 	}
 	g, unchanged := l.allocator.Check(e.request)
-	why := ""
-	if g.Why != nil {
-		why = g.Why.Error()
-	}
-	return e.owed || !unchanged || why != e.why
+	return e.owed || !unchanged || !g.Why.Same(e.why)
 }
 
 // typos returns the annotations of the Service that mean nothing, if they are others than it was told.
@@ -356,7 +344,6 @@ func (l *ledger) orphaned(svc *corev1.Service) bool {
 // forget drops a Service that has no claim to an address any more, and returns the addresses it held.
 func (l *ledger) forget(uid types.UID) (left []netip.Addr) {
 	delete(l.entries, uid)
-	delete(l.unserved, uid)
 	if svc := l.ignored[uid]; svc != nil {
 		delete(l.ignored, uid)
 		for _, addr := range service.Addresses(svc) {
@@ -371,15 +358,6 @@ func (l *ledger) forget(uid types.UID) (left []netip.Addr) {
 // served.
 func (l *ledger) configure(config *loadbalancer.Config, givenUp *netipx.IPSet) {
 	l.allocator.Configure(config, givenUp)
-	l.selective = slices.ContainsFunc(config.Pools, func(p loadbalancer.Pool) bool { return len(p.ServiceSelectors) > 0 })
-	for _, e := range l.entries {
-		if !wants(e.service) {
-			continue
-		}
-		if g, same := l.allocator.Check(e.request); !same || g.More || g.Why != nil {
-			l.wait(e)
-		}
-	}
 }
 
 // A stray is an address that a Service holds and no pool owns.
@@ -401,70 +379,27 @@ func (l *ledger) strays() (all []stray) {
 	return all
 }
 
-// serve gives Services that wait what there is for them now: first those that ask for one address, then the older, and last
-// those that have one and would like another. It returns those for which the answer changed.
-func (l *ledger) serve() (changed []*corev1.Service) {
+// serve gives Services that wait what there is for them now, and returns those for which the answer changed.
+func (l *ledger) serve() []*corev1.Service {
+	changed, _ := l.serveWhile(func() bool { return true })
+	return changed
+}
+
+// serveWhile is serve in slices: it goes on while it may, and reports whether there is more to do.
+func (l *ledger) serveWhile(may func() bool) (changed []*corev1.Service, more bool) {
 	if l.disputed {
 		l.disputed = false
 		for _, svc := range l.ignored {
 			l.take(svc)
 		}
 	}
-	if l.unsorted || len(l.queue) > 2*len(l.unserved)+16 {
-		l.queue = slices.SortedFunc(maps.Values(l.unserved), func(a, b *entry) int {
-			return cmp.Or(cmp.Compare(a.rank, b.rank), older(a.service, b.service))
-		})
-		l.unsorted = false
-	}
-	eased := false
-	failed := map[shape]string{}
-	for _, e := range l.queue {
-		if l.unserved[e.service.UID] != e {
-			continue
-		}
-		held, why := l.held(e.service), e.why
-		shape, plain := l.shapeOf(e.request)
-		if plain = plain && len(held) == 0; plain && why != "" && failed[shape] == why {
-			continue // as it was told, and as one before it was told now
-		}
-		g := l.decide(e)
-		if e.asked && (!slices.Equal(held, g.Addrs) || e.why != why && !e.owed) {
+	answers, more := l.allocator.Serve(may)
+	for _, a := range answers {
+		e := l.entries[types.UID(a.UID)]
+		if e.asked && (a.Moved || !a.Why.Same(e.why) && !e.owed) {
 			changed = append(changed, e.service)
 		}
-		eased = eased || g.Eased
-		if plain {
-			failed[shape] = e.why
-		}
+		e.take(a.Grant, a.Moved)
 	}
-	if eased { // there is something that one before may have waited for
-		changed = append(changed, l.serve()...)
-	}
-	return changed
-}
-
-// A shape is what requests have in common that get the same answer if they get nothing.
-type shape struct {
-	namespace, pool string
-	families        [2]loadbalancer.Family
-	all             bool
-}
-
-// shapeOf returns the shape of a request, and false for one that is like no other.
-func (l *ledger) shapeOf(r loadbalancer.Request) (shape, bool) {
-	s := shape{namespace: r.Namespace, pool: r.Pool, all: r.AllFamilies}
-	if copy(s.families[:], r.Families) < len(r.Families) || len(r.Addrs) > 0 || r.Key != "" || r.Invalid != nil {
-		return shape{}, false
-	}
-	return s, len(r.Labels) == 0 || !l.selective
-}
-
-func (l *ledger) rankOf(e *entry) int {
-	switch {
-	case len(e.request.Addrs) > 0:
-		return 0
-	case len(l.held(e.service)) == 0 || e.why != "":
-		return 1
-	default:
-		return 2
-	}
+	return changed, more
 }

@@ -66,11 +66,11 @@ func tell(t *testing.T, story []step) {
 			}
 		case s.ask != "":
 			d := l.answer(aService(t, s.ask))
-			if shown(d.addrs) != s.addr || words(d.why) != s.why || d.news != s.news || shown(d.left()) != s.moved {
+			if shown(d.addrs) != s.addr || d.why.String() != s.why || d.news != s.news || shown(d.left()) != s.moved {
 				t.Errorf("%s: got %q, %q, news %t, moved from %q, want %q, %q, %t, %q",
-					s.then, shown(d.addrs), words(d.why), d.news, shown(d.left()), s.addr, s.why, s.news, s.moved)
+					s.then, shown(d.addrs), d.why.String(), d.news, shown(d.left()), s.addr, s.why, s.news, s.moved)
 			}
-			if d.eased {
+			if d.stirs {
 				if got := names(l.serve()); got != s.changed {
 					t.Errorf("%s: changed %q, want %q", s.then, got, s.changed)
 				}
@@ -90,19 +90,15 @@ func tell(t *testing.T, story []step) {
 
 // inconsistency returns what of the ledger disagrees with itself.
 func (l *ledger) inconsistency() error {
-	for uid, e := range l.unserved {
-		g, _ := l.allocator.Check(service.Request(e.service))
-		switch {
-		case l.entries[uid] != e:
-			return fmt.Errorf("%s waits and is not in the ledger", uid)
-		case !wants(e.service):
-			return fmt.Errorf("%s waits and wants nothing", uid)
-		case g.Why == nil && !g.More && e.why == "" && e.asked && !e.owed:
-			return fmt.Errorf("%s waits, has no reason to and was told none", uid)
-		}
-	}
 	for uid, e := range l.entries {
-		if e.why != "" && wants(e.service) && l.unserved[uid] == nil {
+		g, _ := l.allocator.Check(e.request)
+		waits := l.allocator.Waits(string(uid))
+		switch {
+		case waits && !wants(e.service):
+			return fmt.Errorf("%s waits and wants nothing", uid)
+		case waits && g.Why.None() && !g.More && e.why.None() && e.asked && !e.owed:
+			return fmt.Errorf("%s waits, has no reason to and was told none", uid)
+		case !e.why.None() && wants(e.service) && !waits:
 			return fmt.Errorf("%s was told %q and does not wait", uid, e.why)
 		}
 	}

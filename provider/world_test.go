@@ -317,18 +317,18 @@ func (w *world) wrong() error {
 		if !same {
 			return fmt.Errorf("%s could have %q and has %q", name, shown(g.Addrs), shown(held))
 		}
-		waiting[svc.UID] = g.Why != nil || g.More
+		waiting[svc.UID] = !g.Why.None() || g.More
 		// Of several reasons to wait, the one that it was told may have become the second.
-		if got := w.answers[svc.UID]; (got == "") != (g.Why == nil) {
-			return fmt.Errorf("%s was told %q, and the reason is %q", name, got, words(g.Why))
+		if got := w.answers[svc.UID]; (got == "") != (g.Why.None()) {
+			return fmt.Errorf("%s was told %q, and the reason is %q", name, got, g.Why.String())
 		}
 		for _, f := range r.Families {
-			if r.AllFamilies && g.Why == nil && !slices.ContainsFunc(held, func(a netip.Addr) bool { return loadbalancer.FamilyOf(a) == f }) {
+			if r.AllFamilies && g.Why.None() && !slices.ContainsFunc(held, func(a netip.Addr) bool { return loadbalancer.FamilyOf(a) == f }) {
 				return fmt.Errorf("%s has %q and no reason not to have %s", name, shown(held), f)
 			}
 		}
 		for _, addr := range r.Addrs {
-			if g.Why == nil && !slices.Contains(held, addr) {
+			if g.Why.None() && !slices.Contains(held, addr) {
 				return fmt.Errorf("%s could have %s and has %q", name, addr, shown(held))
 			}
 		}
@@ -363,7 +363,7 @@ func (w *world) wrong() error {
 		}
 	}
 	for uid := range waiting {
-		if _, waits := l.unserved[uid]; waits != waiting[uid] {
+		if waits := l.allocator.Waits(string(uid)); waits != waiting[uid] {
 			return fmt.Errorf("%s waits: %t, and is known to wait: %t", uid, waiting[uid], waits)
 		}
 	}
@@ -467,7 +467,7 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 					if !strings.Contains(addrs, was.addrs) && !is.another && !internal[uid] && !renumbered {
 						t.Fatalf("%s had %s and now has %s, and nobody wished for it", uid, was.addrs, addrs)
 					}
-					is.another = is.another && (was.addrs == addrs || w.cloud.ledger.unserved[types.UID(uid)] != nil)
+					is.another = is.another && (was.addrs == addrs || w.cloud.ledger.allocator.Waits(uid))
 				}
 				now[uid] = is
 			}
