@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-base/metrics"
@@ -23,7 +24,7 @@ func settledCluster(b *testing.B) (*ledger, []*corev1.Service) {
 	for _, svc := range services {
 		d := l.answer(svc)
 		svc.Status.LoadBalancer = *service.Status(d.addrs)
-		l.see(svc)
+		l.see(svc, time.Time{})
 	}
 	return l, services
 }
@@ -52,7 +53,7 @@ func BenchmarkSeeASettledService(b *testing.B) {
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
-		if l.see(services[i%many]) {
+		if l.see(services[i%many], time.Time{}).again {
 			b.Fatal("it is not settled")
 		}
 		i++

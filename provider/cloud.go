@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -49,6 +50,8 @@ type Cloud struct {
 	events *events
 	record recorder // writes into events
 	freed  func()   // called when an address was freed
+	after  func(time.Duration, func())
+	now    func() time.Time
 
 	mu     sync.Mutex // guards what follows, up to resign
 	ledger *ledger
@@ -56,6 +59,8 @@ type Cloud struct {
 	// holding is set while a text is judged and stored: no address is given away that it may not know. resumed tells the end.
 	holding bool
 	resumed sync.Cond
+	// serving is set while the rest of those that wait is to be served.
+	serving bool
 	// ready is set once every address in use is adopted. What the informers say before that is not news.
 	ready bool
 	// gone are the Services that were deleted after we began to list them, until ready: the list may still show them.
@@ -87,6 +92,8 @@ func New(options Options) *Cloud {
 		resigned: make(chan struct{}),
 	}
 	c.resumed.L = &c.mu
+	c.now = time.Now
+	c.after = func(d time.Duration, do func()) { time.AfterFunc(d, do) }
 	return c
 }
 
@@ -266,13 +273,28 @@ func (c *Cloud) released(svc *corev1.Service, addrs []netip.Addr) {
 }
 
 // serve lets Services that wait have what is there for them, and returns those that are to be told. It is called with the mutex
-// held.
+// held, for a slice of time; the rest follows.
 func (c *Cloud) serve() []*corev1.Service {
 	if c.frozen || c.holding {
 		return nil
 	}
-	return c.ledger.serve()
+	began := time.Now()
+	changed, more := c.ledger.serveWhile(func() bool { return time.Since(began) < sliceOfServing })
+	if more && !c.serving {
+		c.serving = true
+		go func() {
+			c.mu.Lock()
+			c.serving = false
+			changed := c.serve()
+			c.mu.Unlock()
+			c.requeue(changed)
+		}()
+	}
+	return changed
 }
+
+// sliceOfServing is for how long the mutex is kept while Services that wait are served. Then others may have it.
+const sliceOfServing = 5 * time.Millisecond
 
 func (c *Cloud) requeue(services []*corev1.Service) {
 	for _, svc := range services {
@@ -308,20 +330,49 @@ func (c *Cloud) see(object any) {
 		c.requeue(changed)
 		return
 	}
-	again := c.ledger.see(ours)
+	now := c.now()
+	do := c.ledger.see(ours, now)
 	orphaned := c.ledger.orphaned(ours)
 	typos := c.ledger.typos(ours)
-	c.clock(ours, time.Now())
+	c.clock(ours, now)
 	c.mu.Unlock()
 	if len(typos) > 0 {
 		c.record.Eventf(ours, corev1.EventTypeWarning, "UnknownAnnotation", "%s", strings.Join(typos, "; "))
 	}
-	if again {
+	if do.contested {
+		c.record.Eventf(ours, corev1.EventTypeWarning, "StatusConflict",
+			"%s writes the status again and again, which is put right less and less often, every minute at last: keep it from this Service", writerOf(ours))
+	}
+	switch {
+	case do.again && do.after > 0:
+		c.after(do.after, func() { c.mend(ours.UID) })
+	case do.again:
 		c.watch.Requeue(ours)
 	}
 	if orphaned {
 		c.release(ours)
 	}
+}
+
+// mend lets the service controller put a status right if it still is wrong.
+func (c *Cloud) mend(uid types.UID) {
+	c.mu.Lock()
+	svc := c.ledger.mend(uid)
+	frozen := c.frozen
+	c.mu.Unlock()
+	if svc != nil && !frozen {
+		c.watch.Requeue(svc)
+	}
+}
+
+// writerOf names who wrote the status last, beside us.
+func writerOf(svc *corev1.Service) string {
+	for _, manager := range writersOf(svc, ofStatus) {
+		if manager != fieldManager {
+			return fmt.Sprintf("field manager %q", service.Short(manager))
+		}
+	}
+	return "somebody else"
 }
 
 // exists reports whether the informer's store has the Service still, or one of that UID at least. What comes late is about

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"context"
 	"reflect"
 	"strings"
 	"testing"
@@ -226,4 +227,68 @@ func TestOfManagedFieldsOnlyTheWritersOfStatusAndFinalizerAreKept(t *testing.T) 
 	if got, err := trim("no object at all"); got != "no object at all" || err != nil {
 		t.Errorf("got %v, %v", got, err)
 	}
+}
+
+// Another controller that puts back whatever it wants is fought for a while, then seldom, and its name is told.
+func TestASecondWriterOfTheStatusIsFoughtLessAndLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newControlled(t, "shop/web")
+		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/30"), nil, loadbalancer.NoConsent)
+		synctest.Wait()
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { // it looks thirty times a second
+			defer close(done)
+			for ctx.Err() == nil {
+				if svc := c.get("shop/web"); shown(service.Addresses(svc)) != "192.0.2.1" {
+					c.change("shop/web", func(s *corev1.Service) {
+						s.Status.LoadBalancer = *service.Status(addrs("192.0.2.1"))
+					})
+				}
+				<-time.After(time.Second / 30)
+			}
+		}()
+		repairs := func(d time.Duration) (n int) {
+			c.wrote()
+			<-time.After(d)
+			synctest.Wait()
+			for _, w := range c.wrote() {
+				if strings.HasPrefix(w, "patch") {
+					n++
+				}
+			}
+			return n
+		}
+		if n := repairs(10 * time.Second); n == 0 || n > 5 {
+			t.Errorf("put right %d times in the first ten seconds", n)
+		}
+		<-time.After(2 * time.Minute)
+		if n := repairs(10 * time.Minute); n < 8 || n > 11 {
+			t.Errorf("put right %d times in ten minutes", n)
+		}
+		told := 0
+		for _, e := range c.book.take() {
+			if strings.HasPrefix(e, `shop/web Warning StatusConflict field manager "unknown" writes the status again and again`) {
+				told++
+			} else if strings.Contains(e, "StatusConflict") {
+				t.Errorf("it hears %s", e)
+			}
+		}
+		if told == 0 {
+			t.Error("nobody is told")
+		}
+		stop()
+		<-done
+		<-time.After(10 * time.Minute)
+		synctest.Wait()
+		if got := shown(service.Addresses(c.get("shop/web"))); got != "10.0.0.0" {
+			t.Errorf("it gave up, and the status shows %q", got)
+		}
+		c.change("shop/web", func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
+		synctest.Wait()
+		if got := shown(service.Addresses(c.get("shop/web"))); got != "10.0.0.0" {
+			t.Errorf("a single wipe is not mended at once: %q", got)
+		}
+		same(t, "events of a single wipe", c.book.take(), nil)
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
@@ -41,6 +42,8 @@ type entry struct {
 	stale []corev1.LoadBalancerIngress
 	// owed is set while the service controller mends the status, and is to ask again for the reason.
 	owed bool
+	// repairs tell how often somebody else wrote the status.
+	repairs repairs
 	// unknown are annotations that mean nothing, of which the user was told.
 	unknown []string
 	// told are the addresses that an event has announced, or that the Service had before we knew it.
@@ -278,21 +281,28 @@ func (l *ledger) settled(svc *corev1.Service) bool {
 	return slices.Equal(g.Addrs, held)
 }
 
-// see takes note of a Service as it is now, and reports whether the service controller should look at it again: because
-// somebody changed the status, or because the answer would be another one than it got.
-func (l *ledger) see(svc *corev1.Service) (again bool) {
+// An action is what is to be done about a Service that was looked at.
+type action struct {
+	again     bool          // the service controller should look at it again
+	after     time.Duration // but not before
+	contested bool          // somebody else writes the status again and again
+}
+
+// see takes note of a Service as it is now. The service controller should look at it again if somebody changed the status, or
+// if the answer would be another one than it got.
+func (l *ledger) see(svc *corev1.Service, now time.Time) action {
 	e := l.entries[svc.UID]
 	switch {
 	case e == nil && wants(svc):
 		l.forget(svc.UID) // it was another's
 		// The service controller is about to ask, perhaps about an older state than this.
 		l.entries[svc.UID] = newEntry(svc)
-		return false
+		return action{}
 	case e == nil:
 		l.ignore(svc)
-		return false
+		return action{}
 	case !e.note(svc):
-		return false
+		return action{}
 	}
 	held := l.held(svc)
 	if !wants(svc) {
@@ -301,7 +311,7 @@ func (l *ledger) see(svc *corev1.Service) (again bool) {
 		if len(held) == 0 {
 			l.forget(svc.UID)
 		}
-		return false
+		return action{}
 	}
 	if l.allocator.Waits(string(svc.UID)) {
 		l.allocator.Wait(e.request) // perhaps for something else
@@ -311,14 +321,54 @@ func (l *ledger) see(svc *corev1.Service) (again bool) {
 	forged := !same && (e.shown || e.asked && !service.SameStatus(svc.Status.LoadBalancer.Ingress, e.stale))
 	if forged {
 		e.shown, e.stale = false, svc.Status.LoadBalancer.Ingress
-		return true
+		return e.repairs.next(now)
 	}
 	e.shown = same
 	if !e.asked {
-		return false
+		return action{}
 	}
 	g, unchanged := l.allocator.Check(e.request)
-	return e.owed || !unchanged || !g.Why.Same(e.why)
+	return action{again: e.owed || !unchanged || !g.Why.Same(e.why)}
+}
+
+// repairs are how often a status was put right that somebody else wrote. Two who each put right what the other wrote would go
+// on for ever, and routers hear of every round: whoever fights must tire.
+type repairs struct {
+	count int
+	last  time.Time // when the last one was due
+}
+
+const (
+	longestPause = time.Minute
+	// calm is for how long nobody must have written it until the next time counts as the first.
+	calm = 5 * time.Minute
+)
+
+// next decides about another one: the first happens at once, and nobody hears of it; then the pause begins with a second and
+// doubles.
+func (r *repairs) next(now time.Time) action {
+	if now.Before(r.last) {
+		return action{} // one is due already
+	}
+	if now.Sub(r.last) > calm {
+		r.count = 0
+	}
+	var pause time.Duration
+	if r.count > 0 {
+		pause = min(time.Second<<min(r.count-1, 10), longestPause)
+	}
+	r.count++
+	r.last = now.Add(pause)
+	return action{again: true, after: pause, contested: r.count > 1}
+}
+
+// mend returns the Service if its status still is not what was decided.
+func (l *ledger) mend(uid types.UID) *corev1.Service {
+	e := l.entries[uid]
+	if e == nil || !wants(e.service) || service.Shows(e.service, l.held(e.service)) {
+		return nil
+	}
+	return e.service
 }
 
 // typos returns the annotations of the Service that mean nothing, if they are others than it was told.

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -36,7 +37,7 @@ type step struct {
 func tell(t *testing.T, story []step) {
 	t.Helper()
 	l := newLedger()
-	for _, s := range story {
+	for i, s := range story {
 		switch {
 		case s.adopt != "":
 			var conflicts []string
@@ -76,7 +77,7 @@ func tell(t *testing.T, story []step) {
 				}
 			}
 		case s.see != "":
-			if again := l.see(aService(t, s.see)); again != s.again {
+			if again := l.see(aService(t, s.see), time.Unix(0, 0).Add(time.Duration(i)*time.Hour)).again; again != s.again {
 				t.Errorf("%s: again %t, want %t", s.then, again, s.again)
 			}
 		default:
@@ -452,7 +453,7 @@ func TestWhatServicesOfOthersShowIsTaken(t *testing.T) {
 		t.Error("the other lets one go, and nothing is free")
 	}
 	take("the other let one go", "shop/blog", "10.0.0.2")
-	if l.see(aService(t, "other/web")) {
+	if l.see(aService(t, "other/web"), time.Time{}).again {
 		t.Error("the service controller is about to ask, and is to ask again")
 	}
 	take("the other becomes ours", "other/web", "10.0.0.0")
@@ -490,4 +491,30 @@ func outcome(l *ledger, conflicts []conflict) string {
 		lost = append(lost, service.Name(c.service))
 	}
 	return strings.Join(held, ", ") + "; conflicts " + strings.Join(lost, ", ")
+}
+
+func TestWhoeverRepairsTires(t *testing.T) {
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var r repairs
+	for _, step := range []struct {
+		then string
+		at   time.Duration
+		want action
+	}{
+		{"a single wipe is mended at once, without a word", 0, action{again: true}},
+		{"the second waits a second", 10 * time.Millisecond, action{again: true, after: time.Second, contested: true}},
+		{"what is written while one is due changes nothing", 500 * time.Millisecond, action{}},
+		{"the third waits two", 1100 * time.Millisecond, action{again: true, after: 2 * time.Second, contested: true}},
+		{"the fourth waits four", 4 * time.Second, action{again: true, after: 4 * time.Second, contested: true}},
+		{"eight", 9 * time.Second, action{again: true, after: 8 * time.Second, contested: true}},
+		{"sixteen", 18 * time.Second, action{again: true, after: 16 * time.Second, contested: true}},
+		{"thirty-two", 40 * time.Second, action{again: true, after: 32 * time.Second, contested: true}},
+		{"a minute", 80 * time.Second, action{again: true, after: time.Minute, contested: true}},
+		{"and no more", 150 * time.Second, action{again: true, after: time.Minute, contested: true}},
+		{"after some minutes of peace it begins anew", 10 * time.Minute, action{again: true}},
+	} {
+		if got := r.next(begin.Add(step.at)); got != step.want {
+			t.Errorf("%s: %+v, want %+v", step.then, got, step.want)
+		}
+	}
 }
