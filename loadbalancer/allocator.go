@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"time"
 
 	"go4.org/netipx"
 )
@@ -38,8 +37,8 @@ type Request struct {
 	// Service is its namespace/name, for errors.
 	Service   string
 	Namespace string
-	// Created is when the Service was: of those that want the same, the older goes first.
-	Created time.Time
+	// Created is when the Service was, in seconds since any epoch: of those that want the same, the older goes first.
+	Created int64
 	// Labels are the Service's: pools may be for some Services only.
 	Labels map[string]string
 	// Families are those that the Service wants an address of, each once, the more important one first.
@@ -57,7 +56,7 @@ type Request struct {
 
 // older orders Services that want the same: by creation, then name.
 func older(r, s *Request) int {
-	return cmp.Or(r.Created.Compare(s.Created), cmp.Compare(r.Namespace, s.Namespace), cmp.Compare(r.Service, s.Service), cmp.Compare(r.UID, s.UID))
+	return cmp.Or(cmp.Compare(r.Created, s.Created), cmp.Compare(r.Namespace, s.Namespace), cmp.Compare(r.Service, s.Service), cmp.Compare(r.UID, s.UID))
 }
 
 // A Grant is what a Service holds after a request, and what came of that.
@@ -99,6 +98,7 @@ type Allocator struct {
 	held     []Holding                   // one for each tenant and address, in no order
 	rows     []*tenant                   // whose each of them is
 	stock    *stock
+	withheld []netip.Addr // those of Nodes that pools own, in order
 	waiting
 }
 
@@ -146,7 +146,7 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 	if givenUp == nil {
 		givenUp = &netipx.IPSet{}
 	}
-	a.config, a.givenUp = config, givenUp
+	a.config, a.givenUp, a.withheld = config, givenUp, a.pooled(config)
 	a.stock.configure(config, slices.Collect(maps.Keys(a.inUse)))
 	clear(a.groups)
 	for addr, at := range a.inUse {
@@ -163,6 +163,22 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 			a.unchecked = append(a.unchecked, t)
 		}
 	}
+}
+
+// Withhold says which addresses are Nodes' own. Like those of routers, they are not handed out while nobody holds them; who
+// holds one keeps it: anybody who can write a Node's status could take it away otherwise.
+func (a *Allocator) Withhold(nodes []netip.Addr) {
+	a.stock.nodes = slices.Clone(nodes)
+	if !slices.Equal(a.pooled(a.config), a.withheld) {
+		a.Configure(a.config, a.givenUp)
+	}
+}
+
+// pooled returns the addresses of Nodes that pools own, in order.
+func (a *Allocator) pooled(config *Config) []netip.Addr {
+	all := slices.DeleteFunc(slices.Clone(a.stock.nodes), func(addr netip.Addr) bool { return config.Pool(addr) == nil })
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
 }
 
 // Held returns the addresses that the Service holds.
@@ -667,7 +683,11 @@ func (a *Allocator) mayHold(addr netip.Addr, r *Request) Reason {
 	if o, ok := a.mayJoin(addr, pool, r); !ok {
 		return a.because(addr, r, o)
 	}
-	if a.inUse[addr] == nil && !pool.handsOut(addr) {
+	switch {
+	case a.inUse[addr] != nil:
+	case a.stock.own[addr]:
+		return Reason{Cause: OfInfrastructure, Addr: addr}
+	case !pool.handsOut(addr):
 		return Reason{Cause: NotHandedOut, Addr: addr, Pool: pool.Name}
 	}
 	return Reason{}
