@@ -67,6 +67,9 @@ type Grant struct {
 	Why Reason
 	// More is set if the Service has what it must have, and would get another family as well were one free.
 	More bool
+	// Apart is why the Service got an address of its own although another has the same key: with the externalTrafficPolicy
+	// Local, its pods are others.
+	Apart Reason
 	// Left are the addresses that the Service held before and gave up.
 	Left []netip.Addr
 	// Conflict is set if it gave one up because another Service holds it that it cannot share it with.
@@ -95,6 +98,7 @@ type Allocator struct {
 	services map[string]*tenant // by UID: who holds addresses, and who waits
 	inUse    map[netip.Addr]*occupied
 	groups   map[group]map[spot]*company // of those that pools own, changed only by list and unlist
+	kins     map[kin]map[group]bool      // the keys of groups
 	held     []Holding                   // one for each tenant and address, in no order
 	rows     []*tenant                   // whose each of them is
 	stock    *stock
@@ -134,6 +138,7 @@ func NewAllocator() *Allocator {
 		services: map[string]*tenant{},
 		inUse:    map[netip.Addr]*occupied{},
 		groups:   map[group]map[spot]*company{},
+		kins:     map[kin]map[group]bool{},
 	}
 	a.stock = newStock(func(addr netip.Addr) bool { return a.inUse[addr] != nil })
 	a.waiting.reset(a.config)
@@ -149,6 +154,7 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 	a.config, a.givenUp, a.withheld = config, givenUp, a.pooled(config)
 	a.stock.configure(config, slices.Collect(maps.Keys(a.inUse)))
 	clear(a.groups)
+	clear(a.kins)
 	for addr, at := range a.inUse {
 		holders := at.holders
 		*at = occupied{}
@@ -426,6 +432,11 @@ func (a *Allocator) decide(r *Request) (Grant, holding) {
 			g.Conflict = a.excluded(addr, r)
 		}
 		g.Renumbered = g.Renumbered || a.isGivenUp(addr)
+	}
+	for _, addr := range addrs {
+		if g.Apart.None() && r.Key != "" && a.inUse[addr] == nil {
+			g.Apart = a.apart(addr, r)
+		}
 	}
 	g.Addrs = addrs
 	g.More = g.Why.None() && a.couldComplete(addrs, r)

@@ -126,12 +126,25 @@ func (r Reason) words() string {
 	return ""
 }
 
-func (r Reason) held() string {
-	by := "service " + r.Holder
+// Apart says with whom the Service does not share, as a remark beside the address that it got.
+func (r Reason) Apart() string {
+	because := map[Relation]string{
+		OtherPolicy:   "its externalTrafficPolicy is another",
+		OtherSelector: "with externalTrafficPolicy Local, its selector is another",
+		NoSelector:    "with externalTrafficPolicy Local, neither has a selector",
+	}[r.Relation]
+	return fmt.Sprintf("not shared with %s, because %s", r.by(), because)
+}
+
+func (r Reason) by() string {
 	if r.Foreign {
-		by = "a Service of another namespace"
+		return "a Service of another namespace"
 	}
-	text := fmt.Sprintf("address %s is held by %s", r.Addr, by)
+	return "service " + r.Holder
+}
+
+func (r Reason) held() string {
+	text := fmt.Sprintf("address %s is held by %s", r.Addr, r.by())
 	switch r.Relation {
 	case SamePort:
 		return fmt.Sprintf("%s, and both use %s port %d: use different ports, or ask for another address", text, r.Port.Protocol, r.Port.Number)
