@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"time"
 
 	"go4.org/netipx"
 )
@@ -38,8 +37,8 @@ type Request struct {
 	// Service is its namespace/name, for errors.
 	Service   string
 	Namespace string
-	// Created is when the Service was: of those that want the same, the older goes first.
-	Created time.Time
+	// Created is when the Service was, in seconds since any epoch: of those that want the same, the older goes first.
+	Created int64
 	// Labels are the Service's: pools may be for some Services only.
 	Labels map[string]string
 	// Families are those that the Service wants an address of, each once, the more important one first.
@@ -57,7 +56,7 @@ type Request struct {
 
 // older orders Services that want the same: by creation, then name.
 func older(r, s *Request) int {
-	return cmp.Or(r.Created.Compare(s.Created), cmp.Compare(r.Namespace, s.Namespace), cmp.Compare(r.Service, s.Service), cmp.Compare(r.UID, s.UID))
+	return cmp.Or(cmp.Compare(r.Created, s.Created), cmp.Compare(r.Namespace, s.Namespace), cmp.Compare(r.Service, s.Service), cmp.Compare(r.UID, s.UID))
 }
 
 // A Grant is what a Service holds after a request, and what came of that.
@@ -68,6 +67,9 @@ type Grant struct {
 	Why Reason
 	// More is set if the Service has what it must have, and would get another family as well were one free.
 	More bool
+	// Apart is why the Service got an address of its own although another has the same key: with the externalTrafficPolicy
+	// Local, its pods are others.
+	Apart Reason
 	// Left are the addresses that the Service held before and gave up.
 	Left []netip.Addr
 	// Conflict is set if it gave one up because another Service holds it that it cannot share it with.
@@ -96,9 +98,11 @@ type Allocator struct {
 	services map[string]*tenant // by UID: who holds addresses, and who waits
 	inUse    map[netip.Addr]*occupied
 	groups   map[group]map[spot]*company // of those that pools own, changed only by list and unlist
+	kins     map[kin]map[group]bool      // the keys of groups
 	held     []Holding                   // one for each tenant and address, in no order
 	rows     []*tenant                   // whose each of them is
 	stock    *stock
+	withheld []netip.Addr // those of Nodes that pools own, in order
 	waiting
 }
 
@@ -134,6 +138,7 @@ func NewAllocator() *Allocator {
 		services: map[string]*tenant{},
 		inUse:    map[netip.Addr]*occupied{},
 		groups:   map[group]map[spot]*company{},
+		kins:     map[kin]map[group]bool{},
 	}
 	a.stock = newStock(func(addr netip.Addr) bool { return a.inUse[addr] != nil })
 	a.waiting.reset(a.config)
@@ -146,9 +151,10 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 	if givenUp == nil {
 		givenUp = &netipx.IPSet{}
 	}
-	a.config, a.givenUp = config, givenUp
+	a.config, a.givenUp, a.withheld = config, givenUp, a.pooled(config)
 	a.stock.configure(config, slices.Collect(maps.Keys(a.inUse)))
 	clear(a.groups)
+	clear(a.kins)
 	for addr, at := range a.inUse {
 		holders := at.holders
 		*at = occupied{}
@@ -163,6 +169,22 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 			a.unchecked = append(a.unchecked, t)
 		}
 	}
+}
+
+// Withhold says which addresses are Nodes' own. Like those of routers, they are not handed out while nobody holds them; who
+// holds one keeps it: anybody who can write a Node's status could take it away otherwise.
+func (a *Allocator) Withhold(nodes []netip.Addr) {
+	a.stock.nodes = slices.Clone(nodes)
+	if !slices.Equal(a.pooled(a.config), a.withheld) {
+		a.Configure(a.config, a.givenUp)
+	}
+}
+
+// pooled returns the addresses of Nodes that pools own, in order.
+func (a *Allocator) pooled(config *Config) []netip.Addr {
+	all := slices.DeleteFunc(slices.Clone(a.stock.nodes), func(addr netip.Addr) bool { return config.Pool(addr) == nil })
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
 }
 
 // Held returns the addresses that the Service holds.
@@ -410,6 +432,11 @@ func (a *Allocator) decide(r *Request) (Grant, holding) {
 			g.Conflict = a.excluded(addr, r)
 		}
 		g.Renumbered = g.Renumbered || a.isGivenUp(addr)
+	}
+	for _, addr := range addrs {
+		if g.Apart.None() && r.Key != "" && a.inUse[addr] == nil {
+			g.Apart = a.apart(addr, r)
+		}
 	}
 	g.Addrs = addrs
 	g.More = g.Why.None() && a.couldComplete(addrs, r)
@@ -667,7 +694,11 @@ func (a *Allocator) mayHold(addr netip.Addr, r *Request) Reason {
 	if o, ok := a.mayJoin(addr, pool, r); !ok {
 		return a.because(addr, r, o)
 	}
-	if a.inUse[addr] == nil && !pool.handsOut(addr) {
+	switch {
+	case a.inUse[addr] != nil:
+	case a.stock.own[addr]:
+		return Reason{Cause: OfInfrastructure, Addr: addr}
+	case !pool.handsOut(addr):
 		return Reason{Cause: NotHandedOut, Addr: addr, Pool: pool.Name}
 	}
 	return Reason{}

@@ -405,6 +405,33 @@ func TestAvoidedAddressesAreNotHandedOutAgain(t *testing.T) {
 	})
 }
 
+func TestAddressesOfRoutersAndNodesAreNotHandedOutWhileNobodyHoldsThem(t *testing.T) {
+	a := NewAllocator()
+	config := parse(t, peer("peer-port: 179")+"address-pools:\n- {name: lan, cidr: [10.0.0.0/29]}\n") // the router is 10.0.0.1
+	a.Configure(config, nil)
+	a.Withhold(addresses("10.0.0.2,192.0.2.1,10.0.0.2"))
+	equal(t, take(t, a, "shop/web"), "10.0.0.0")
+	equal(t, take(t, a, "shop/api"), "10.0.0.3")
+	for _, addr := range []string{"10.0.0.1", "10.0.0.2"} {
+		r, _ := request(t, "shop/want want="+addr)
+		equal(t, words(a.Allocate(r).Why), "address "+addr+" is the own one of a router or a Node: ask for another")
+	}
+	// A Node comes to show an address that a Service holds: the Service keeps it.
+	a.Withhold(addresses("10.0.0.2,10.0.0.3"))
+	a.Serve(func() bool { return true })
+	equal(t, take(t, a, "shop/api"), "10.0.0.3")
+	a.Release("shop/api")
+	equal(t, take(t, a, "shop/dns"), "10.0.0.4")
+	// The Nodes move away: who waits for one of their addresses gets it.
+	a.Withhold(nil)
+	changed, _ := a.Serve(func() bool { return true })
+	equal(t, len(changed), 1)
+	equal(t, shown(a.Held("shop/want")), "10.0.0.2")
+	if err := a.inconsistency(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestHoldingsAreInTheOrderOfTheAddresses(t *testing.T) {
 	a := NewAllocator()
 	a.Configure(pools(t, "a 10.0.0.8/29,fd00::/126"), nil)
@@ -1584,7 +1611,7 @@ func (a *Allocator) inconsistency() error {
 			pool := &a.config.Pools[i]
 			for span, r := range s.ranges[:min(s.span+1, len(s.ranges))] {
 				for addr := r.From(); r.Contains(addr) && (span < s.span || addr.Less(s.at)) && !s.forgotten; addr = addr.Next() {
-					if pool.handsOut(addr) && a.inUse[addr] == nil && a.stock.freed[addr] == nil {
+					if a.stock.handsOut(pool, addr) && a.inUse[addr] == nil && a.stock.freed[addr] == nil {
 						return fmt.Errorf("%s of pool %s was passed over", addr, pool.Name)
 					}
 				}
@@ -1596,7 +1623,7 @@ func (a *Allocator) inconsistency() error {
 		for e := l.Front(); e != nil; e = e.Next() {
 			f := e.Value.(freedAddr)
 			at := a.stock.storeOf(f.addr)
-			if pool := a.config.Pool(f.addr); pool != nil && !pool.handsOut(f.addr) {
+			if pool := a.config.Pool(f.addr); pool != nil && !a.stock.handsOut(pool, f.addr) {
 				at = nil
 			}
 			switch {

@@ -33,25 +33,26 @@ type Cause uint8
 
 // The causes.
 const (
-	NoCause       Cause = iota
-	Invalid             // the request makes no sense
-	Held                // another Service holds the address
-	OfNoPool            // no pool owns the address
-	OfOtherPool         // the address is of another pool than the one asked for
-	OfTwoPools          // the two addresses are of two pools
-	NotHandedOut        // the pool avoids the address
-	AddressNotFor       // the address is of a pool that is not for the Service
-	PoolNotFor          // the pool is not for the Service
-	NoSuchPool          // no pool has the name
-	NoPools             // none is configured
-	OnRequestOnly       // no pool hands out addresses without request
-	NoPoolFor           // no pool is for the Service
-	NoFamily            // no pool has addresses of the family
-	NoneFree            // none of the pools has a free address
-	NoPairFree          // none of the pools has one of each family
-	NoneBeside          // the pool of an address has no free one of the other family
-	NoPoolBeside        // no pool owns the address beside which another is wanted
-	CameWith            // a Service that asks for a pool came with an address of another
+	NoCause          Cause = iota
+	Invalid                // the request makes no sense
+	Held                   // another Service holds the address
+	OfNoPool               // no pool owns the address
+	OfOtherPool            // the address is of another pool than the one asked for
+	OfTwoPools             // the two addresses are of two pools
+	NotHandedOut           // the pool avoids the address
+	OfInfrastructure       // the address is a router's or a Node's own
+	AddressNotFor          // the address is of a pool that is not for the Service
+	PoolNotFor             // the pool is not for the Service
+	NoSuchPool             // no pool has the name
+	NoPools                // none is configured
+	OnRequestOnly          // no pool hands out addresses without request
+	NoPoolFor              // no pool is for the Service
+	NoFamily               // no pool has addresses of the family
+	NoneFree               // none of the pools has a free address
+	NoPairFree             // none of the pools has one of each family
+	NoneBeside             // the pool of an address has no free one of the other family
+	NoPoolBeside           // no pool owns the address beside which another is wanted
+	CameWith               // a Service that asks for a pool came with an address of another
 )
 
 // Same reports whether a user who knows one reason learns nothing from the other: that another Service holds the address by
@@ -88,6 +89,8 @@ func (r Reason) words() string {
 		return fmt.Sprintf("address %s belongs to pool %q, and %s to pool %q: ask for two of one pool", r.Addr, pool, r.Other, show(r.OtherPool))
 	case NotHandedOut:
 		return fmt.Sprintf("pool %q does not hand out addresses that end in .0 or .255, such as %s: ask for another, or set avoid-buggy-ips to false", pool, r.Addr)
+	case OfInfrastructure:
+		return fmt.Sprintf("address %s is the own one of a router or a Node: ask for another", r.Addr)
 	case AddressNotFor:
 		return fmt.Sprintf("address %s belongs to pool %q, which is not for this Service: ask for another, or change its namespaces or service-selectors", r.Addr, pool)
 	case PoolNotFor:
@@ -123,12 +126,25 @@ func (r Reason) words() string {
 	return ""
 }
 
-func (r Reason) held() string {
-	by := "service " + r.Holder
+// Apart says with whom the Service does not share, as a remark beside the address that it got.
+func (r Reason) Apart() string {
+	because := map[Relation]string{
+		OtherPolicy:   "its externalTrafficPolicy is another",
+		OtherSelector: "with externalTrafficPolicy Local, its selector is another",
+		NoSelector:    "with externalTrafficPolicy Local, neither has a selector",
+	}[r.Relation]
+	return fmt.Sprintf("not shared with %s, because %s", r.by(), because)
+}
+
+func (r Reason) by() string {
 	if r.Foreign {
-		by = "a Service of another namespace"
+		return "a Service of another namespace"
 	}
-	text := fmt.Sprintf("address %s is held by %s", r.Addr, by)
+	return "service " + r.Holder
+}
+
+func (r Reason) held() string {
+	text := fmt.Sprintf("address %s is held by %s", r.Addr, r.by())
 	switch r.Relation {
 	case SamePort:
 		return fmt.Sprintf("%s, and both use %s port %d: use different ports, or ask for another address", text, r.Port.Protocol, r.Port.Number)

@@ -247,6 +247,10 @@ func (a *Allocator) unlist(addr netip.Addr, at *occupied, t *tenant) {
 			if len(c.addrs) == 0 {
 				if delete(a.groups[g], a.spotOf(addr)); len(a.groups[g]) == 0 {
 					delete(a.groups, g)
+					of := kin{g.namespace, g.key}
+					if delete(a.kins[of], g); len(a.kins[of]) == 0 {
+						delete(a.kins, of)
+					}
 				}
 			}
 		}
@@ -270,6 +274,11 @@ func (a *Allocator) companyOf(g group, addr netip.Addr) *company {
 	}
 	if a.groups[g] == nil {
 		a.groups[g] = map[spot]*company{}
+		of := kin{g.namespace, g.key}
+		if a.kins[of] == nil {
+			a.kins[of] = map[group]bool{}
+		}
+		a.kins[of][g] = true
 	}
 	c := a.groups[g][s]
 	if c == nil {
@@ -288,6 +297,42 @@ func (c *company) use(ports []Port, by int) {
 			delete(c.used, p)
 		}
 	}
+}
+
+// A kin are the groups that have one key where it counts.
+type kin struct{ namespace, key string }
+
+// apart returns why a Service of the same key is not company for one that gets an address of its own, if its pods are the
+// reason. It looks at those of the same pool and family, and not where they are so many that it would take its time.
+func (a *Allocator) apart(addr netip.Addr, r *Request) (why Reason) {
+	const most = 64
+	pool := a.config.Pool(addr)
+	if pool == nil {
+		return Reason{}
+	}
+	mine := a.groupAt(pool, r.Namespace, r.Terms)
+	if r.Backend != UnknownPods && a.groups[mine][a.spotOf(addr)] != nil {
+		return Reason{} // there is company that would do, were its ports others
+	}
+	groups := a.kins[kin{mine.namespace, mine.key}]
+	if len(groups) > most {
+		return Reason{}
+	}
+	for g := range groups {
+		c := a.groups[g][a.spotOf(addr)]
+		if c == nil || len(c.addrs) > most {
+			continue
+		}
+		for other := range c.addrs {
+			if !why.None() && why.Addr.Less(other) {
+				continue
+			}
+			if o := a.obstacle(other, r, everybody); o.relation == OtherPolicy || o.relation == OtherSelector || o.relation == NoSelector {
+				why = a.because(other, r, o)
+			}
+		}
+	}
+	return why
 }
 
 // joinable returns the lowest address of the pool that others hold and that the Service may share with them.

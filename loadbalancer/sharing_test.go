@@ -73,6 +73,38 @@ func TestServicesThatWouldAttractEachOthersTrafficNeverShare(t *testing.T) {
 	})
 }
 
+func TestWhoGetsAnAddressOfItsOwnReadsWhy(t *testing.T) {
+	a := NewAllocator()
+	a.Configure(pools(t, "a 10.0.0.0/29; wide 10.0.1.0/29 across manual"), nil)
+	for _, s := range []struct{ ask, apart string }{
+		{"shop/a1 share=t4 ports=80 local=t", ""},
+		{"shop/a5 share=t4 ports=25 local=other", "not shared with service shop/a1, because with externalTrafficPolicy Local, its selector is another"},
+		{"shop/a6 share=t4 ports=26", "not shared with service shop/a1, because its externalTrafficPolicy is another"},
+		{"shop/a5 share=t4 ports=25 local=other", ""}, // it has it
+		{"shop/a2 share=t4 ports=80 local=t", ""},     // its port is the reason
+		{"shop/a3 share=t4 ports=81 local=t", ""},     // it shares
+		{"shop/b1 share=u ports=80 local=t", ""},
+		{"blog/a1 share=t4 ports=99 local=x", ""},
+		{"shop/w1 share=t4 ports=80 local=t pool=wide", ""},
+		{"blog/w2 share=t4 ports=81 local=x pool=wide", "not shared with a Service of another namespace, because with externalTrafficPolicy Local, its selector is another"},
+	} {
+		r, _ := request(t, s.ask)
+		got := ""
+		if g := a.Allocate(r); !g.Apart.None() {
+			got = g.Apart.Apart()
+		}
+		if got != s.apart {
+			t.Errorf("%s: %q, want %q", s.ask, got, s.apart)
+		}
+	}
+	for _, uid := range []string{"shop/a1", "shop/a2", "shop/a3", "shop/a5", "shop/a6", "shop/b1", "blog/a1", "shop/w1", "blog/w2"} {
+		a.Release(uid)
+	}
+	if len(a.kins)+len(a.groups) > 0 {
+		t.Errorf("%d keys are left", len(a.kins))
+	}
+}
+
 func TestCompanyIsFoundInTheRightPoolsOnly(t *testing.T) {
 	tell(t, []step{
 		{then: "there are four pools", configure: "a 10.0.0.0/32; b 10.0.1.0/30; vip 10.0.2.0/30 manual; mine 10.0.3.0/30 namespaces=blog priority=-1"},

@@ -16,7 +16,10 @@ type stock struct {
 	config *Config
 	inUse  func(netip.Addr) bool
 	stores [][2]store // by pool, and by family
-	order  []int      // indices of the pools by priority, then as the operator wrote them
+	// own are addresses of routers and nodes, which no pool hands out.
+	own    map[netip.Addr]bool
+	nodes  []netip.Addr
+	order  []int // indices of the pools by priority, then as the operator wrote them
 	byName map[string]int
 
 	// freed holds the list element of each address that was used and is free now, in its store or, if no pool hands it
@@ -73,6 +76,13 @@ func (s *stock) configure(config *Config, held []netip.Addr) {
 	slices.SortFunc(freed, func(x, y freedAddr) int { return cmp.Compare(x.at, y.at) })
 
 	s.config = config
+	s.own = map[netip.Addr]bool{}
+	for _, p := range config.Peers {
+		s.own[p.Addr] = true
+	}
+	for _, addr := range s.nodes {
+		s.own[addr] = true
+	}
 	s.stores = make([][2]store, len(config.Pools))
 	s.order = make([]int, len(config.Pools))
 	s.byName = make(map[string]int, len(config.Pools))
@@ -112,6 +122,11 @@ func place6(f Family) int {
 		return 1
 	}
 	return 0
+}
+
+// handsOut reports whether a Service may be given the address, of that pool.
+func (s *stock) handsOut(pool *Pool, addr netip.Addr) bool {
+	return pool.handsOut(addr) && !s.own[addr]
 }
 
 // named returns the index of the pool of that name, or -1.
@@ -156,7 +171,7 @@ func (s *stock) free(addr netip.Addr) {
 }
 
 func (s *stock) listOf(addr netip.Addr) *list.List {
-	if i, ok := s.config.index(addr); ok && s.config.Pools[i].handsOut(addr) {
+	if i, ok := s.config.index(addr); ok && s.handsOut(&s.config.Pools[i], addr) {
 		return s.store(i, FamilyOf(addr)).freed
 	}
 	return s.withheld
@@ -181,7 +196,7 @@ func (s *stock) next(pool int, f Family) netip.Addr {
 	p, at := &s.config.Pools[pool], s.store(pool, f)
 	for range 2 {
 		for at.span < len(at.ranges) {
-			if addr := at.at; p.handsOut(addr) && !s.inUse(addr) && s.freed[addr] == nil {
+			if addr := at.at; s.handsOut(p, addr) && !s.inUse(addr) && s.freed[addr] == nil {
 				return addr
 			}
 			// Each address is passed once, so that the cost is spread over the allocations before.

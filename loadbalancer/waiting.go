@@ -386,7 +386,7 @@ func (a *Allocator) touch(addr netip.Addr) {
 	}
 	at := a.inUse[addr]
 	if at == nil {
-		if s := a.spotOf(addr); s.pool >= 0 && a.config.Pools[s.pool].handsOut(addr) {
+		if s := a.spotOf(addr); s.pool >= 0 && a.stock.handsOut(&a.config.Pools[s.pool], addr) {
 			a.spots[s] = true
 			for c := range a.byPool[s.pool][1] {
 				a.push(c)

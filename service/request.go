@@ -29,7 +29,7 @@ func Request(svc *corev1.Service) loadbalancer.Request {
 		UID:         string(svc.UID),
 		Service:     Name(svc),
 		Namespace:   svc.Namespace,
-		Created:     svc.CreationTimestamp.Time,
+		Created:     svc.CreationTimestamp.Unix(),
 		Labels:      svc.Labels,
 		AllFamilies: svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack,
 		Families:    familiesOf(svc),
