@@ -43,6 +43,8 @@ type Verdict struct {
 	Unpeered []string
 	// Untold are addresses in use that some Node tells some peer of now, and none would.
 	Untold []Holding
+	// Unfit are values that no text may bring, unless the one in force has them; nobody can consent to them.
+	Unfit Problems
 	// Waits names what could not be read and is needed for a verdict; then Unpeered and Untold say nothing.
 	Waits []Missing
 	// Warnings concern the text as it meets this cluster, whether it is admitted or not.
@@ -73,6 +75,14 @@ const (
 // concerns new assignments. Without a text in force, nothing can be lost.
 func (c *Config) Admit(next *Config, f Facts) (v Verdict) {
 	v.Warnings = next.remarks(f)
+	for _, d := range next.doubts {
+		if c != nil && c.has(d) {
+			v.Warnings = append(v.Warnings, d.Problem)
+		} else {
+			v.Unfit = append(v.Unfit, d.Problem)
+		}
+	}
+	v.Unfit, v.Warnings = inOrder(v.Unfit), few(v.Warnings)
 	if c == nil {
 		return v
 	}
@@ -188,6 +198,12 @@ func (c *Config) remarks(f Facts) (all Problems) {
 				Text: "Secret metallb-bgp-auth has no value under this key: write the password there; until then no new session comes up"})
 		}
 	}
+	for i, p := range c.Peers {
+		if pool := c.Pool(p.Addr); pool != nil {
+			all = append(all, Problem{Key: fmt.Sprintf("peers[%d].peer-address", i),
+				Text: fmt.Sprintf("pool %q owns the router's own address %s: it is not handed out; take it out of the pool", show(pool.Name), p.Addr)})
+		}
+	}
 	for _, n := range f.Nodes {
 		for _, addr := range n.InternalIPs {
 			if i, ok := c.index(addr); ok {
@@ -196,7 +212,7 @@ func (c *Config) remarks(f Facts) (all Problems) {
 			}
 		}
 	}
-	return few(all)
+	return all
 }
 
 // But returns what is left of the verdict if the operator consents.
@@ -212,7 +228,7 @@ func (v Verdict) But(by Consent) Verdict {
 
 // Admits reports whether nothing speaks against the text.
 func (v Verdict) Admits() bool {
-	return len(v.Lost)+len(v.Unpeered)+len(v.Untold)+len(v.Waits) == 0
+	return len(v.Lost)+len(v.Unpeered)+len(v.Untold)+len(v.Waits)+len(v.Unfit) == 0
 }
 
 // Reasons say what speaks against the text of that hash, and what to do about it: one sentence each, the most harmful first.
@@ -228,6 +244,9 @@ func (v Verdict) Reasons(hash string) (all []string) {
 	if n := len(v.Lost); n > 0 {
 		all = append(all, fmt.Sprintf("no pool would own the address of Service %s, %s%s: keep a pool that does, or delete the Service, or annotate this ConfigMap with metallb.universe.tf/renumber: %s to move such Services",
 			v.Lost[0].Service, v.Lost[0].Addr, andMore(n-1), hash))
+	}
+	if len(v.Unfit) > 0 {
+		all = append(all, v.Unfit.First(5))
 	}
 	for _, missing := range v.Waits {
 		what := map[Missing]string{

@@ -20,6 +20,9 @@ func against(v Verdict) string {
 	for _, n := range v.Unpeered {
 		all = append(all, "unpeered "+n)
 	}
+	for _, u := range v.Unfit {
+		all = append(all, "unfit "+u.Error())
+	}
 	for _, m := range v.Waits {
 		all = append(all, "waits for "+string(m))
 	}
@@ -156,6 +159,60 @@ func TestATextIsAdmittedUnlessANodeWouldHaveNoPeerOrAnAddressNoRoute(t *testing.
 			}
 		})
 	}
+}
+
+func TestWhatNoTextMayBringIsAWarningWhereTheTextInForceHasIt(t *testing.T) {
+	const head = "address-pools:\n"
+	one := func(span string) string { return head + "- {name: x, cidr: ['" + span + "']}\n" }
+	problem := func(span, network, what string) string {
+		return "line 2: address-pools[0].cidr[0]: \"" + span + "\" holds " + network + ", which " + what + ": take it out of the pool (column 20)"
+	}
+	for span, want := range map[string]string{
+		"127.0.0.0/24":                  problem("127.0.0.0/24", "127.0.0.0/8", "are loopback addresses (RFC 1122)"),
+		"0.0.0.0/8":                     problem("0.0.0.0/8", "0.0.0.0/8", "stand for no host (RFC 1122)"),
+		"169.254.0.0/24":                problem("169.254.0.0/24", "169.254.0.0/16", "are link-local (RFC 3927)"),
+		"224.0.0.0/24":                  problem("224.0.0.0/24", "224.0.0.0/4", "are multicast (RFC 5771)"),
+		"255.255.255.255/32":            problem("255.255.255.255/32", "255.255.255.255/32", "is the broadcast address (RFC 919)"),
+		"240.0.0.0/24":                  problem("240.0.0.0/24", "240.0.0.0/4", "are reserved (RFC 1112), so that hosts drop them"),
+		"223.255.255.0-224.0.0.7":       problem("223.255.255.0-224.0.0.7", "224.0.0.0/4", "are multicast (RFC 5771)"),
+		"::1/128":                       problem("::1/128", "::1/128", "is the loopback address (RFC 4291)"),
+		"::/128":                        problem("::/128", "::/128", "stands for no host (RFC 4291)"),
+		"fe80::/64":                     problem("fe80::/64", "fe80::/10", "are link-local (RFC 4291)"),
+		"ff02::/64":                     problem("ff02::/64", "ff00::/8", "are multicast (RFC 4291)"),
+		"223.255.255.0/24":              "",
+		"126.255.255.0-126.255.255.255": "",
+		"2001:db8::/64":                 "",
+	} {
+		var none *Config
+		next, other := parse(t, one(span)), parse(t, one("10.0.0.0/24"))
+		expect := func(said string) string {
+			if want == "" {
+				return ""
+			}
+			return said + " " + want
+		}
+		equal(t, against(none.Admit(next, Facts{})), expect("unfit"))
+		equal(t, against(other.Admit(next, Facts{NodesKnown: true}).But(Confirm)), expect("unfit"))
+		tolerated, _, err := ParseAdmitted([]byte(one(span)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, against(tolerated.Admit(next, Facts{})), expect("warning"))
+	}
+	// Less of what was admitted is tolerated, and more is not.
+	equal(t, len(parse(t, one("127.0.0.0/24")).Admit(parse(t, one("127.0.0.0/25")), Facts{}).Unfit), 0)
+	equal(t, len(parse(t, one("127.0.0.0/25")).Admit(parse(t, one("127.0.0.0/24")), Facts{}).Unfit), 1)
+
+	octal := func(n string) *Config { return parse(t, peer("peer-port: "+n)) }
+	equal(t, against(octal("179").Admit(octal("010"), Facts{NodesKnown: true})),
+		`unfit line 5: peers[0].peer-port: "010" begins with a zero, which some readers take for an octal number: write 8 (column 14)`)
+	equal(t, octal("010").Admit(octal("010"), Facts{}).Admits(), true)
+}
+
+func TestAPoolThatHoldsARouterIsWarnedOf(t *testing.T) {
+	next := parse(t, peer("peer-port: 179")+"address-pools:\n- {name: lan, cidr: [10.0.0.0/29]}\n")
+	equal(t, against(next.Admit(next, Facts{NodesKnown: true})),
+		`warning peers[0].peer-address: pool "lan" owns the router's own address 10.0.0.1: it is not handed out; take it out of the pool`)
 }
 
 func TestARefusalSaysWhoLosesWhatAndWhatToDo(t *testing.T) {

@@ -20,6 +20,21 @@ type Config struct {
 	Drain Drain
 
 	owners []owner // in the order of the addresses
+	doubts []doubt
+}
+
+// A doubt is something in a text that is refused, unless the text in force has it, too: earlier releases admitted it.
+type doubt struct {
+	Problem
+	what string
+	netipx.IPRange
+}
+
+// has reports whether the text has the doubt, wherever that stands.
+func (c *Config) has(d doubt) bool {
+	return slices.ContainsFunc(c.doubts, func(e doubt) bool {
+		return d.what == e.what && (!d.IsValid() || e.From().Compare(d.From()) <= 0 && d.To().Compare(e.To()) <= 0)
+	})
 }
 
 // An owner is a range of addresses and the index of the pool that owns it.

@@ -155,7 +155,11 @@ func (r *reader) config(text []byte) *Config {
 	r.apart(entries)
 	for _, e := range entries {
 		config.owners = append(config.owners, owner{e.IPRange, e.pool})
+		if special, what := specialIn(e.IPRange); special.IsValid() {
+			r.doubt(e.at, "special", e.IPRange, "%s holds %s, which %s: take it out of the pool", r.quote(e.at), special, what)
+		}
 	}
+	config.doubts = r.doubts
 	return config
 }
 
@@ -354,7 +358,7 @@ func (r *reader) peer(v value) (p Peer) {
 	}
 	p = Peer{
 		Addr:          r.peerAddress(v, f["peer-address"]),
-		Port:          uint16(r.number(f["peer-port"], 1, math.MaxUint16, 179)),
+		Port:          cmp.Or(uint16(r.number(f["peer-port"], 0, math.MaxUint16, 179)), 179), // 0 as in MetalLB
 		ASN:           r.asn(v, f["peer-asn"], "peer-asn", "the router's AS number"),
 		MyASN:         r.asn(v, f["my-asn"], "my-asn", "the AS number of your cluster"),
 		ConnectTime:   r.seconds(f["connect-time"], time.Second, 15*time.Second, "1s to 65535s"),
@@ -904,6 +908,11 @@ func (r *reader) addresses(v value) (netipx.IPRange, bool) {
 	case !span.IsValid():
 		r.problem(v, "%s ends before it begins: write the lower address first", r.quote(v))
 	default:
+		if first, _, isPrefix := strings.Cut(text, "/"); isPrefix && strings.TrimSpace(first) != span.From().String() {
+			if addr, err := netip.ParseAddr(strings.TrimSpace(first)); err == nil && addr != span.From() {
+				r.warn(v, "%s is the network from %s to %s: %s is only one of its addresses", r.quote(v), span.From(), span.To(), addr)
+			}
+		}
 		return span, true
 	}
 	return netipx.IPRange{}, false
@@ -937,6 +946,33 @@ func widest(span netipx.IPRange) int {
 		}
 	}
 	return span.From().BitLen()
+}
+
+// What routers do not forward, or not to one host. Source: IANA's registries of special-purpose and multicast addresses.
+var special = []struct {
+	netip.Prefix
+	what string
+}{
+	{netip.MustParsePrefix("0.0.0.0/8"), "stand for no host (RFC 1122)"},
+	{netip.MustParsePrefix("127.0.0.0/8"), "are loopback addresses (RFC 1122)"},
+	{netip.MustParsePrefix("169.254.0.0/16"), "are link-local (RFC 3927)"},
+	{netip.MustParsePrefix("224.0.0.0/4"), "are multicast (RFC 5771)"},
+	{netip.MustParsePrefix("255.255.255.255/32"), "is the broadcast address (RFC 919)"},
+	{netip.MustParsePrefix("240.0.0.0/4"), "are reserved (RFC 1112), so that hosts drop them"},
+	{netip.MustParsePrefix("::/128"), "stands for no host (RFC 4291)"},
+	{netip.MustParsePrefix("::1/128"), "is the loopback address (RFC 4291)"},
+	{netip.MustParsePrefix("fe80::/10"), "are link-local (RFC 4291)"},
+	{netip.MustParsePrefix("ff00::/8"), "are multicast (RFC 4291)"},
+}
+
+// specialIn returns the first network within reach of a range whose addresses no Service can have, and why not.
+func specialIn(span netipx.IPRange) (netip.Prefix, string) {
+	for _, s := range special {
+		if netipx.RangeOfPrefix(s.Prefix).Overlaps(span) {
+			return s.Prefix, s.what
+		}
+	}
+	return netip.Prefix{}, ""
 }
 
 func plain(addr netip.Addr) bool { return !addr.Is4In6() && addr.Zone() == "" }

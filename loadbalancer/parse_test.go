@@ -251,6 +251,27 @@ peers:
 	equal(t, names, []string{"10.0.0.1", "10.0.0.1#3", "10.0.0.1#4", "10.0.0.2#2", "10.0.0.2", "10.0.0.1#2"})
 }
 
+func TestPort0IsTheDefaultAsMetalLBReadIt(t *testing.T) {
+	if port := parse(t, peer("peer-port: 0")).Peers[0].Port; port != 179 {
+		t.Errorf("port %d", port)
+	}
+}
+
+func TestHostBitsAreWarnedOf(t *testing.T) {
+	for text, want := range map[string]string{
+		"192.168.100.200/28":  `line 4: address-pools[0].cidr[0]: "192.168.100.200/28" is the network from 192.168.100.192 to 192.168.100.207: 192.168.100.200 is only one of its addresses (column 5)`,
+		"192.168.100.192/28":  "",
+		"2001:db8:0::/64":     "",
+		"2001:db8::1/64":      `line 4: address-pools[0].cidr[0]: "2001:db8::1/64" is the network from 2001:db8:: to 2001:db8::ffff:ffff:ffff:ffff: 2001:db8::1 is only one of its addresses (column 5)`,
+		"10.0.0.1 - 10.0.0.7": "",
+	} {
+		_, warnings, err := Parse([]byte("address-pools:\n- name: a\n  cidr:\n  - " + text + "\n"))
+		if err != nil || warnings.Error() != want {
+			t.Errorf("%s: %v, warnings %q, want %q", text, err, warnings.Error(), want)
+		}
+	}
+}
+
 func TestValuesOfAPeerThatDependOnEachOther(t *testing.T) {
 	tests := []struct {
 		name, line string
@@ -502,10 +523,8 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			`line 2: peers[0].my-asn: "0" is not possible here: use a whole number from 1 to 4294967295 (column 51)`},
 		{"my-asn is a word", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: AS42}\n",
 			`line 2: peers[0].my-asn: "AS42" is not possible here: use a whole number from 1 to 4294967295 (column 51)`},
-		{"peer-port 0", peer("peer-port: 0"),
-			`line 5: peers[0].peer-port: "0" is not possible here: use a whole number from 1 to 65535 (column 14)`},
 		{"peer-port too large", peer("peer-port: 65536"),
-			`line 5: peers[0].peer-port: "65536" is not possible here: use a whole number from 1 to 65535 (column 14)`},
+			`line 5: peers[0].peer-port: "65536" is not possible here: use a whole number from 0 to 65535 (column 14)`},
 		{"hold-time too short", peer("hold-time: 1s"),
 			`line 5: peers[0].hold-time: "1s" is too short: use 0 or at least 3s (column 14)`},
 		{"hold-time too long", peer("hold-time: 65536s"),

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-base/metrics"
@@ -19,11 +20,11 @@ func settledCluster(b *testing.B) (*ledger, []*corev1.Service) {
 	services := unsettled(b)
 	l := newLedger()
 	l.configure(pools(b, "big 10.0.0.0/16"), nil)
-	l.adopt(services)
+	l.adopt(services, nil)
 	for _, svc := range services {
 		d := l.answer(svc)
 		svc.Status.LoadBalancer = *service.Status(d.addrs)
-		l.see(svc)
+		l.see(svc, time.Time{})
 	}
 	return l, services
 }
@@ -40,7 +41,7 @@ func BenchmarkAnswerOfASettledService(b *testing.B) {
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
-		if d := l.answer(services[i%many]); d.news || d.why != nil {
+		if d := l.answer(services[i%many]); d.news || !d.why.None() {
 			b.Fatal(d)
 		}
 		i++
@@ -52,7 +53,7 @@ func BenchmarkSeeASettledService(b *testing.B) {
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
-		if l.see(services[i%many]) {
+		if l.see(services[i%many], time.Time{}).again {
 			b.Fatal("it is not settled")
 		}
 		i++
@@ -67,7 +68,7 @@ func BenchmarkAdopt(b *testing.B) {
 	for b.Loop() {
 		l := newLedger()
 		l.configure(config, nil)
-		if l.adopt(slices.Clone(services)) != nil || len(l.unserved) > 0 {
+		if l.adopt(slices.Clone(services), nil) != nil || l.allocator.Pending() > 0 {
 			b.Fatal("the cluster is not as it was")
 		}
 	}

@@ -56,13 +56,13 @@ func FuzzWhatServicesAskFor(f *testing.F) {
 		other := a.Allocate(service.Request(aService(t, "shop/other port=443 want=10.0.0.1")))
 		foreseen, _ := a.Check(r)
 		g := a.Allocate(r)
-		if shown(foreseen.Addrs) != shown(g.Addrs) || words(foreseen.Why) != words(g.Why) {
+		if shown(foreseen.Addrs) != shown(g.Addrs) || foreseen.Why != g.Why {
 			t.Fatalf("foreseen %v, and then %v", foreseen, g)
 		}
 		if got := a.Held("shop/other"); shown(got) != shown(other.Addrs) {
 			t.Fatalf("the other Service has %v", got)
 		}
-		if g.Why == nil && len(g.Addrs) == 0 || r.AllFamilies && g.Why == nil && len(g.Addrs) != len(r.Families) {
+		if g.Why.None() && len(g.Addrs) == 0 || r.AllFamilies && g.Why.None() && len(g.Addrs) != len(r.Families) {
 			t.Fatalf("it has %v, and no reason", g.Addrs)
 		}
 		if again, same := a.Check(r); !same || shown(again.Addrs) != shown(g.Addrs) {

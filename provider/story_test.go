@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -138,6 +139,19 @@ func pools(t testing.TB, short string) *loadbalancer.Config {
 	return config
 }
 
+// admit puts a text in force if nothing speaks against it, as an admission does.
+func (c *Cloud) admit(config, next *loadbalancer.Config, givenUp *netipx.IPSet, by loadbalancer.Consent) (loadbalancer.Verdict, *netipx.IPSet) {
+	facts := loadbalancer.Facts{NodesKnown: true, KeysKnown: true, Held: c.hold()}
+	defer c.resume()
+	v := config.Admit(next, facts)
+	if against := v.But(by); !against.Admits() {
+		return against, givenUp
+	}
+	givenUp = with(givenUp, v.Lost)
+	c.enforce(next, givenUp, config == nil)
+	return loadbalancer.Verdict{}, givenUp
+}
+
 func names(services []*corev1.Service) string {
 	var all []string
 	for _, svc := range services {
@@ -175,22 +189,14 @@ type eventbook struct {
 	events []string
 }
 
-func (b *eventbook) Event(object runtime.Object, kind, reason, message string) {
+func (b *eventbook) Eventf(object runtime.Object, kind, reason, format string, args ...any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	name := "?"
 	if m, err := metaOf(object); err == nil {
 		name = m.GetNamespace() + "/" + m.GetName()
 	}
-	b.events = append(b.events, strings.Join([]string{name, kind, reason, message}, " "))
-}
-
-func (b *eventbook) Eventf(object runtime.Object, kind, reason, format string, args ...any) {
-	b.Event(object, kind, reason, fmt.Sprintf(format, args...))
-}
-
-func (b *eventbook) AnnotatedEventf(object runtime.Object, _ map[string]string, kind, reason, format string, args ...any) {
-	b.Eventf(object, kind, reason, format, args...)
+	b.events = append(b.events, strings.Join([]string{name, kind, reason, fmt.Sprintf(format, args...)}, " "))
 }
 
 // take returns what was written since the last time.

@@ -29,6 +29,7 @@ func Request(svc *corev1.Service) loadbalancer.Request {
 		UID:         string(svc.UID),
 		Service:     Name(svc),
 		Namespace:   svc.Namespace,
+		Created:     svc.CreationTimestamp.Unix(),
 		Labels:      svc.Labels,
 		AllFamilies: svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack,
 		Families:    familiesOf(svc),
@@ -76,7 +77,7 @@ func familiesOf(svc *corev1.Service) (all []loadbalancer.Family) {
 
 // termsOf returns what must fit so that the Service can share an address.
 func termsOf(svc *corev1.Service, key string) loadbalancer.Terms {
-	t := loadbalancer.Terms{Key: key}
+	t := loadbalancer.Terms{Key: key, NotReady: svc.Spec.PublishNotReadyAddresses}
 	for _, p := range svc.Spec.Ports {
 		port := loadbalancer.Port{Protocol: string(cmp.Or(p.Protocol, corev1.ProtocolTCP)), Number: uint16(p.Port)}
 		if !slices.Contains(t.Ports, port) {
@@ -85,16 +86,15 @@ func termsOf(svc *corev1.Service, key string) loadbalancer.Terms {
 	}
 	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
 		// With Cluster, every node serves every Service. With Local only those do that run its pods.
-		t.Backend = "pods " + selectorInWords(svc.Spec.Selector)
+		if t.Backend = "pods " + selectorInWords(svc.Spec.Selector); len(svc.Spec.Selector) == 0 {
+			t.Backend = loadbalancer.UnknownPods
+		}
 	}
 	return t
 }
 
 // selectorInWords writes labels in an order that depends on nothing.
 func selectorInWords(selector map[string]string) string {
-	if len(selector) == 0 {
-		return "<none>"
-	}
 	var all []string
 	for _, key := range slices.Sorted(maps.Keys(selector)) {
 		all = append(all, key+"="+selector[key])

@@ -84,7 +84,8 @@ func TestServicesAskInTheirSpecOrByAnnotation(t *testing.T) {
 				return
 			}
 			want := loadbalancer.Request{
-				UID: "1", Service: "shop/web", Namespace: "shop", Labels: map[string]string{"tier": "gold"}, Pool: test.pool,
+				Created: svc.CreationTimestamp.Unix(),
+				UID:     "1", Service: "shop/web", Namespace: "shop", Labels: map[string]string{"tier": "gold"}, Pool: test.pool,
 				Families: got.Families, AllFamilies: strings.Contains(test.service, "require"), Addrs: got.Addrs,
 				Terms: loadbalancer.Terms{Key: test.key, Ports: []loadbalancer.Port{{Protocol: "TCP", Number: 80}}},
 			}

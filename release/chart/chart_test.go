@@ -97,6 +97,7 @@ image: {registry: "registry.example:5000/metallb", tag: v0.2.0, pullPolicy: Alwa
 imagePullSecrets: [{name: registry}]
 controller:
   replicas: 3
+  loadBalancerClasses: [metallb]
   loadBalancerClassOnly: true
   verbosity: 4
   extraArgs: [--concurrent-service-syncs=20, --logging-format=json]
