@@ -221,6 +221,7 @@ func (e *entry) take(g loadbalancer.Grant, moved bool) {
 type decision struct {
 	addrs []netip.Addr        // that the status is to show
 	pool  string              // that owns them; empty if none does
+	apart string              // with whom it does not share them although it has the same key, and why
 	why   loadbalancer.Reason // the Service does not get what it asks for; it may hold addresses all the same
 	news  bool                // nobody was told of all of these addresses yet
 	was   []netip.Addr        // what it was told before
@@ -253,6 +254,9 @@ func (l *ledger) answer(svc *corev1.Service) decision {
 		if pool := l.allocator.Pool(addr); pool != nil {
 			d.pool = pool.Name
 		}
+	}
+	if !g.Apart.None() {
+		d.apart = "; " + g.Apart.Apart()
 	}
 	e.asked, e.owed = true, false
 	e.told, e.conflict, e.renumbered = g.Addrs, loadbalancer.Reason{}, false

@@ -237,6 +237,11 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	if err != nil {
 		return err
 	}
+	// A Node's own address is not handed out. Without the permission to read Nodes, nobody waits for long.
+	patience, enough := context.WithTimeout(ctx, 2*time.Second)
+	cache.WaitForCacheSync(patience.Done(), g.admission.facts.nodes.HasSynced)
+	enough()
+	c.withhold(g.admission.facts.now())
 	c.adopt(config, g.admission.inForce.givenUp, services)
 	informer := g.services.Core().V1().Services().Informer()
 	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
