@@ -292,3 +292,74 @@ func TestASecondWriterOfTheStatusIsFoughtLessAndLess(t *testing.T) {
 		same(t, "events of a single wipe", c.book.take(), nil)
 	})
 }
+
+// An operator leaves Services without a class to others, and takes them back. The way there and back loses nothing, and keeps
+// nobody from deleting what was ours.
+func TestClassOnlyIsSwitchedOnAndOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		vip := pools(t, "vip 10.0.0.0/31")
+		c := newControlled(t, "shop/web", "shop/named class=metallb")
+		c.ours = service.Ours{Classes: []string{"metallb"}}
+		c.end()
+		c.start(vip)
+		c.manager = fieldManager
+		show := func(name string) string { return shown(service.Addresses(c.get(name))) }
+		if show("shop/web") == "" || show("shop/named") == "" {
+			t.Fatalf("web shows %q, and named %q", show("shop/web"), show("shop/named"))
+		}
+		c.create("shop/waits")
+		synctest.Wait()
+		web := show("shop/web")
+		c.wrote()
+
+		c.ours.ClassOnly = true
+		c.end()
+		c.start(vip)
+		c.create("shop/late class=metallb")
+		synctest.Wait()
+		<-time.After(time.Hour)
+		synctest.Wait()
+		if show("shop/web") != web || show("shop/late") != "" || show("shop/named") == "" {
+			t.Errorf("web shows %q, late %q, and named %q", show("shop/web"), show("shop/late"), show("shop/named"))
+		}
+		for _, w := range c.wrote() {
+			if strings.HasPrefix(w, "patch") && !strings.Contains(w, "shop/late") {
+				t.Errorf("after the switch: %s", w)
+			}
+		}
+		if held := c.cloud.ledger.holdings(); len(held) != 1 { // what others show keeps no text from being admitted
+			t.Errorf("ours hold %v", held)
+		}
+
+		// It is switched off again: what shows an address keeps it.
+		c.ours.ClassOnly = false
+		c.end()
+		c.start(vip)
+		if got := c.wrote(); len(got) > 0 || show("shop/web") != web {
+			t.Errorf("back again, web shows %q, and we wrote %q", show("shop/web"), got)
+		}
+
+		// On again, and everybody decides: one is deleted, one that waited too.
+		c.ours.ClassOnly = true
+		c.end()
+		c.start(vip)
+		for _, name := range []string{"shop/web", "shop/waits"} {
+			c.change(name, func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
+		}
+		c.end()
+		c.start(vip) // also after a restart
+		for _, name := range []string{"shop/web", "shop/waits"} {
+			if got := c.get(name).Finalizers; len(got) > 0 {
+				t.Errorf("%s is Terminating for ever, by %q", name, got)
+			}
+			namespace, name, _ := strings.Cut(name, "/")
+			if err := c.client.CoreV1().Services(namespace).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if show("shop/late") != web {
+			t.Errorf("web's address is free, and late shows %q", show("shop/late"))
+		}
+	})
+}
