@@ -137,7 +137,7 @@ func managed(manager string, what ...string) (all []metav1.ManagedFieldsEntry) {
 			fields = `{"f:metadata":{"f:finalizers":{".":{},"v:\"service.kubernetes.io/load-balancer-cleanup\"":{}}}}`
 		}
 		all = append(all, metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1",
-			Subresource: "status", FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}})
+			Subresource: "status", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(fields)})
 	}
 	return all
 }
@@ -208,7 +208,7 @@ func TestOfManagedFieldsOnlyTheWritersOfStatusAndFinalizerAreKept(t *testing.T) 
 	}
 	svc := aService(t, "shop/web")
 	svc.ManagedFields = append(managed("ours", "finalizer", "status"), append(managed("kubectl-edit", "status"), metav1.ManagedFieldsEntry{Manager: "kubectl",
-		FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:ports":{}}}`)}}, metav1.ManagedFieldsEntry{Manager: "none"})...)
+		FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:ports":{}}}`)}, metav1.ManagedFieldsEntry{Manager: "none"})...)
 	svc.ManagedFields[1].Time, svc.ManagedFields[2].Time = at(1), at(2)
 	for range 2 {
 		if _, err := trim(svc); err != nil {
