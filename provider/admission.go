@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -215,6 +216,7 @@ func (a *admission) again(after time.Duration) <-chan time.Time {
 // look reviews the configuration, and returns after which time it is to be looked at again though nothing changes.
 func (a *admission) look(ctx context.Context) (again time.Duration) {
 	updates.Inc()
+	a.cloud.withhold(a.facts.now())
 	again, err := a.review(ctx)
 	if err == nil || ctx.Err() != nil {
 		a.failure = ""
@@ -263,7 +265,7 @@ func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again
 	known := a.facts.now()
 	if ok && a.config != nil && text == a.inForce.text {
 		a.refused = nil
-		a.warn(user, (*loadbalancer.Config)(nil).Admit(a.config, known).Warnings)
+		a.warn(user, a.config.Admit(a.config, known).Warnings)
 		return 0, nil
 	}
 	if a.parsed.hash != hashOf(text) {
@@ -394,7 +396,7 @@ func (a *admission) warn(user *corev1.ConfigMap, warnings loadbalancer.Problems)
 
 func (a *admission) refuse(user *corev1.ConfigMap, next parsed, against loadbalancer.Verdict) {
 	r := &refusal{Hash: next.hash, Time: time.Now().UTC().Format(time.RFC3339)}
-	r.Kinds = fmt.Sprintf("unpeered %t untold %t lost %t waits %v", len(against.Unpeered) > 0, len(against.Untold) > 0, len(against.Lost) > 0, against.Waits)
+	r.Kinds = fmt.Sprintf("unpeered %t untold %t lost %t waits %v", len(against.Unpeered) > 0, len(against.Untold) > 0, len(against.Lost) > 0, against.Waits) + against.Unfit.First(5)
 	size := 0
 	note := func(list *[]string, text string) {
 		const most = 100 // of either kind
@@ -550,6 +552,23 @@ func (c *Cloud) hold() []loadbalancer.Holding {
 	defer c.mu.Unlock()
 	c.holding = true
 	return c.ledger.holdings()
+}
+
+// withhold keeps the Nodes' own addresses from being handed out.
+func (c *Cloud) withhold(known loadbalancer.Facts) {
+	var nodes []netip.Addr
+	for _, n := range known.Nodes {
+		nodes = append(nodes, n.InternalIPs...)
+	}
+	if !known.NodesKnown || slices.Equal(nodes, c.withheld) {
+		return
+	}
+	c.withheld = nodes
+	c.mu.Lock()
+	c.ledger.allocator.Withhold(nodes)
+	changed := c.serve()
+	c.mu.Unlock()
+	c.requeue(changed)
 }
 
 // resume ends a hold.

@@ -417,6 +417,53 @@ func TestWhatAVerdictNeedsAndCannotReadLetsATextWait(t *testing.T) {
 	})
 }
 
+// Any kubelet can write into its Node's status: what it claims is not handed out, and not taken from who has it.
+func TestANodesOwnAddressIsNotHandedOutAndNotTakenAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := func(name string, annotations map[string]string, addrs ...string) *corev1.Node {
+			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations}}
+			for _, addr := range addrs {
+				n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: addr}, corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "10.0.0.3"})
+			}
+			return n
+		}
+		client := fake.NewClientset(node("n1", map[string]string{"metallb.io/drained": ""}, "10.0.0.0"))
+		c := convene(t, client, "shop/web shows=10.0.0.1")
+		defer c.end()
+		vip := text("vip 10.0.0.0/30")
+		c.write(vip)
+		same(t, "events", c.book.take(), []string{
+			"metallb-system/config Normal ConfigAdmitted the text " + hashOf(vip) + " is in force: 1 pool, 0 peers",
+			`metallb-system/config Warning ConfigWarning address-pools[0]: pool "vip" owns 10.0.0.0, which is Node n1's own address: it is not handed out; take it out of the pool`})
+		if addr, err := ensure(t, c.cloud, "shop/api"); addr != "10.0.0.2" {
+			t.Errorf("api has %q, %v", addr, err)
+		}
+		c.book.take()
+		if _, err := client.CoreV1().Nodes().Create(t.Context(), node("n2", map[string]string{"metallb.io/drian": ""}, "10.0.0.1"), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		same(t, "events of a claim", sorted(c.book.take()), []string{
+			"/n2 Warning UnknownAnnotation annotation metallb.io/drian means nothing: the nearest that does is metallb.io/drain",
+			`metallb-system/config Warning ConfigWarning address-pools[0]: pool "vip" owns 10.0.0.1, which is Node n2's own address: it is not handed out; take it out of the pool`,
+			"shop/web Warning AddressConflict 10.0.0.1 is Node n2's own address, too: this Service keeps it; give the Node another, or take it out of the pool and renumber"})
+		if addr, err := ensure(t, c.cloud, "shop/web shows=10.0.0.1"); addr != "10.0.0.1" {
+			t.Errorf("web has %q, %v", addr, err)
+		}
+		c.cloud.OnDelete(aService(t, "shop/web"))
+		if addr, err := ensure(t, c.cloud, "shop/blog"); addr != "10.0.0.3" {
+			t.Errorf("blog has %q, %v", addr, err)
+		}
+		if err := client.CoreV1().Nodes().Delete(t.Context(), "n2", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if addr, err := ensure(t, c.cloud, "shop/late"); addr != "10.0.0.1" {
+			t.Errorf("n2 is gone, and late has %q, %v", addr, err)
+		}
+	})
+}
+
 func TestAPasswordWithoutAValueIsAWarningAndNoValueIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		secret := func(value string) *corev1.Secret {

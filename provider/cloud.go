@@ -50,8 +50,10 @@ type Cloud struct {
 	events *events
 	record recorder // writes into events
 	freed  func()   // called when an address was freed
-	after  func(time.Duration, func())
-	now    func() time.Time
+	// withheld are the Nodes' addresses that the allocator knows. They belong to whoever runs the admission.
+	withheld []netip.Addr
+	after    func(time.Duration, func())
+	now      func() time.Time
 
 	mu     sync.Mutex // guards what follows, up to resign
 	ledger *ledger
@@ -167,7 +169,7 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 	case d.news && d.renumbered && len(left) > 0:
 		c.record.Eventf(svc, corev1.EventTypeNormal, "Renumbered", "%s became %s of pool %s", service.InWords(left), service.InWords(d.addrs), d.pool)
 	case d.news:
-		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s", service.InWords(d.addrs), d.pool)
+		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s%s", service.InWords(d.addrs), d.pool, d.apart)
 	}
 	if !d.conflict.None() && len(left) > 0 {
 		klog.InfoS("Found two Services on one address", "service", service.Name(svc), "address", service.InWords(left), "why", d.conflict)
@@ -176,6 +178,9 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 	c.released(svc, left)
 	c.requeue(changed)
 	if !d.why.None() {
+		if d.why.Foreign { // its user does not learn the name
+			klog.InfoS("Waits for what a Service of another namespace holds", "service", service.Name(svc), "address", d.why.Addr, "holder", d.why.Holder)
+		}
 		return nil, api.NewRetryError(d.why.String(), waitAtMost)
 	}
 	return service.Status(d.addrs), nil

@@ -301,3 +301,28 @@ func TestTheLogTellsOfAddressesAndOfNothingElse(t *testing.T) {
 		`"Released address" service="shop/web" address="10.0.0.0"`,
 	})
 }
+
+func TestTyposUnderOurPrefixesAreToldWhenTheyAreMade(t *testing.T) {
+	typo := func(svc *corev1.Service, version string) *corev1.Service {
+		svc.Annotations = map[string]string{"metallb.universe.tf/adress-pool": "vip", "metallb.universe.tf/ip-allocated-from-pool": "vip"}
+		svc.ResourceVersion = version
+		return svc
+	}
+	c, book := newCloud(t, "vip 10.0.0.0/30", "")
+	c.begin()
+	c.adopt(pools(t, "vip 10.0.0.0/30"), nil, []*corev1.Service{typo(aService(t, "shop/old shows=10.0.0.0"), "1")})
+	c.see(typo(aService(t, "shop/old shows=10.0.0.0"), "1"))
+	same(t, "at a start", book.take(), nil)
+	for range 2 {
+		c.see(typo(aService(t, "shop/web"), "2"))
+	}
+	same(t, "once it is made", book.take(), []string{"shop/web Warning UnknownAnnotation annotation metallb.universe.tf/adress-pool means nothing: the nearest that does is metallb.universe.tf/address-pool"})
+}
+
+func TestWhoIsNotSharedWithIsToldWhy(t *testing.T) {
+	c, book := newCloud(t, "vip 10.0.0.0/30", "shop/web shows=10.0.0.0 share=k port=80 local=web")
+	if addr, err := ensure(t, c, "shop/mail share=k port=25 local=mail"); addr != "10.0.0.1" {
+		t.Errorf("mail has %q, %v", addr, err)
+	}
+	same(t, "events", book.take(), []string{"shop/mail Normal IPAllocated assigned 10.0.0.1 from pool vip; not shared with service shop/web, because with externalTrafficPolicy Local, its selector is another"})
+}

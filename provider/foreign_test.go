@@ -137,7 +137,7 @@ func managed(manager string, what ...string) (all []metav1.ManagedFieldsEntry) {
 			fields = `{"f:metadata":{"f:finalizers":{".":{},"v:\"service.kubernetes.io/load-balancer-cleanup\"":{}}}}`
 		}
 		all = append(all, metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1",
-			Subresource: "status", FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}})
+			Subresource: "status", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(fields)})
 	}
 	return all
 }
@@ -208,7 +208,7 @@ func TestOfManagedFieldsOnlyTheWritersOfStatusAndFinalizerAreKept(t *testing.T) 
 	}
 	svc := aService(t, "shop/web")
 	svc.ManagedFields = append(managed("ours", "finalizer", "status"), append(managed("kubectl-edit", "status"), metav1.ManagedFieldsEntry{Manager: "kubectl",
-		FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:ports":{}}}`)}}, metav1.ManagedFieldsEntry{Manager: "none"})...)
+		FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:ports":{}}}`)}, metav1.ManagedFieldsEntry{Manager: "none"})...)
 	svc.ManagedFields[1].Time, svc.ManagedFields[2].Time = at(1), at(2)
 	for range 2 {
 		if _, err := trim(svc); err != nil {
@@ -290,5 +290,76 @@ func TestASecondWriterOfTheStatusIsFoughtLessAndLess(t *testing.T) {
 			t.Errorf("a single wipe is not mended at once: %q", got)
 		}
 		same(t, "events of a single wipe", c.book.take(), nil)
+	})
+}
+
+// An operator leaves Services without a class to others, and takes them back. The way there and back loses nothing, and keeps
+// nobody from deleting what was ours.
+func TestClassOnlyIsSwitchedOnAndOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		vip := pools(t, "vip 10.0.0.0/31")
+		c := newControlled(t, "shop/web", "shop/named class=metallb")
+		c.ours = service.Ours{Classes: []string{"metallb"}}
+		c.end()
+		c.start(vip)
+		c.manager = fieldManager
+		show := func(name string) string { return shown(service.Addresses(c.get(name))) }
+		if show("shop/web") == "" || show("shop/named") == "" {
+			t.Fatalf("web shows %q, and named %q", show("shop/web"), show("shop/named"))
+		}
+		c.create("shop/waits")
+		synctest.Wait()
+		web := show("shop/web")
+		c.wrote()
+
+		c.ours.ClassOnly = true
+		c.end()
+		c.start(vip)
+		c.create("shop/late class=metallb")
+		synctest.Wait()
+		<-time.After(time.Hour)
+		synctest.Wait()
+		if show("shop/web") != web || show("shop/late") != "" || show("shop/named") == "" {
+			t.Errorf("web shows %q, late %q, and named %q", show("shop/web"), show("shop/late"), show("shop/named"))
+		}
+		for _, w := range c.wrote() {
+			if strings.HasPrefix(w, "patch") && !strings.Contains(w, "shop/late") {
+				t.Errorf("after the switch: %s", w)
+			}
+		}
+		if held := c.cloud.ledger.holdings(); len(held) != 1 { // what others show keeps no text from being admitted
+			t.Errorf("ours hold %v", held)
+		}
+
+		// It is switched off again: what shows an address keeps it.
+		c.ours.ClassOnly = false
+		c.end()
+		c.start(vip)
+		if got := c.wrote(); len(got) > 0 || show("shop/web") != web {
+			t.Errorf("back again, web shows %q, and we wrote %q", show("shop/web"), got)
+		}
+
+		// On again, and everybody decides: one is deleted, one that waited too.
+		c.ours.ClassOnly = true
+		c.end()
+		c.start(vip)
+		for _, name := range []string{"shop/web", "shop/waits"} {
+			c.change(name, func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
+		}
+		c.end()
+		c.start(vip) // also after a restart
+		for _, name := range []string{"shop/web", "shop/waits"} {
+			if got := c.get(name).Finalizers; len(got) > 0 {
+				t.Errorf("%s is Terminating for ever, by %q", name, got)
+			}
+			namespace, name, _ := strings.Cut(name, "/")
+			if err := c.client.CoreV1().Services(namespace).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if show("shop/late") != web {
+			t.Errorf("web's address is free, and late shows %q", show("shop/late"))
+		}
 	})
 }

@@ -39,6 +39,7 @@ type controlled struct {
 	events  *fake.Clientset
 	refused sync.Map // patches that came too late
 	ours    service.Ours
+	manager string // whom the fake API server means by the one field manager that it knows
 	end     func() // of the controller manager
 }
 
@@ -79,7 +80,14 @@ func newControlled(t *testing.T, services ...string) *controlled {
 func (c *controlled) start(config *loadbalancer.Config) {
 	t := c.t
 	c.cloud, c.book = New(Options{Namespace: "metallb-system", ConfigName: "config", Ours: c.ours}), &eventbook{}
-	factory := informers.NewSharedInformerFactoryWithOptions(c.client, 0, informers.WithTransform(trim))
+	factory := informers.NewSharedInformerFactoryWithOptions(c.client, 0, informers.WithTransform(func(object any) (any, error) {
+		if svc, ok := object.(*corev1.Service); ok && c.manager != "" {
+			for i := range svc.ManagedFields {
+				svc.ManagedFields[i].Manager = c.manager
+			}
+		}
+		return trim(object)
+	}))
 	c.cloud.record, c.cloud.freed = c.book, func() {}
 	c.cloud.watch = &viewed{ServiceInformer: factory.Core().V1().Services(), view: c.cloud.view}
 	c.cloud.lookup = lookupIn(c.cloud.watch.ServiceInformer)

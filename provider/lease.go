@@ -16,6 +16,9 @@ import (
 // another can lead.
 func fenceTime(lease time.Duration) time.Duration { return lease / 4 }
 
+// lookAtLeast is how old the last look may be however long the Lease is.
+const lookAtLeast = 3 * time.Second
+
 // A lease is the lock of the leader election, which remembers when the API server last confirmed that it is ours.
 type lease struct {
 	resourcelock.Interface

@@ -28,29 +28,60 @@ type ledger struct {
 	disputed bool
 }
 
-// An entry is the ledger's line for one Service.
+// An entry is the ledger's line for one Service: what its user wants, what was told, and what was observed.
 type entry struct {
-	service *corev1.Service // the newest state that we know
-	request loadbalancer.Request
-	// why is the reason that the Service was told for not getting what it asks for.
-	why loadbalancer.Reason
+	service  *corev1.Service      // the newest state that we know
+	wanted   loadbalancer.Request // by that state
+	told     told
+	observed observed
+}
+
+// told is what the service controller and users have heard of a Service, and what they are to hear.
+type told struct {
 	// asked is set once the service controller asked about the Service: before, it will do so by itself.
 	asked bool
-	// shown is set once the status showed the decision: if it differs from then on, somebody else wrote it.
-	shown bool
-	// stale is what the status showed when the service controller was given the decision, which it is about to write.
-	stale []corev1.LoadBalancerIngress
-	// owed is set while the service controller mends the status, and is to ask again for the reason.
+	// why is the reason that it was given for the Service not having what it asks for.
+	why loadbalancer.Reason
+	// owed is set while it mends the status, and is to ask again for the reason.
 	owed bool
-	// repairs tell how often somebody else wrote the status.
-	repairs repairs
-	// unknown are annotations that mean nothing, of which the user was told.
-	unknown []string
-	// told are the addresses that an event has announced, or that the Service had before we knew it.
-	told []netip.Addr
-	// conflict and renumbered say why the Service does not have the ones that it was told any more.
+	// addrs are the addresses that an event has announced, or that the Service had before we knew it. conflict and renumbered
+	// say why it does not have them any more, and are to be told.
+	addrs      []netip.Addr
 	conflict   loadbalancer.Reason
 	renumbered bool
+	// unknown are annotations that mean nothing.
+	unknown []string
+}
+
+// observed is what the API server showed.
+type observed struct {
+	// shown is set once the status showed the decision: if it differs from then on, somebody else wrote it.
+	shown bool
+	// before is what the status showed when the service controller was given the decision, which it is about to write.
+	before []corev1.LoadBalancerIngress
+	// repairs tell how often somebody else wrote the status.
+	repairs repairs
+}
+
+// An action is what is to be done about a Service that was looked at.
+type action struct {
+	again     bool          // the service controller should look at it again
+	after     time.Duration // but not before
+	contested bool          // somebody else writes the status again and again
+}
+
+// next says what is to be done about a Service whose newest state is noted, and what is observed of it by then. It holds these
+// addresses, and would get that grant if it were asked about now; settled says that nothing would change by it.
+func (e entry) next(held []netip.Addr, would loadbalancer.Grant, settled bool, now time.Time) (action, observed) {
+	is, status := e.observed, e.service.Status.LoadBalancer.Ingress
+	same := service.Shows(e.service, held)
+	// Before the decision was shown, the status may still be what it was then. Anything else is somebody's doing.
+	if !same && (is.shown || e.told.asked && !service.SameStatus(status, is.before)) {
+		is.shown, is.before = false, status
+		return is.repairs.next(now), is
+	}
+	is.shown = same
+	return action{again: e.told.asked && (e.told.owed || !settled || !would.Why.Same(e.told.why))}, is
 }
 
 func newLedger() *ledger {
@@ -62,7 +93,7 @@ func newLedger() *ledger {
 }
 
 func newEntry(svc *corev1.Service) *entry {
-	return &entry{service: svc, request: service.Request(svc)}
+	return &entry{service: svc, wanted: service.Request(svc)}
 }
 
 // note keeps the Service's newest state, and returns false for an older one: what the API server listed for us, what the
@@ -73,7 +104,7 @@ func (e *entry) note(svc *corev1.Service) bool {
 	if err == nil && order < 0 {
 		return false
 	}
-	e.service, e.request = svc, service.Request(svc)
+	e.service, e.wanted = svc, service.Request(svc)
 	return true
 }
 
@@ -95,12 +126,12 @@ func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict
 		}
 		e := newEntry(svc)
 		l.entries[svc.UID] = e
-		if why := l.allocator.Adopt(e.request, service.Addresses(svc)); !why.None() {
+		if why := l.allocator.Adopt(e.wanted, service.Addresses(svc)); !why.None() {
 			conflicts = append(conflicts, conflict{svc, why})
 		}
-		e.unknown = service.UnknownOnService(svc.Annotations) // a start tells nobody
-		e.told = l.held(svc)
-		e.shown = len(e.told) > 0 && service.Shows(svc, e.told)
+		e.told.unknown = service.UnknownOnService(svc.Annotations) // a start tells nobody
+		e.told.addrs = l.held(svc)
+		e.observed.shown = len(e.told.addrs) > 0 && service.Shows(svc, e.told.addrs)
 	}
 	for _, svc := range others {
 		l.ignore(svc)
@@ -110,7 +141,7 @@ func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict
 		case !wants(e.service):
 			l.allocator.Rest(string(uid))
 		case len(l.held(e.service)) == 0:
-			l.allocator.Wait(e.request)
+			l.allocator.Wait(e.wanted)
 		}
 	}
 	l.serve()
@@ -200,7 +231,7 @@ func (l *ledger) held(svc *corev1.Service) []netip.Addr { return l.allocator.Hel
 // decide gives the Service what it asks for, if that is possible; if not, it waits.
 func (l *ledger) decide(e *entry) loadbalancer.Grant {
 	before := l.held(e.service)
-	g := l.allocator.Allocate(e.request)
+	g := l.allocator.Allocate(e.wanted)
 	e.take(g, !slices.Equal(g.Addrs, before))
 	return g
 }
@@ -208,19 +239,20 @@ func (l *ledger) decide(e *entry) loadbalancer.Grant {
 // take notes what the Service was granted.
 func (e *entry) take(g loadbalancer.Grant, moved bool) {
 	if moved {
-		e.shown = false
+		e.observed.shown = false
 	}
-	if e.conflict.None() {
-		e.conflict = g.Conflict
+	if e.told.conflict.None() {
+		e.told.conflict = g.Conflict
 	}
-	e.renumbered = e.renumbered || g.Renumbered
-	e.why = g.Why
+	e.told.renumbered = e.told.renumbered || g.Renumbered
+	e.told.why = g.Why
 }
 
 // A decision is what the service controller, the cluster's users and the log hear of a Service.
 type decision struct {
 	addrs []netip.Addr        // that the status is to show
 	pool  string              // that owns them; empty if none does
+	apart string              // with whom it does not share them although it has the same key, and why
 	why   loadbalancer.Reason // the Service does not get what it asks for; it may hold addresses all the same
 	news  bool                // nobody was told of all of these addresses yet
 	was   []netip.Addr        // what it was told before
@@ -247,25 +279,28 @@ func (l *ledger) answer(svc *corev1.Service) decision {
 		e.note(svc)
 	}
 	g := l.decide(e)
-	d := decision{addrs: g.Addrs, why: g.Why, was: e.told, conflict: e.conflict, renumbered: e.renumbered, stirs: l.allocator.Stirs()}
+	d := decision{addrs: g.Addrs, why: g.Why, was: e.told.addrs, conflict: e.told.conflict, renumbered: e.told.renumbered, stirs: l.allocator.Stirs()}
 	for _, addr := range g.Addrs {
-		d.news = d.news || !slices.Contains(e.told, addr)
+		d.news = d.news || !slices.Contains(e.told.addrs, addr)
 		if pool := l.allocator.Pool(addr); pool != nil {
 			d.pool = pool.Name
 		}
 	}
-	e.asked, e.owed = true, false
-	e.told, e.conflict, e.renumbered = g.Addrs, loadbalancer.Reason{}, false
+	if !g.Apart.None() {
+		d.apart = "; " + g.Apart.Apart()
+	}
+	e.told.asked, e.told.owed = true, false
+	e.told.addrs, e.told.conflict, e.told.renumbered = g.Addrs, loadbalancer.Reason{}, false
 	if service.Shows(svc, d.addrs) {
 		d.again = !service.Shows(e.service, d.addrs)
-		e.shown = !d.again // nothing will be written
+		e.observed.shown = !d.again // nothing will be written
 		return d
 	}
-	e.stale = svc.Status.LoadBalancer.Ingress
+	e.observed.before = svc.Status.LoadBalancer.Ingress
 	if !d.why.None() {
 		// First the status must show what the Service keeps, or nothing; an error would leave it wrong. The change of the
 		// status brings us back here.
-		d.why, e.why, e.owed = loadbalancer.Reason{}, loadbalancer.Reason{}, true
+		d.why, e.told.why, e.told.owed = loadbalancer.Reason{}, loadbalancer.Reason{}, true
 	}
 	return d
 }
@@ -277,15 +312,8 @@ func (l *ledger) settled(svc *corev1.Service) bool {
 		return false
 	}
 	e.note(svc)
-	g, _ := l.allocator.Check(e.request)
+	g, _ := l.allocator.Check(e.wanted)
 	return slices.Equal(g.Addrs, held)
-}
-
-// An action is what is to be done about a Service that was looked at.
-type action struct {
-	again     bool          // the service controller should look at it again
-	after     time.Duration // but not before
-	contested bool          // somebody else writes the status again and again
 }
 
 // see takes note of a Service as it is now. The service controller should look at it again if somebody changed the status, or
@@ -314,21 +342,12 @@ func (l *ledger) see(svc *corev1.Service, now time.Time) action {
 		return action{}
 	}
 	if l.allocator.Waits(string(svc.UID)) {
-		l.allocator.Wait(e.request) // perhaps for something else
+		l.allocator.Wait(e.wanted) // perhaps for something else
 	}
-	same := service.Shows(svc, held)
-	// Before the decision was shown, the status may still be what it was then. Anything else is somebody's doing.
-	forged := !same && (e.shown || e.asked && !service.SameStatus(svc.Status.LoadBalancer.Ingress, e.stale))
-	if forged {
-		e.shown, e.stale = false, svc.Status.LoadBalancer.Ingress
-		return e.repairs.next(now)
-	}
-	e.shown = same
-	if !e.asked {
-		return action{}
-	}
-	g, unchanged := l.allocator.Check(e.request)
-	return action{again: e.owed || !unchanged || !g.Why.Same(e.why)}
+	g, settled := l.allocator.Check(e.wanted)
+	do, is := e.next(held, g, settled, now)
+	e.observed = is
+	return do
 }
 
 // repairs are how often a status was put right that somebody else wrote. Two who each put right what the other wrote would go
@@ -377,18 +396,18 @@ func (l *ledger) typos(svc *corev1.Service) []string {
 	if e == nil || e.service.ResourceVersion != svc.ResourceVersion {
 		return nil
 	}
-	before := e.unknown
-	if e.unknown = service.UnknownOnService(svc.Annotations); slices.Equal(before, e.unknown) {
+	before := e.told.unknown
+	if e.told.unknown = service.UnknownOnService(svc.Annotations); slices.Equal(before, e.told.unknown) {
 		return nil
 	}
-	return e.unknown
+	return e.told.unknown
 }
 
 // orphaned reports whether the Service has no claim to its addresses any more and nobody will free them: the service
 // controller has not asked about it, and may have looked at it already, when it had none.
 func (l *ledger) orphaned(svc *corev1.Service) bool {
 	e := l.entries[svc.UID]
-	return e != nil && !e.asked && !wants(e.service) && len(l.held(svc)) > 0
+	return e != nil && !e.told.asked && !wants(e.service) && len(l.held(svc)) > 0
 }
 
 // forget drops a Service that has no claim to an address any more, and returns the addresses it held.
@@ -446,7 +465,7 @@ func (l *ledger) serveWhile(may func() bool) (changed []*corev1.Service, more bo
 	answers, more := l.allocator.Serve(may)
 	for _, a := range answers {
 		e := l.entries[types.UID(a.UID)]
-		if e.asked && (a.Moved || !a.Why.Same(e.why) && !e.owed) {
+		if e.told.asked && (a.Moved || !a.Why.Same(e.told.why) && !e.told.owed) {
 			changed = append(changed, e.service)
 		}
 		e.take(a.Grant, a.Moved)

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/service"
 )
 
@@ -92,15 +93,15 @@ func tell(t *testing.T, story []step) {
 // inconsistency returns what of the ledger disagrees with itself.
 func (l *ledger) inconsistency() error {
 	for uid, e := range l.entries {
-		g, _ := l.allocator.Check(e.request)
+		g, _ := l.allocator.Check(e.wanted)
 		waits := l.allocator.Waits(string(uid))
 		switch {
 		case waits && !wants(e.service):
 			return fmt.Errorf("%s waits and wants nothing", uid)
-		case waits && g.Why.None() && !g.More && e.why.None() && e.asked && !e.owed:
+		case waits && g.Why.None() && !g.More && e.told.why.None() && e.told.asked && !e.told.owed:
 			return fmt.Errorf("%s waits, has no reason to and was told none", uid)
-		case !e.why.None() && wants(e.service) && !waits:
-			return fmt.Errorf("%s was told %q and does not wait", uid, e.why)
+		case !e.told.why.None() && wants(e.service) && !waits:
+			return fmt.Errorf("%s was told %q and does not wait", uid, e.told.why)
 		}
 	}
 	for _, h := range l.allocator.Holdings() {
@@ -515,6 +516,50 @@ func TestWhoeverRepairsTires(t *testing.T) {
 	} {
 		if got := r.next(begin.Add(step.at)); got != step.want {
 			t.Errorf("%s: %+v, want %+v", step.then, got, step.want)
+		}
+	}
+}
+
+// What is done about a Service depends on what was told and observed of it, and on nothing else.
+func TestWhatIsNext(t *testing.T) {
+	held := addrs("10.0.0.0")
+	full := loadbalancer.Reason{Cause: loadbalancer.NoneFree}
+	ingress := func(shows string) []corev1.LoadBalancerIngress {
+		if shows == "" {
+			return nil
+		}
+		return service.Status(addrs(shows)).Ingress
+	}
+	for _, step := range []struct {
+		then    string
+		told    told
+		shown   bool   // the decision was
+		before  string // what the status showed when the decision was given
+		shows   string // what it shows now
+		why     loadbalancer.Reason
+		changes bool // the answer would be another one
+		again   bool
+		shownBy bool // it counts as shown then
+	}{
+		{then: "the service controller has not asked yet, and will", shows: "", changes: true},
+		{then: "it was given the decision, and writes it", told: told{asked: true}, shows: ""},
+		{then: "the decision is there", told: told{asked: true}, shows: "10.0.0.0", shownBy: true},
+		{then: "nothing is new", told: told{asked: true}, shown: true, shows: "10.0.0.0", shownBy: true},
+		{then: "somebody wipes it", told: told{asked: true}, shown: true, shows: "", again: true},
+		{then: "somebody writes another while ours is on its way", told: told{asked: true}, shows: "192.0.2.1", again: true},
+		{then: "it shows what it did when the decision was given", told: told{asked: true}, before: "192.0.2.1", shows: "192.0.2.1"},
+		{then: "it was adopted, and somebody wipes it", shown: true, shows: "", again: true},
+		{then: "another answer is due", told: told{asked: true}, shown: true, shows: "10.0.0.0", changes: true, again: true, shownBy: true},
+		{then: "the reason is owed", told: told{asked: true, owed: true}, shown: true, shows: "10.0.0.0", why: full, again: true, shownBy: true},
+		{then: "it waits for something else than it was told", told: told{asked: true}, shown: true, shows: "10.0.0.0", why: full, again: true, shownBy: true},
+		{then: "it waits for what it was told", told: told{asked: true, why: full}, shown: true, shows: "10.0.0.0", why: full, shownBy: true},
+	} {
+		svc := aService(t, "shop/web")
+		svc.Status.LoadBalancer.Ingress = ingress(step.shows)
+		e := entry{service: svc, told: step.told, observed: observed{shown: step.shown, before: ingress(step.before)}}
+		do, is := e.next(held, loadbalancer.Grant{Addrs: held, Why: step.why}, !step.changes, time.Unix(1, 0))
+		if want := (action{again: step.again}); do != want || is.shown != step.shownBy {
+			t.Errorf("%s: %+v, shown %t, want %+v, %t", step.then, do, is.shown, want, step.shownBy)
 		}
 	}
 }

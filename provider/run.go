@@ -94,7 +94,7 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 	writing.UserAgent = fieldManager + "/service-controller"
 	writing.Timeout = 30 * time.Second // a hung API server must not hold up the stop
 	if c.election.LeaderElect {
-		writing.Timeout = fenceTime(c.election.LeaseDuration.Duration)
+		writing.Timeout = min(writing.Timeout, fenceTime(c.election.LeaseDuration.Duration))
 	}
 	writing.WrapTransport = transport.Wrappers(writing.WrapTransport, func(next http.RoundTripper) http.RoundTripper {
 		f := &fence{next: next}
@@ -188,7 +188,7 @@ func (g *gate) elect(ctx context.Context, election componentbaseconfig.LeaderEle
 	if err != nil {
 		return fmt.Errorf("make a client for the lease: %w", err)
 	}
-	g.cloud.lease = &lease{Interface: lock, lookAgain: fenceTime(election.LeaseDuration.Duration), look: func(ctx context.Context) (string, error) {
+	g.cloud.lease = &lease{Interface: lock, lookAgain: min(lookAtLeast, fenceTime(election.LeaseDuration.Duration)), look: func(ctx context.Context) (string, error) {
 		found, err := client.CoordinationV1().Leases(election.ResourceNamespace).Get(ctx, election.ResourceName, metav1.GetOptions{})
 		if err != nil || found.Spec.HolderIdentity == nil {
 			return "", err
@@ -237,6 +237,11 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	if err != nil {
 		return err
 	}
+	// A Node's own address is not handed out. Without the permission to read Nodes, nobody waits for long.
+	patience, enough := context.WithTimeout(ctx, 2*time.Second)
+	cache.WaitForCacheSync(patience.Done(), g.admission.facts.nodes.HasSynced)
+	enough()
+	c.withhold(g.admission.facts.now())
 	c.adopt(config, g.admission.inForce.givenUp, services)
 	informer := g.services.Core().V1().Services().Informer()
 	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {

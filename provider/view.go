@@ -1,9 +1,9 @@
 package provider
 
 import (
-	"bytes"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -125,10 +125,10 @@ func writers(entries []metav1.ManagedFieldsEntry) (kept []metav1.ManagedFieldsEn
 			keep(entry.FieldsType, entry)
 		case entry.FieldsV1 == nil:
 		default:
-			if bytes.Contains(entry.FieldsV1.Raw, []byte(servicehelper.LoadBalancerCleanupFinalizer)) {
+			if strings.Contains(entry.FieldsV1.GetRawString(), servicehelper.LoadBalancerCleanupFinalizer) {
 				keep(ofFinalizer, entry)
 			}
-			if bytes.Contains(entry.FieldsV1.Raw, []byte(`"f:loadBalancer"`)) {
+			if strings.Contains(entry.FieldsV1.GetRawString(), `"f:loadBalancer"`) {
 				keep(ofStatus, entry)
 			}
 		}

@@ -348,7 +348,7 @@ func (w *world) wrong() error {
 		if e == nil {
 			return fmt.Errorf("%s is held by %s, which nobody knows", h.Addr, h.Service)
 		}
-		for _, p := range e.request.Ports {
+		for _, p := range e.wanted.Ports {
 			at := fmt.Sprint(h.Addr, p)
 			if other, taken := used[at]; taken {
 				return fmt.Errorf("%s and %s both use %s", other, h.Service, at)
@@ -357,7 +357,7 @@ func (w *world) wrong() error {
 		}
 		keys := 0
 		for _, holder := range all {
-			if l.entries[types.UID(holder.UID)].request.Key != "" {
+			if l.entries[types.UID(holder.UID)].wanted.Key != "" {
 				keys++
 			}
 		}
