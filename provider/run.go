@@ -264,8 +264,7 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 		}
 	}()
 	// The service controller logs every event, the noise too.
-	ctx = klog.NewContext(ctx, quiet(klog.FromContext(ctx)))
-	g.controller.Run(ctx, int(g.config.ComponentConfig.ServiceController.ConcurrentServiceSyncs), framework.ControllerManagerMetrics)
+	g.controller.Run(klog.NewContext(ctx, quiet(klog.FromContext(ctx))), int(g.config.ComponentConfig.ServiceController.ConcurrentServiceSyncs), framework.ControllerManagerMetrics)
 	return errors.New("the service controller ended")
 }
 
