@@ -432,6 +432,26 @@ func TestAddressesOfRoutersAndNodesAreNotHandedOutWhileNobodyHoldsThem(t *testin
 	}
 }
 
+// Whether a Service was told meanwhile that it cannot have what it asks for does not matter for its turn.
+func TestWhoHasAnAddressIsServedAfterWhoHasNone(t *testing.T) {
+	for _, asked := range []bool{false, true} {
+		a := NewAllocator()
+		a.Configure(pools(t, "a 10.0.0.0/32; b 10.0.0.2/31 manual"), nil)
+		take(t, a, "shop/1 pool=b")
+		take(t, a, "shop/3 pool=a")
+		for _, short := range []string{"shop/1 pool=a", "shop/2", "shop/3 pool=b"} {
+			r, _ := request(t, short)
+			if asked && short == "shop/1 pool=a" {
+				a.Allocate(r)
+			} else {
+				a.Wait(r)
+			}
+		}
+		a.Serve(func() bool { return true })
+		equal(t, holdingsOf(a), map[string]string{"shop/1": "10.0.0.2", "shop/2": "10.0.0.0", "shop/3": "10.0.0.3"})
+	}
+}
+
 func TestHoldingsAreInTheOrderOfTheAddresses(t *testing.T) {
 	a := NewAllocator()
 	a.Configure(pools(t, "a 10.0.0.8/29,fd00::/126"), nil)
@@ -724,7 +744,7 @@ func (m *model) serve() {
 		switch {
 		case len(r.Addrs) > 0:
 			return 0
-		case len(m.of(r.UID).addrs) > 0 && !m.told[r.UID]:
+		case slices.ContainsFunc(m.of(r.UID).addrs, func(addr netip.Addr) bool { return m.pool(addr) != nil }):
 			return 2
 		}
 		return 1

@@ -54,7 +54,7 @@ type rank uint8
 const (
 	asksByName rank = iota
 	asksForAny
-	asksForMore // it has what it must have
+	asksForMore // it has an address of a pool, and would like another
 )
 
 // A classKey has what the members of a class have in common.
@@ -241,13 +241,7 @@ func (a *Allocator) Pending() int { return a.pending }
 
 func (a *Allocator) classOf(t *tenant, more bool) classKey {
 	r := &t.request
-	key := classKey{rank: asksForAny, more: more}
-	switch {
-	case len(r.Addrs) > 0:
-		key.rank = asksByName
-	case len(t.addrs) > 0 && t.why.None():
-		key.rank = asksForMore
-	}
+	key := classKey{rank: a.rank(r, t.addrs), more: more}
 	if more && r.Key == "" {
 		// All that matters is that its pool gets an address of the other family.
 		pool, _ := a.config.index(t.addrs[0])
@@ -386,7 +380,7 @@ func (a *Allocator) touch(addr netip.Addr) {
 	}
 	at := a.inUse[addr]
 	if at == nil {
-		if s := a.spotOf(addr); s.pool >= 0 && a.stock.handsOut(&a.config.Pools[s.pool], addr) {
+		if s := a.spotOf(addr); len(a.classes) > 0 && s.pool >= 0 && a.stock.handsOut(&a.config.Pools[s.pool], addr) {
 			a.spots[s] = true
 			for c := range a.byPool[s.pool][1] {
 				a.push(c)
@@ -414,8 +408,8 @@ func (a *Allocator) push(c *class) {
 	}
 }
 
-// next returns the class whose first member is the first of all for whom something may have changed, or nil.
-func (a *Allocator) next() *class {
+// head returns the class whose first member is the first of all for whom something may have changed, or nil.
+func (a *Allocator) head() *class {
 	// Those who ask by name go before those who take any address, who need not be looked for until then.
 	if len(a.queue) == 0 || a.queue[0].rank > asksByName {
 		for s := range a.spots {
@@ -437,15 +431,36 @@ func (a *Allocator) next() *class {
 	if len(a.queue) == 0 {
 		return nil
 	}
-	return heap.Pop(&a.queue).(*class)
+	return a.queue[0]
+}
+
+// Yields reports whether others are to be looked at before the Service may be given what is free.
+func (a *Allocator) Yields(r Request) bool {
+	c := a.head()
+	if len(a.unchecked) > 0 || c == nil {
+		return len(a.unchecked) > 0
+	}
+	first := &c.members[0].request
+	return first.UID != r.UID && cmp.Or(cmp.Compare(c.rank, a.rank(&r, a.Held(r.UID))), older(first, &r)) < 0
+}
+
+func (a *Allocator) rank(r *Request, has []netip.Addr) rank {
+	switch {
+	case len(r.Addrs) > 0:
+		return asksByName
+	case slices.ContainsFunc(has, func(addr netip.Addr) bool { return a.config.Pool(addr) != nil }):
+		return asksForMore
+	}
+	return asksForAny
 }
 
 // Stirs reports whether something happened that Services may have waited for, so that they are to be served.
 func (a *Allocator) Stirs() bool { return len(a.queue)+len(a.spots)+len(a.unchecked) > 0 }
 
 // Serve gives Services that wait what there is for them now: first those that ask for one address, then the older, and last
-// those that have one and would like another. It tells whose answer became another; that another Service holds the address by
-// now is none. It goes on while it may, and reports whether there is more to do: then the next call continues.
+// those that have one of a pool and would like another or a second. It tells whose answer became another; that another Service
+// holds the address by now is none. It goes on while it may, and reports whether there is more to do: then the next call
+// continues. In between, Allocate knows no order: a Service that Yields is to Wait.
 func (a *Allocator) Serve(may func() bool) (changed []Change, more bool) {
 	for len(a.unchecked) > 0 {
 		last := len(a.unchecked) - 1
@@ -456,7 +471,8 @@ func (a *Allocator) Serve(may func() bool) (changed []Change, more bool) {
 			return nil, true
 		}
 	}
-	for c := a.next(); c != nil; c = a.next() {
+	for c := a.head(); c != nil; c = a.head() {
+		heap.Pop(&a.queue)
 		t := c.members[0]
 		before := t.addrs
 		g, next := a.decide(&t.request)

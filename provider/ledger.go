@@ -228,9 +228,16 @@ func without(all []loadbalancer.Holding, others map[loadbalancer.Holding]bool) [
 // held returns the addresses that the Service holds.
 func (l *ledger) held(svc *corev1.Service) []netip.Addr { return l.allocator.Held(string(svc.UID)) }
 
-// decide gives the Service what it asks for, if that is possible; if not, it waits.
+// decide gives the Service what it asks for, if that is possible; if not, it waits. While others are being served it waits for
+// its turn, and hears of nothing new: it must not overtake them between two slices.
 func (l *ledger) decide(e *entry) loadbalancer.Grant {
 	before := l.held(e.service)
+	if l.allocator.Yields(e.wanted) {
+		if _, same := l.allocator.Check(e.wanted); !same {
+			l.allocator.Wait(e.wanted)
+			return loadbalancer.Grant{Addrs: before, Why: e.told.why}
+		}
+	}
 	g := l.allocator.Allocate(e.wanted)
 	e.take(g, !slices.Equal(g.Addrs, before))
 	return g

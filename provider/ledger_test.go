@@ -267,7 +267,9 @@ func TestSharersStayTogetherOverARestartAndMakeRoomForEachOther(t *testing.T) {
 		{then: "its status is empty", see: "shop/dns share=k port=80 age=2", again: true},
 		{then: "and it hears why", ask: "shop/dns share=k port=80 age=2", why: full},
 		{then: "mail drops its key, and stays with a remark", ask: "shop/mail shows=10.0.0.0 port=25 age=3", addr: "10.0.0.0", why: full},
-		{then: "www goes, and the older of the two is served: mail, which wants no company", forget: "shop/www", changed: "shop/mail"},
+		{then: "www goes, and dns is served, which has none: mail is older, and would only like one without company", forget: "shop/www", changed: "shop/dns"},
+		{then: "dns has it", ask: "shop/dns share=k port=80 age=2", addr: "10.0.0.1", news: true},
+		{then: "dns goes, and now mail is served", forget: "shop/dns", changed: "shop/mail"},
 		{then: "it moves", ask: "shop/mail shows=10.0.0.0 port=25 age=3", addr: "10.0.0.1", news: true, moved: "10.0.0.0"},
 	})
 }
@@ -422,6 +424,41 @@ func TestWhateverMadeAServiceWaitItIsAskedAboutAgain(t *testing.T) {
 		{then: "it wants something else, to which the service controller is deaf", see: "shop/web", again: true},
 		{then: "it is served", ask: "shop/web", addr: "10.0.0.0", news: true},
 	})
+}
+
+func TestWhoAsksBetweenTwoSlicesOvertakesNobody(t *testing.T) {
+	const none = `no free address in pool "vip": add addresses, or delete a Service that holds one`
+	l := newLedger()
+	l.configure(pools(t, "vip 10.0.0.0/32"), nil)
+	ask := func(short, addr, why string) (stirs bool) {
+		t.Helper()
+		d := l.answer(aService(t, short))
+		if shown(d.addrs) != addr || d.why.String() != why {
+			t.Errorf("%s: got %q, %q, want %q, %q", short, shown(d.addrs), d.why, addr, why)
+		}
+		return d.stirs
+	}
+	ask("shop/web", "10.0.0.0", "")
+	ask("shop/old age=9", "", none)
+	l.forget("shop/web")
+	if !ask("shop/new age=1", "", "") {
+		t.Error("nobody is to be served")
+	}
+	ask("shop/new age=1", "", "")
+	if got := names(l.serve()); got != "shop/old shop/new" {
+		t.Errorf("changed: %q", got)
+	}
+	ask("shop/old age=9", "10.0.0.0", "")
+	ask("shop/new age=1", "", none)
+	l.forget("shop/old")
+	ask("shop/late age=0", "", "")
+	ask("shop/new age=1", "10.0.0.0", "") // whose turn it is
+	l.forget("shop/new")
+	l.forget("shop/late")
+	ask("shop/old age=9", "10.0.0.0", "")
+	l.forget("shop/old")
+	l.forget("shop/new")
+	ask("shop/more", "10.0.0.0", "") // there is nobody to wait for
 }
 
 func TestWhatServicesOfOthersShowIsTaken(t *testing.T) {
