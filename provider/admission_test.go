@@ -111,6 +111,13 @@ func (c *council) remove(name string) {
 	synctest.Wait()
 }
 
+// stale is what the metric says.
+func (c *council) stale() bool {
+	c.cloud.mu.Lock()
+	defer c.cloud.mu.Unlock()
+	return c.cloud.config.stale
+}
+
 // stored returns what the admitted copy says; nil if it does not exist.
 func (c *council) stored() map[string]string {
 	c.t.Helper()
@@ -406,7 +413,7 @@ func TestWhatAVerdictNeedsAndCannotReadLetsATextWait(t *testing.T) {
 		c.book.take()
 		c.write(other)
 		same(t, "at first, in silence", c.book.take(), nil)
-		if !c.cloud.config.stale {
+		if !c.stale() {
 			t.Error("and stale is 0")
 		}
 		<-time.After(graceOfReading)
@@ -509,7 +516,7 @@ func TestATextThatCannotBeStoredIsNotInForce(t *testing.T) {
 		if _, err := ensure(t, c.cloud, "shop/api pool=more"); err == nil {
 			t.Error("an address of the new pool is given out")
 		}
-		if !c.cloud.config.stale {
+		if !c.stale() {
 			t.Error("stale is 0")
 		}
 		if events := c.book.take(); len(events) != 1 || !strings.HasPrefix(events[0], "metallb-system/config Warning ConfigNotStored the text "+hashOf(next)+" is not in force, because ConfigMap config-admitted cannot be written: ") {
@@ -518,7 +525,7 @@ func TestATextThatCannotBeStoredIsNotInForce(t *testing.T) {
 		immutable.Store(false)
 		<-time.After(time.Second)
 		synctest.Wait()
-		if addr, err := ensure(t, c.cloud, "shop/api pool=more"); addr != "10.9.0.0" || c.cloud.config.stale {
+		if addr, err := ensure(t, c.cloud, "shop/api pool=more"); addr != "10.9.0.0" || c.stale() {
 			t.Errorf("it can be stored, and api has %q, %v", addr, err)
 		}
 	})

@@ -187,16 +187,17 @@ func (s *session) run() {
 		s.peer = now
 		up, err := s.connect()
 		s.down(up > 0, err)
-		var pause time.Duration
 		switch {
 		case isFarewell(err):
+			continue // at once
 		case up >= stableTime:
 			longest = firstPause
-		default:
-			// Full jitter: sessions that failed together come back spread over the whole pause.
-			longest = min(longest, s.desired.Load().peer.ConnectTime)
-			pause, longest = rand.N(longest), 2*longest
+			continue
 		}
+		// Full jitter: sessions that failed together come back spread over the whole pause.
+		longest = min(longest, s.desired.Load().peer.ConnectTime)
+		pause := rand.N(longest)
+		longest *= 2
 		select {
 		case <-s.ctx.Done():
 		case <-s.edited:
