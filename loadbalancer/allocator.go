@@ -263,8 +263,9 @@ func (a *Allocator) Adopt(r Request, addrs []netip.Addr) (conflict Reason) {
 func (a *Allocator) Allocate(r Request) Grant {
 	g, next := a.decide(&r)
 	t := a.tenant(&r)
+	moved := !slices.Equal(t.addrs, next.addrs)
 	a.hold(t, &r, next)
-	a.note(t, g)
+	a.note(t, g, moved)
 	return g
 }
 

@@ -452,6 +452,25 @@ func TestWhoHasAnAddressIsServedAfterWhoHasNone(t *testing.T) {
 	}
 }
 
+// A Service wants no company any more, and its pool is gone. What it gets of the other family brings another address along.
+func TestWhoGotSomethingAndStillWaitsIsServedAgain(t *testing.T) {
+	for _, serve := range []bool{false, true} {
+		a := NewAllocator()
+		a.Configure(pools(t, "c 10.0.0.0/31"), nil)
+		take(t, a, "shop/4 families=46 pool=c share=y ports=80")
+		take(t, a, "shop/3 share=y ports=53")
+		a.Configure(pools(t, "a 10.0.0.0/30,fd00::/126"), nil)
+		r, _ := request(t, "shop/4 families=46 pool=c ports=80")
+		if serve {
+			a.Wait(r)
+		} else {
+			a.Allocate(r)
+		}
+		a.Serve(func() bool { return true })
+		equal(t, shown(a.Held("shop/4")), "10.0.0.1,fd00::")
+	}
+}
+
 func TestHoldingsAreInTheOrderOfTheAddresses(t *testing.T) {
 	a := NewAllocator()
 	a.Configure(pools(t, "a 10.0.0.8/29,fd00::/126"), nil)

@@ -201,10 +201,14 @@ func (a *Allocator) interned(f *fit) *fit {
 	return f
 }
 
-// note lets the Service wait if the grant leaves something to wish for, and not otherwise.
-func (a *Allocator) note(t *tenant, g Grant) {
+// note lets the Service wait if the grant leaves something to wish for, and not otherwise. If it moved all the same, it has its
+// turn once more: what it got beside what it has may bring the rest along.
+func (a *Allocator) note(t *tenant, g Grant, moved bool) {
 	if t.rests = false; !g.Why.None() || g.More {
 		a.join(t, g.More, g.Why)
+		if moved && !g.Why.None() {
+			a.push(t.class)
+		}
 		return
 	}
 	a.leave(t)
@@ -484,7 +488,7 @@ func (a *Allocator) Serve(may func() bool) (changed []Change, more bool) {
 				changed = append(changed, Change{t.request.UID, moved, g})
 			}
 			a.hold(t, &t.request, next)
-			a.note(t, g)
+			a.note(t, g, moved)
 			if moved && len(c.members) > 0 {
 				a.push(c)
 			}
