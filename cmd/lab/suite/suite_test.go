@@ -82,7 +82,7 @@ func TestAStallIsToldToThoseItReachedInto(t *testing.T) {
 			if slow.Load() < 0 {
 				runtime.Goexit()
 			}
-			time.Sleep(time.Duration(slow.Load()))
+			<-time.After(time.Duration(slow.Load()))
 			return nil
 		})
 		early := time.Now()
