@@ -253,7 +253,7 @@ func (v Verdict) Reasons(hash string) (all []string) {
 			MissingNodes:  "changes peers or advertisements",
 			MissingSecret: "has a new peer with a password-key",
 		}[missing]
-		all = append(all, fmt.Sprintf("the text %s, and nobody can tell what that does while the controller manager cannot read %s: let it get, list and watch them, or annotate this ConfigMap with metallb.universe.tf/confirm: %s", what, missing, hash))
+		all = append(all, fmt.Sprintf("the text %s, and nobody can tell what that does while the controller manager cannot read %s: let it list and watch them, or annotate this ConfigMap with metallb.universe.tf/confirm: %s", what, missing, hash))
 	}
 	return all
 }

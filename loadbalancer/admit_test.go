@@ -232,8 +232,8 @@ func TestARefusalSaysWhoLosesWhatAndWhatToDo(t *testing.T) {
 			"no pool would own the address of Service a/a, 10.0.0.1 and 2 more: keep a pool that does, or delete the Service, or annotate this ConfigMap with metallb.universe.tf/renumber: 1234 to move such Services",
 		}},
 		{"it waits", Verdict{Waits: []Missing{MissingNodes, MissingSecret}}, []string{
-			"the text changes peers or advertisements, and nobody can tell what that does while the controller manager cannot read nodes: let it get, list and watch them, or annotate this ConfigMap with metallb.universe.tf/confirm: 1234",
-			"the text has a new peer with a password-key, and nobody can tell what that does while the controller manager cannot read secrets: let it get, list and watch them, or annotate this ConfigMap with metallb.universe.tf/confirm: 1234",
+			"the text changes peers or advertisements, and nobody can tell what that does while the controller manager cannot read nodes: let it list and watch them, or annotate this ConfigMap with metallb.universe.tf/confirm: 1234",
+			"the text has a new peer with a password-key, and nobody can tell what that does while the controller manager cannot read secrets: let it list and watch them, or annotate this ConfigMap with metallb.universe.tf/confirm: 1234",
 		}},
 	}
 	for _, test := range tests {

@@ -418,7 +418,7 @@ func TestWhatAVerdictNeedsAndCannotReadLetsATextWait(t *testing.T) {
 		}
 		<-time.After(graceOfReading)
 		synctest.Wait()
-		if events := strings.Join(c.book.take(), "\n"); !strings.Contains(events, "cannot read nodes: let it get, list and watch them") || c.stored()["config"] != more {
+		if events := strings.Join(c.book.take(), "\n"); !strings.Contains(events, "cannot read nodes: let it list and watch them") || c.stored()["config"] != more {
 			t.Errorf("events %s", events)
 		}
 	})

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 )
@@ -52,15 +54,18 @@ func (g guarded) Patch(ctx context.Context, name string, kind types.PatchType, d
 		if !takesAway || !apierrors.IsConflict(err) {
 			return written, err
 		}
-		uid := svc.UID
-		if svc, err = g.ServiceInterface.Get(ctx, name, metav1.GetOptions{}); err != nil {
+		// It is listed because that is allowed anyway.
+		list, err := g.List(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()})
+		if err != nil {
 			return nil, err
 		}
+		i := slices.IndexFunc(list.Items, func(now corev1.Service) bool { return now.UID == svc.UID })
+		if svc = nil; i < 0 {
+			continue
+		}
+		svc = &list.Items[i]
 		if _, err := trim(svc); err != nil {
 			return nil, err
-		}
-		if svc.UID != uid {
-			svc = nil
 		}
 	}
 }
