@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"go4.org/netipx"
 )
@@ -38,6 +37,8 @@ type Request struct {
 	// Service is its namespace/name, for errors.
 	Service   string
 	Namespace string
+	// Created is when the Service was, in seconds since any epoch: of those that want the same, the older goes first.
+	Created int64
 	// Labels are the Service's: pools may be for some Services only.
 	Labels map[string]string
 	// Families are those that the Service wants an address of, each once, the more important one first.
@@ -53,22 +54,28 @@ type Request struct {
 	Invalid error
 }
 
+// older orders Services that want the same: by creation, then name.
+func older(r, s *Request) int {
+	return cmp.Or(cmp.Compare(r.Created, s.Created), cmp.Compare(r.Namespace, s.Namespace), cmp.Compare(r.Service, s.Service), cmp.Compare(r.UID, s.UID))
+}
+
 // A Grant is what a Service holds after a request, and what came of that.
 type Grant struct {
 	// Addrs are in the order of the request's families. None is not an error if the Service is to wait.
 	Addrs []netip.Addr
-	// Why is the reason for which the Service has not all that it asked for; nil if it has.
-	Why error
+	// Why is the reason for which the Service has not all that it asked for.
+	Why Reason
 	// More is set if the Service has what it must have, and would get another family as well were one free.
 	More bool
+	// Apart is why the Service got an address of its own although another has the same key: with the externalTrafficPolicy
+	// Local, its pods are others.
+	Apart Reason
 	// Left are the addresses that the Service held before and gave up.
 	Left []netip.Addr
 	// Conflict is set if it gave one up because another Service holds it that it cannot share it with.
-	Conflict error
+	Conflict Reason
 	// Renumbered is set if it gave one up because the operator took that away from the pools.
 	Renumbered bool
-	// Eased is set if it came to hold less than before, or to share it on other terms: others may now be served.
-	Eased bool
 }
 
 // A Holder is a Service that holds an address.
@@ -77,8 +84,8 @@ type Holder struct {
 	Service string // namespace/name
 }
 
-// An Allocator is the one truth about which Service holds which address. Its answers follow from what it was told and in
-// which order, and from nothing else. It is not safe for concurrent use.
+// An Allocator is the one truth about which Service holds which address, and which waits for one. Its answers follow from
+// what it was told and in which order, and from nothing else. It is not safe for concurrent use.
 //
 // In each pool it hands out the addresses that were never used, lowest first, then the one freed longest ago, so that an
 // address stays unused for as long as possible after a Service gave it up. No call takes longer when more addresses are
@@ -88,18 +95,23 @@ type Allocator struct {
 	// givenUp are addresses that the operator took away from the pools on purpose: who holds one moves.
 	givenUp *netipx.IPSet
 
-	holders map[netip.Addr][]*tenant      // who came first stands first
-	tenants map[string]*tenant            // by UID: the inverse of holders, changed only by hold and leave
-	groups  map[group]map[netip.Addr]bool // addresses that are shared, or may be
-	stock   *stock
+	services map[string]*tenant // by UID: who holds addresses, and who waits
+	inUse    map[netip.Addr]*occupied
+	groups   map[group]map[spot]*company // of those that pools own, changed only by list and unlist
+	kins     map[kin]map[group]bool      // the keys of groups
+	held     []Holding                   // one for each tenant and address, in no order
+	rows     []*tenant                   // whose each of them is
+	stock    *stock
+	withheld []netip.Addr // those of Nodes that pools own, in order
+	waiting
 }
 
-// A tenant is a Service that holds addresses.
+// A tenant is a Service that holds addresses or waits for some.
 type tenant struct {
-	Holder
-	namespace string
-	addrs     []netip.Addr // at most one of each family
-	terms     Terms
+	request Request      // as it asked last
+	addrs   []netip.Addr // at most one of each family
+	rows    [2]int       // of its addresses in the allocator's list, by family
+	terms   Terms        // on which it holds them
 	// pool is what the Service asked for when it last got its address or kept it; asked is false for an adopted one that
 	// has not asked yet. An operator who draws the pools anew does not move the Services of the old ones: only asking for
 	// another pool than before does.
@@ -109,38 +121,75 @@ type tenant struct {
 	key string
 	// odds is set for a tenant that shares an address with others against its terms: it is the one to blame.
 	odds bool
+	// rests is set for one that wants nothing: it holds what it holds until it is released.
+	rests bool
+
+	stale bool   // the pools changed since it was looked at
+	why   Reason // it waits for all that it asks for
+	class *class // of those that wait for the same; nil if it does not wait
+	at    int    // in the class
 }
 
 // NewAllocator returns an allocator without pools, in which nothing is held.
 func NewAllocator() *Allocator {
 	a := &Allocator{
-		config:  &Config{},
-		givenUp: &netipx.IPSet{},
-		holders: map[netip.Addr][]*tenant{},
-		tenants: map[string]*tenant{},
-		groups:  map[group]map[netip.Addr]bool{},
+		config:   &Config{},
+		givenUp:  &netipx.IPSet{},
+		services: map[string]*tenant{},
+		inUse:    map[netip.Addr]*occupied{},
+		groups:   map[group]map[spot]*company{},
+		kins:     map[kin]map[group]bool{},
 	}
-	a.stock = newStock(func(addr netip.Addr) bool { return len(a.holders[addr]) > 0 })
+	a.stock = newStock(func(addr netip.Addr) bool { return a.inUse[addr] != nil })
+	a.waiting.reset(a.config)
 	return a
 }
 
 // Configure changes the pools. Every address stays with its holder, also one that no pool owns any more, until that asks
-// again: then those of givenUp that no pool owns are exchanged for others, if there are any.
+// again or is served: then those of givenUp that no pool owns are exchanged for others, if there are any.
 func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 	if givenUp == nil {
 		givenUp = &netipx.IPSet{}
 	}
-	a.config, a.givenUp = config, givenUp
-	a.stock.configure(config, slices.Collect(maps.Keys(a.holders)))
+	a.config, a.givenUp, a.withheld = config, givenUp, a.pooled(config)
+	a.stock.configure(config, slices.Collect(maps.Keys(a.inUse)))
 	clear(a.groups)
-	for _, t := range a.tenants {
-		a.list(t)
+	clear(a.kins)
+	for addr, at := range a.inUse {
+		holders := at.holders
+		*at = occupied{}
+		for _, t := range holders {
+			at.holders = append(at.holders, t)
+			a.list(addr, at, t)
+		}
 	}
+	a.waiting.reset(config)
+	for _, t := range a.services {
+		if t.class, t.stale = nil, !t.rests; t.stale {
+			a.unchecked = append(a.unchecked, t)
+		}
+	}
+}
+
+// Withhold says which addresses are Nodes' own. Like those of routers, they are not handed out while nobody holds them; who
+// holds one keeps it: anybody who can write a Node's status could take it away otherwise.
+func (a *Allocator) Withhold(nodes []netip.Addr) {
+	a.stock.nodes = slices.Clone(nodes)
+	if !slices.Equal(a.pooled(a.config), a.withheld) {
+		a.Configure(a.config, a.givenUp)
+	}
+}
+
+// pooled returns the addresses of Nodes that pools own, in order.
+func (a *Allocator) pooled(config *Config) []netip.Addr {
+	all := slices.DeleteFunc(slices.Clone(a.stock.nodes), func(addr netip.Addr) bool { return config.Pool(addr) == nil })
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
 }
 
 // Held returns the addresses that the Service holds.
 func (a *Allocator) Held(uid string) []netip.Addr {
-	if t := a.tenants[uid]; t != nil {
+	if t := a.services[uid]; t != nil {
 		return t.addrs
 	}
 	return nil
@@ -148,117 +197,231 @@ func (a *Allocator) Held(uid string) []netip.Addr {
 
 // Holders returns the Services that hold addr.
 func (a *Allocator) Holders(addr netip.Addr) (all []Holder) {
-	for _, t := range a.holders[addr] {
-		all = append(all, t.Holder)
+	if at := a.inUse[addr]; at != nil {
+		for _, t := range at.holders {
+			all = append(all, Holder{t.request.UID, t.request.Service})
+		}
 	}
 	return all
 }
 
+// InUse returns every address in use and by whom, in no order. It copies a list, and is quick.
+func (a *Allocator) InUse() []Holding { return slices.Clone(a.held) }
+
 // Holdings returns every address in use and by whom, in the order of the addresses.
 func (a *Allocator) Holdings() []Holding {
-	all := make([]Holding, 0, len(a.holders))
-	for addr, tenants := range a.holders {
-		for _, t := range tenants {
-			all = append(all, Holding{t.Service, addr})
-		}
-	}
+	all := a.InUse()
 	slices.SortFunc(all, func(x, y Holding) int { return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Service, y.Service)) })
 	return all
 }
+
+// Config returns the configuration that tells which pools there are.
+func (a *Allocator) Config() *Config { return a.config }
 
 // Pool returns the pool that owns addr, or nil.
 func (a *Allocator) Pool(addr netip.Addr) *Pool { return a.config.Pool(addr) }
 
 // Adopt gives a Service addresses that its status shows, also those that no pool owns: they are in use, whatever the
 // configuration says. Of each family it takes the first. It may hold one together with others if they can all use it at
-// once; else it does not get it, and the error says who holds it. If it gets none, nothing changes.
-func (a *Allocator) Adopt(r Request, addrs []netip.Addr) error {
-	t := &tenant{Holder: Holder{r.UID, r.Service}, namespace: r.Namespace, terms: r.Terms}
-	var conflict error
+// once; else it does not get it, and the reason says who holds it. If it gets none, nothing changes.
+func (a *Allocator) Adopt(r Request, addrs []netip.Addr) (conflict Reason) {
+	next := holding{}
 	for _, addr := range addrs {
-		if slices.ContainsFunc(t.addrs, func(other netip.Addr) bool { return FamilyOf(other) == FamilyOf(addr) }) {
+		if slices.ContainsFunc(next.addrs, func(other netip.Addr) bool { return FamilyOf(other) == FamilyOf(addr) }) {
 			continue
 		}
-		if err := a.collides(addr, r); err != nil {
-			conflict = cmp.Or(conflict, err)
+		if why := a.excluded(addr, &r); !why.None() {
+			if conflict.None() {
+				conflict = why
+			}
 			continue
 		}
-		t.addrs = append(t.addrs, addr)
-		t.odds = t.odds || a.differs(addr, r) != nil
+		next.addrs = append(next.addrs, addr)
+		next.odds = next.odds || !a.atOdds(addr, &r, theBlameless).None()
 	}
-	if len(t.addrs) == 0 {
+	if len(next.addrs) == 0 {
 		return conflict
 	}
-	now := a.tenants[r.UID]
-	if now != nil && !slices.ContainsFunc(t.addrs, func(addr netip.Addr) bool { return !slices.Contains(now.addrs, addr) }) {
-		t.pool, t.key, t.asked = now.pool, now.key, now.asked // it is known how it came to these
+	t := a.tenant(&r)
+	if len(t.addrs) > 0 && !slices.ContainsFunc(next.addrs, func(addr netip.Addr) bool { return !slices.Contains(t.addrs, addr) }) {
+		next.pool, next.key, next.asked = t.pool, t.key, t.asked // it is known how it came to these
 	}
-	a.replace(t)
+	a.hold(t, &r, next)
+	if t.class != nil {
+		a.Wait(r) // for what it may lack now
+	}
 	return conflict
 }
 
 // Allocate gives the Service addresses that meet its request. A Service that holds such addresses keeps them. One that holds
 // others, because it asks for something else than before, gives them up only for those that meet the request: a request
-// that cannot be met leaves everything as it was. A Service that was adopted keeps its address also if it asks for another
-// pool: nobody remembers whether it did so before. Asking for another again moves it.
+// that cannot be met leaves everything as it was, and waits. A Service that was adopted keeps its address also if it asks for
+// another pool: nobody remembers whether it did so before. Asking for another again moves it.
 //
 // The exception is an address that another Service holds and that the two cannot use at once: the one that asks loses it,
 // for otherwise one Service's mistake would be the other's outage.
 func (a *Allocator) Allocate(r Request) Grant {
-	g, t := a.decide(r)
-	a.replace(t)
+	g, next := a.decide(&r)
+	t := a.tenant(&r)
+	moved := !slices.Equal(t.addrs, next.addrs)
+	a.hold(t, &r, next)
+	a.note(t, g, moved)
 	return g
 }
 
 // Check returns what Allocate would, and changes nothing. It also reports whether Allocate would change nothing.
 func (a *Allocator) Check(r Request) (g Grant, same bool) {
-	g, t := a.decide(r)
-	before := a.tenants[r.UID]
-	if before == nil {
-		return g, len(t.addrs) == 0
+	g, next := a.decide(&r)
+	before := a.services[r.UID]
+	if before == nil || len(before.addrs) == 0 {
+		return g, len(next.addrs) == 0
 	}
-	return g, slices.Equal(t.addrs, before.addrs) && !g.Eased && t.terms.equal(before.terms) && t.odds == before.odds
+	return g, slices.Equal(next.addrs, before.addrs) && before.terms.equal(r.Terms) && next.odds == before.odds
 }
 
-// Release frees the addresses that the Service holds, and returns them.
+// Release forgets the Service, and returns the addresses that it held.
 func (a *Allocator) Release(uid string) []netip.Addr {
-	t := a.tenants[uid]
+	t := a.services[uid]
 	if t == nil {
 		return nil
 	}
 	a.leave(t)
-	return t.addrs
+	delete(a.services, uid)
+	t.rests = true
+	left := t.addrs
+	a.hold(t, &t.request, holding{})
+	return left
+}
+
+// tenant returns what is known of the Service that asks, perhaps nothing yet.
+func (a *Allocator) tenant(r *Request) *tenant {
+	t := a.services[r.UID]
+	if t == nil {
+		t = &tenant{request: *r}
+		a.services[r.UID] = t
+	}
+	return t
+}
+
+// A holding is what a tenant is to hold, and how it comes to it.
+type holding struct {
+	addrs []netip.Addr
+	pool  string
+	asked bool
+	key   string
+	odds  bool
+}
+
+// hold makes the tenant hold what the holding says, on the request's terms, instead of what it held before.
+func (a *Allocator) hold(t *tenant, r *Request, next holding) {
+	before := t.addrs
+	same := t.terms.equal(r.Terms)
+	for _, addr := range before {
+		at := a.inUse[addr]
+		switch {
+		case !slices.Contains(next.addrs, addr):
+			a.unlist(addr, at, t)
+			a.strike(t, addr)
+			at.holders = slices.DeleteFunc(at.holders, func(other *tenant) bool { return other == t })
+			if len(at.holders) == 0 {
+				delete(a.inUse, addr)
+				a.stock.free(addr)
+			}
+		case !same:
+			a.unlist(addr, at, t)
+		}
+	}
+	t.request, t.terms, t.addrs = *r, r.Terms, next.addrs
+	t.pool, t.asked, t.key, t.odds = next.pool, next.asked, next.key, next.odds
+	for _, addr := range next.addrs {
+		at := a.inUse[addr]
+		switch {
+		case !slices.Contains(before, addr):
+			if at == nil {
+				at = &occupied{}
+				a.inUse[addr] = at
+				a.stock.take(addr)
+			}
+			at.holders = append(at.holders, t)
+			a.list(addr, at, t)
+			a.enter(t, addr)
+			a.touch(addr)
+		case !same:
+			a.list(addr, at, t)
+			a.touch(addr)
+		}
+	}
+	for _, addr := range before {
+		a.absolve(addr)
+		if !slices.Contains(next.addrs, addr) {
+			a.touch(addr)
+		}
+	}
+}
+
+// enter writes a line into the list of what is held, and strike takes it out.
+func (a *Allocator) enter(t *tenant, addr netip.Addr) {
+	t.rows[place6(FamilyOf(addr))] = len(a.held)
+	a.held, a.rows = append(a.held, Holding{t.request.Service, addr}), append(a.rows, t)
+}
+
+func (a *Allocator) strike(t *tenant, addr netip.Addr) {
+	row, last := t.rows[place6(FamilyOf(addr))], len(a.held)-1
+	a.held[row], a.rows[row] = a.held[last], a.rows[last]
+	a.rows[row].rows[place6(FamilyOf(a.held[row].Addr))] = row
+	a.rows[last] = nil
+	a.held, a.rows = a.held[:last], a.rows[:last]
+}
+
+// absolve clears those of the blame who were at odds with a holder of the address that left or changed.
+func (a *Allocator) absolve(addr netip.Addr) {
+	at := a.inUse[addr]
+	if at == nil {
+		return
+	}
+	for _, t := range at.holders {
+		if !t.odds {
+			continue
+		}
+		r := t.request
+		r.Terms = t.terms
+		if t.odds = slices.ContainsFunc(t.addrs, func(addr netip.Addr) bool { return !a.atOdds(addr, &r, theBlameless).None() }); !t.odds {
+			a.touch(addr)
+		}
+	}
 }
 
 // decide finds what the Service gets, and how it will hold that. It changes nothing but how far the pools' cursors have come.
-func (a *Allocator) decide(r Request) (Grant, *tenant) {
-	now := a.tenants[r.UID]
-	if now == nil {
+func (a *Allocator) decide(r *Request) (Grant, holding) {
+	now := a.services[r.UID]
+	if now == nil || len(now.addrs) == 0 {
 		now = &tenant{}
 	}
-	addrs, err := a.choose(r, now)
-	g := Grant{Why: err}
+	addrs, why := a.choose(r, now)
+	g := Grant{Why: why}
 	if len(addrs) == 0 {
 		// It keeps what it has. What it cannot have together with another, it loses.
 		for _, addr := range now.addrs {
-			if a.collides(addr, r) != nil {
+			if a.obstacle(addr, r, everybody).relation.excludes() {
 				continue
 			}
 			addrs = append(addrs, addr)
 			if a.isGivenUp(addr) {
-				g.Why = fmt.Errorf("address %s belongs to no pool any more and is not announced: %w", addr, err)
+				g.Why.GivenUp = addr
 			}
 		}
 		addrs = inOrderOf(r.Families, addrs)
 	}
-	t := &tenant{Holder: Holder{r.UID, r.Service}, namespace: r.Namespace, addrs: addrs, terms: r.Terms, pool: r.Pool, key: r.Key, asked: true}
-	if err != nil {
-		t.pool, t.key, t.asked = now.pool, now.key, now.asked
+	next := holding{addrs: addrs, pool: r.Pool, key: r.Key, asked: true}
+	if !why.None() {
+		next.pool, next.key, next.asked = now.pool, now.key, now.asked
 	}
 	for _, addr := range addrs {
-		if remark := a.differs(addr, r); remark != nil {
-			t.odds = true
-			g.Why = cmp.Or(g.Why, remark)
+		if remark := a.atOdds(addr, r, theBlameless); !remark.None() {
+			next.odds = true
+			if g.Why.None() {
+				g.Why = remark
+			}
 		}
 	}
 	for _, addr := range now.addrs {
@@ -266,25 +429,31 @@ func (a *Allocator) decide(r Request) (Grant, *tenant) {
 			continue
 		}
 		g.Left = append(g.Left, addr)
-		g.Conflict = cmp.Or(g.Conflict, a.collides(addr, r))
+		if g.Conflict.None() {
+			g.Conflict = a.excluded(addr, r)
+		}
 		g.Renumbered = g.Renumbered || a.isGivenUp(addr)
 	}
+	for _, addr := range addrs {
+		if g.Apart.None() && r.Key != "" && a.inUse[addr] == nil {
+			g.Apart = a.apart(addr, r)
+		}
+	}
 	g.Addrs = addrs
-	g.More = g.Why == nil && a.couldComplete(addrs, r)
-	g.Eased = len(g.Left) > 0 || len(now.addrs) > 0 && cmp.Or(t.terms.Key, now.terms.Key) != "" && !t.terms.equal(now.terms)
-	return g, t
+	g.More = g.Why.None() && a.couldComplete(addrs, r)
+	return g, next
 }
 
-// choose finds addresses that meet the request, in the order of its families. With an error, they are those that the Service
+// choose finds addresses that meet the request, in the order of its families. With a reason, they are those that the Service
 // would have had it not changed its key, if any.
-func (a *Allocator) choose(r Request, now *tenant) ([]netip.Addr, error) {
+func (a *Allocator) choose(r *Request, now *tenant) ([]netip.Addr, Reason) {
 	if r.Invalid != nil {
-		return nil, r.Invalid
+		return nil, Reason{Cause: Invalid, text: r.Invalid.Error()}
 	}
 	var kept, disliked []netip.Addr
 	for _, addr := range now.addrs {
 		switch {
-		case !slices.Contains(r.Families, FamilyOf(addr)) || a.isGivenUp(addr) || a.collides(addr, r) != nil:
+		case !slices.Contains(r.Families, FamilyOf(addr)) || a.isGivenUp(addr) || a.obstacle(addr, r, everybody).relation.excludes():
 			// It cannot stay.
 		case slices.ContainsFunc(r.Addrs, func(want netip.Addr) bool { return FamilyOf(want) == FamilyOf(addr) }):
 			// It stays if it is the one asked for, also if it is not shared as it should be.
@@ -292,31 +461,34 @@ func (a *Allocator) choose(r Request, now *tenant) ([]netip.Addr, error) {
 				kept = append(kept, addr)
 			}
 		case !now.asked && len(r.Addrs) == 0 && !a.isOf(addr, r.Pool):
-			return nil, fmt.Errorf("the Service asks for pool %q and came with address %s, which is kept: to move it there, remove annotation metallb.universe.tf/address-pool and write it again", r.Pool, addr)
+			return nil, Reason{Cause: CameWith, Pool: r.Pool, Addr: addr}
 		case now.asked && r.Pool != now.pool && !a.isOf(addr, r.Pool):
 			// It asks for another pool than before. What it was given on the same request is what it asks for, whatever has
 			// become of the pools since.
-		case now.asked && r.Key != now.key && a.misfits(addr, r) != nil:
+		case now.asked && r.Key != now.key && !a.atOdds(addr, r, everybody).None():
 			// It asks for other company than before.
 			disliked = append(disliked, addr)
 		default:
 			kept = append(kept, addr)
 		}
 	}
-	moved, err := a.find(r, kept)
+	moved, why := a.find(r, kept)
 	for _, addr := range disliked {
-		if err == nil && slices.ContainsFunc(moved, func(other netip.Addr) bool { return FamilyOf(other) == FamilyOf(addr) }) {
+		if why.None() && slices.ContainsFunc(moved, func(other netip.Addr) bool { return FamilyOf(other) == FamilyOf(addr) }) {
 			continue
 		}
-		if stayed, cannot := a.find(r, slices.Concat(kept, disliked)); cannot == nil && slices.Contains(stayed, addr) {
-			return stayed, cmp.Or(err, a.misfits(addr, r)) // the address that it has is better than none
+		if stayed, cannot := a.find(r, slices.Concat(kept, disliked)); cannot.None() && slices.Contains(stayed, addr) {
+			if why.None() {
+				why = a.atOdds(addr, r, everybody)
+			}
+			return stayed, why // the address that it has is better than none
 		}
 	}
-	return moved, err
+	return moved, why
 }
 
 // find finds addresses beside those that are kept.
-func (a *Allocator) find(r Request, kept []netip.Addr) ([]netip.Addr, error) {
+func (a *Allocator) find(r *Request, kept []netip.Addr) ([]netip.Addr, Reason) {
 	switch {
 	case len(r.Addrs) > 0:
 		return a.byName(r, kept)
@@ -339,21 +511,21 @@ func (a *Allocator) isGivenUp(addr netip.Addr) bool {
 
 // byName gives the Service the addresses that it asks for, and of its other families what the same pool has. What it has
 // already may be of several pools by now: those were drawn anew.
-func (a *Allocator) byName(r Request, kept []netip.Addr) ([]netip.Addr, error) {
+func (a *Allocator) byName(r *Request, kept []netip.Addr) ([]netip.Addr, Reason) {
 	moves := false
 	for _, want := range r.Addrs {
 		if slices.Contains(kept, want) {
 			continue
 		}
-		if err := a.mayHold(want, r); err != nil {
-			return nil, err
+		if why := a.mayHold(want, r); !why.None() {
+			return nil, why
 		}
 		moves = true
 	}
 	chosen := slices.Clone(r.Addrs)
 	for _, want := range chosen[1:] {
 		if p, q := a.config.Pool(chosen[0]), a.config.Pool(want); moves && p != q && p != nil && q != nil {
-			return nil, fmt.Errorf("address %s belongs to pool %q, and %s to pool %q: ask for two of one pool", chosen[0], p.Name, want, q.Name)
+			return nil, Reason{Cause: OfTwoPools, Addr: chosen[0], Pool: p.Name, Other: want, OtherPool: q.Name}
 		}
 	}
 	for _, addr := range kept {
@@ -365,7 +537,7 @@ func (a *Allocator) byName(r Request, kept []netip.Addr) ([]netip.Addr, error) {
 }
 
 // complete adds addresses of the families that are missing, from the pool that owns those that are there.
-func (a *Allocator) complete(r Request, chosen []netip.Addr) ([]netip.Addr, error) {
+func (a *Allocator) complete(r *Request, chosen []netip.Addr) ([]netip.Addr, Reason) {
 	pool := -1
 	for _, addr := range chosen {
 		if i, ok := a.config.index(addr); ok {
@@ -385,18 +557,18 @@ func (a *Allocator) complete(r Request, chosen []netip.Addr) ([]netip.Addr, erro
 		case more.IsValid():
 			chosen = append(chosen, more)
 		case r.AllFamilies && pool < 0:
-			return nil, fmt.Errorf("no pool owns address %s, and so none has an %s address beside it: add it to a pool that has both", chosen[0], f)
+			return nil, Reason{Cause: NoPoolBeside, Addr: chosen[0], Family: f}
 		case r.AllFamilies && !serves:
-			return nil, a.notFor(pool)
+			return nil, Reason{Cause: PoolNotFor, Pool: a.config.Pools[pool].Name}
 		case r.AllFamilies:
-			return nil, fmt.Errorf("pool %q has no free %s address beside %s: add some to it, or ask for another pool", a.config.Pools[pool].Name, f, chosen[0])
+			return nil, Reason{Cause: NoneBeside, Pool: a.config.Pools[pool].Name, Addr: chosen[0], Family: f}
 		}
 	}
-	return inOrderOf(r.Families, chosen), nil
+	return inOrderOf(r.Families, chosen), Reason{}
 }
 
 // couldComplete reports whether a family is missing of which the pool of the others has addresses, if none is free now.
-func (a *Allocator) couldComplete(addrs []netip.Addr, r Request) bool {
+func (a *Allocator) couldComplete(addrs []netip.Addr, r *Request) bool {
 	if len(addrs) == 0 || len(addrs) >= len(r.Families) {
 		return false
 	}
@@ -418,210 +590,117 @@ func inOrderOf(families []Family, addrs []netip.Addr) []netip.Addr {
 }
 
 // anew finds addresses for a Service that has none that meet its request.
-func (a *Allocator) anew(r Request) ([]netip.Addr, error) {
-	pools, err := a.fitting(r)
-	if err != nil {
-		return nil, err
+func (a *Allocator) anew(r *Request) ([]netip.Addr, Reason) {
+	fit := a.fitOf(r)
+	if why := fit.why; !why.None() {
+		why.Pool = r.Pool
+		return nil, why
 	}
-	if r.Key != "" { // company first
-		for _, i := range pools {
+	if a.hasCompany(r) { // which comes first
+		for _, i := range fit.pools {
 			for _, f := range r.Families {
 				if addr := a.joinable(i, f, r); addr.IsValid() {
-					if addrs, err := a.complete(r, []netip.Addr{addr}); err == nil {
-						return addrs, nil
+					if addrs, why := a.complete(r, []netip.Addr{addr}); why.None() {
+						return addrs, Reason{}
 					}
 				}
 			}
 		}
 	}
 	// As many families as one pool has; of as many, the more important one.
-	for _, i := range pools {
+	for _, i := range fit.pools {
 		if addrs := a.pickAll(i, r); len(addrs) == len(r.Families) {
-			return addrs, nil
+			return addrs, Reason{}
 		}
 	}
 	if !r.AllFamilies {
 		for _, f := range r.Families {
-			for _, i := range pools {
+			for _, i := range fit.pools {
 				if addr := a.pick(i, f, r); addr.IsValid() {
-					return []netip.Addr{addr}, nil
+					return []netip.Addr{addr}, Reason{}
 				}
 			}
 		}
 	}
-	return nil, a.exhausted(r, pools)
+	return nil, a.exhausted(r, fit)
+}
+
+// hasCompany reports whether some address is shared under the Service's terms.
+func (a *Allocator) hasCompany(r *Request) bool {
+	g := groupOf(r.Namespace, r.Terms)
+	within := a.groups[g] != nil
+	g.namespace = ""
+	return r.Key != "" && (within || a.groups[g] != nil)
 }
 
 // pickAll returns an address of the pool for each family for which it has one.
-func (a *Allocator) pickAll(pool int, r Request) (addrs []netip.Addr) {
+func (a *Allocator) pickAll(pool int, r *Request) (addrs []netip.Addr) {
 	for _, f := range r.Families {
-		if addr := a.pick(pool, f, r); addr.IsValid() {
-			addrs = append(addrs, addr)
+		addr := a.pick(pool, f, r)
+		if !addr.IsValid() {
+			return nil
 		}
+		addrs = append(addrs, addr)
 	}
 	return addrs
 }
 
 // pick returns the address of the pool that the Service gets next, and leaves it there.
-func (a *Allocator) pick(pool int, f Family, r Request) netip.Addr {
+func (a *Allocator) pick(pool int, f Family, r *Request) netip.Addr {
 	if addr := a.joinable(pool, f, r); addr.IsValid() {
 		return addr
 	}
 	return a.stock.next(pool, f)
 }
 
-// fitting returns the pools from which the Service may get any address, in the order in which they are tried.
-func (a *Allocator) fitting(r Request) (pools []int, err error) {
-	if r.Pool != "" {
-		i, ok := a.stock.byName[r.Pool]
-		switch {
-		case !ok:
-			return nil, fmt.Errorf("no pool is named %q: ask for %s", r.Pool, a.poolNames(func(*Pool) bool { return true }))
-		case !a.config.Pools[i].Serves(r.Namespace, r.Labels):
-			return nil, a.notFor(i)
-		}
-		return []int{i}, nil
-	}
-	automatic := false
-	for _, i := range a.stock.order {
-		if p := &a.config.Pools[i]; p.AutoAssign {
-			automatic = true
-			if p.Serves(r.Namespace, r.Labels) {
-				pools = append(pools, i)
-			}
-		}
-	}
-	switch {
-	case len(pools) > 0:
-		return pools, nil
-	case len(a.config.Pools) == 0:
-		return nil, fmt.Errorf("no address pool is configured: add one to address-pools")
-	case !automatic:
-		return nil, fmt.Errorf("no pool hands out addresses without request: annotate the Service with metallb.universe.tf/address-pool")
-	default:
-		return nil, fmt.Errorf("no pool is for this Service: change its labels, or the namespaces or service-selectors of %s",
-			a.poolNames(func(p *Pool) bool { return p.AutoAssign }))
-	}
-}
-
-func (a *Allocator) notFor(pool int) error {
-	return fmt.Errorf("pool %q is not for this Service: ask for another, or change its namespaces or service-selectors", a.config.Pools[pool].Name)
-}
-
 // exhausted says that none of the pools has what the Service asks for.
-func (a *Allocator) exhausted(r Request, pools []int) error {
-	named := a.poolNames(func(p *Pool) bool {
-		return slices.ContainsFunc(pools, func(i int) bool { return &a.config.Pools[i] == p })
-	})
+func (a *Allocator) exhausted(r *Request, fit *fit) Reason {
 	if len(r.Families) > 1 && r.AllFamilies {
-		return fmt.Errorf("no free IPv4 and IPv6 address in %s: add addresses of both, or set spec.ipFamilyPolicy to PreferDualStack", named)
+		return Reason{Cause: NoPairFree, pools: fit.names}
 	}
-	kind := "address"
+	why := Reason{Cause: NoneFree, Pool: r.Pool, pools: fit.names}
 	if !slices.Contains(r.Families, IPv4) {
-		kind = "IPv6 address"
+		why.Family = IPv6
 	}
-	has := func(f Family) bool { return slices.ContainsFunc(pools, func(i int) bool { return a.stock.has(i, f) }) }
-	if !slices.ContainsFunc(r.Families, has) {
-		return fmt.Errorf("there is no %s address in %s: add some, or change spec.ipFamilies", r.Families[0], named)
+	if !slices.ContainsFunc(r.Families, func(f Family) bool { return fit.has[place6(f)] }) {
+		return Reason{Cause: NoFamily, Family: r.Families[0], pools: fit.names}
 	}
 	if r.Pool != "" {
-		return fmt.Errorf("pool %q has no free %s: add addresses to it, or delete a Service that holds one", r.Pool, kind)
+		why.pools = ""
 	}
-	return fmt.Errorf("no free %s in %s: add addresses, or delete a Service that holds one", kind, named)
+	return why
 }
 
 // mayHold returns why the Service cannot have the address it asks for, if so.
-func (a *Allocator) mayHold(addr netip.Addr, r Request) error {
+func (a *Allocator) mayHold(addr netip.Addr, r *Request) Reason {
 	pool := a.config.Pool(addr)
-	if err := a.collides(addr, r); err != nil {
-		return err
+	if why := a.excluded(addr, r); !why.None() {
+		return why
 	}
 	switch {
 	case pool == nil:
-		for _, t := range a.holders[addr] {
-			if t.UID != r.UID {
-				return heldBy(addr, t)
+		if at := a.inUse[addr]; at != nil {
+			for _, t := range at.holders {
+				if t.request.UID != r.UID {
+					return a.because(addr, r, obstacle{BothAlone, Port{}, t})
+				}
 			}
 		}
-		return fmt.Errorf("no pool owns address %s: ask for an address of %s, or add it to a pool", addr, a.poolNames(func(*Pool) bool { return true }))
+		return Reason{Cause: OfNoPool, Addr: addr, pools: a.allPools}
 	case r.Pool != "" && pool.Name != r.Pool:
-		return fmt.Errorf("address %s belongs to pool %q, and the Service asks for pool %q: change one of the two", addr, pool.Name, r.Pool)
+		return Reason{Cause: OfOtherPool, Addr: addr, Pool: pool.Name, OtherPool: r.Pool}
 	case !pool.Serves(r.Namespace, r.Labels):
-		return fmt.Errorf("address %s belongs to pool %q, which is not for this Service: ask for another, or change its namespaces or service-selectors", addr, pool.Name)
+		return Reason{Cause: AddressNotFor, Addr: addr, Pool: pool.Name}
 	}
-	if err := a.join(addr, pool, r); err != nil {
-		return err
+	if o, ok := a.mayJoin(addr, pool, r); !ok {
+		return a.because(addr, r, o)
 	}
-	if len(a.holders[addr]) == 0 && !pool.handsOut(addr) {
-		return fmt.Errorf("pool %q does not hand out addresses that end in .0 or .255, such as %s: ask for another, or set avoid-buggy-ips to false", pool.Name, addr)
+	switch {
+	case a.inUse[addr] != nil:
+	case a.stock.own[addr]:
+		return Reason{Cause: OfInfrastructure, Addr: addr}
+	case !pool.handsOut(addr):
+		return Reason{Cause: NotHandedOut, Addr: addr, Pool: pool.Name}
 	}
-	return nil
-}
-
-// replace makes the tenant hold what it says, instead of what the Service held before.
-func (a *Allocator) replace(t *tenant) {
-	before := a.tenants[t.UID]
-	if before != nil {
-		a.leaveFor(before, t)
-	}
-	if len(t.addrs) > 0 {
-		a.tenants[t.UID] = t
-	}
-	for _, addr := range t.addrs {
-		if i := slices.Index(a.holders[addr], before); before != nil && i >= 0 {
-			a.holders[addr][i] = t
-			continue
-		}
-		if len(a.holders[addr]) == 0 {
-			a.stock.take(addr)
-		}
-		a.holders[addr] = append(a.holders[addr], t)
-	}
-	a.list(t)
-	if before != nil {
-		a.absolve(before.addrs)
-	}
-}
-
-func (a *Allocator) leave(t *tenant) {
-	a.leaveFor(t, &tenant{})
-	a.absolve(t.addrs)
-}
-
-// leaveFor takes the addresses from a tenant, except those that it goes on holding as another.
-func (a *Allocator) leaveFor(t, next *tenant) {
-	delete(a.tenants, t.UID)
-	for _, addr := range t.addrs {
-		if !slices.Contains(next.addrs, addr) {
-			a.holders[addr] = slices.DeleteFunc(a.holders[addr], func(other *tenant) bool { return other == t })
-			if len(a.holders[addr]) == 0 {
-				delete(a.holders, addr)
-				a.stock.free(addr)
-			}
-		}
-	}
-	a.unlist(t)
-}
-
-// poolNames lists pools for an error. It names a few only: the operator knows the others.
-func (a *Allocator) poolNames(which func(*Pool) bool) string {
-	const most = 5
-	var all []string
-	for i := range a.config.Pools {
-		if p := &a.config.Pools[i]; which(p) {
-			if len(all) == most {
-				all = append(all, "…")
-				break
-			}
-			all = append(all, fmt.Sprintf("%q", p.Name))
-		}
-	}
-	switch len(all) {
-	case 0:
-		return "a pool that exists"
-	case 1:
-		return "pool " + all[0]
-	default:
-		return "one of the pools " + strings.Join(all, ", ")
-	}
+	return Reason{}
 }

@@ -1,6 +1,7 @@
 package loadbalancer
 
 import (
+	"cmp"
 	"container/list"
 	"flag"
 	"fmt"
@@ -30,7 +31,7 @@ type step struct {
 	from      string // the pool that owns them, if it matters
 	why       string // the error
 	conflict  string // with whom it cannot share what it left
-	also      string // what else the grant says: left and the addresses; renumbered; more; eased, if it left none
+	also      string // what else the grant says: left and the addresses; renumbered; more
 }
 
 // tell plays a story. Whatever happens in it, a question changes nothing and foretells the answer, asking once more changes
@@ -40,7 +41,7 @@ func tell(t *testing.T, story []step) {
 	a := NewAllocator()
 	for _, s := range story {
 		var got, also string
-		var why, conflict error
+		var why, conflict Reason
 		before, of := holdingsOf(a), ""
 		switch {
 		case s.configure != "":
@@ -95,8 +96,10 @@ func tell(t *testing.T, story []step) {
 
 func holdingsOf(a *Allocator) map[string]string {
 	all := map[string]string{}
-	for uid := range a.tenants {
-		all[uid] = shown(a.Held(uid))
+	for uid, t := range a.services {
+		if len(t.addrs) > 0 {
+			all[uid] = shown(t.addrs)
+		}
 	}
 	return all
 }
@@ -110,7 +113,6 @@ func grantInWords(g Grant) string {
 		{"left " + shown(g.Left), len(g.Left) > 0},
 		{"renumbered", g.Renumbered},
 		{"more", g.More},
-		{"eased", g.Eased && len(g.Left) == 0},
 	} {
 		if word.is {
 			all = append(all, word.text)
@@ -119,12 +121,7 @@ func grantInWords(g Grant) string {
 	return strings.Join(all, " ")
 }
 
-func words(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
-}
+func words(r Reason) string { return r.String() }
 
 func shown(addrs []netip.Addr) string {
 	var all []string
@@ -135,7 +132,7 @@ func shown(addrs []netip.Addr) string {
 }
 
 // request reads a Service in short: "namespace/name [families=46] [require] [share=key] [ports=80,53/UDP] [local=app]
-// [pool=name] [want=addresses] [tier=label] [invalid=text] [shows=addresses]".
+// [by-hand] [not-ready] [pool=name] [want=addresses] [tier=label] [invalid=text] [shows=addresses]".
 func request(t testing.TB, short string) (r Request, shows []netip.Addr) {
 	t.Helper()
 	words := strings.Fields(short)
@@ -156,6 +153,10 @@ func request(t testing.TB, short string) (r Request, shows []netip.Addr) {
 			r.Ports = ports(value)
 		case "local":
 			r.Backend = "pods app=" + value
+		case "by-hand":
+			r.Backend = UnknownPods
+		case "not-ready":
+			r.NotReady = true
 		case "pool":
 			r.Pool = value
 		case "want":
@@ -297,7 +298,7 @@ func TestServicesTakeKeepAndGiveBackAddresses(t *testing.T) {
 		{then: "an old one keeps what no pool owns any more", ask: "shop/web", addrs: "42.176.25.67"},
 		{then: "also by name", ask: "shop/web want=42.176.25.67", addrs: "42.176.25.67"},
 		{then: "nobody else may have that", ask: "dev/six want=42.176.25.67",
-			why: `address 42.176.25.67 is held by service shop/web: ask for another, or delete that Service`},
+			why: `address 42.176.25.67 is held by a Service of another namespace: ask for another, or delete that Service`},
 		{then: "nor, once it is free, anybody", release: "shop/web", also: "left 42.176.25.67"},
 		{then: "because no pool owns it", ask: "dev/six want=42.176.25.67",
 			why: `no pool owns address 42.176.25.67: ask for an address of pool "vip", or add it to a pool`},
@@ -306,7 +307,7 @@ func TestServicesTakeKeepAndGiveBackAddresses(t *testing.T) {
 		{then: "and keeps it although it asks for a pool: perhaps it always did", ask: "legacy/mail pool=vip", addrs: "172.16.0.1",
 			why: `the Service asks for pool "vip" and came with address 172.16.0.1, which is kept: to move it there, remove annotation metallb.universe.tf/address-pool and write it again`},
 		{then: "another Service holds what it then wants", ask: "legacy/mail want=10.9.0.7", addrs: "172.16.0.1",
-			why: `address 10.9.0.7 is held by service dev/three: ask for another, or delete that Service`},
+			why: `address 10.9.0.7 is held by a Service of another namespace: ask for another, or delete that Service`},
 		{then: "another shows the same", adopt: "legacy/copy shows=172.16.0.1",
 			why: `address 172.16.0.1 is held by service legacy/mail: ask for another, or delete that Service`},
 		{then: "an address that was avoided before comes first now", ask: "dev/six pool=vip", addrs: "10.9.0.0", from: "vip"},
@@ -335,7 +336,7 @@ func take(t testing.TB, a *Allocator, short string) string {
 	t.Helper()
 	r, _ := request(t, short)
 	g := a.Allocate(r)
-	if g.Why != nil {
+	if !g.Why.None() {
 		t.Errorf("%s: %v", short, g.Why)
 	}
 	return shown(g.Addrs)
@@ -404,12 +405,78 @@ func TestAvoidedAddressesAreNotHandedOutAgain(t *testing.T) {
 	})
 }
 
+func TestAddressesOfRoutersAndNodesAreNotHandedOutWhileNobodyHoldsThem(t *testing.T) {
+	a := NewAllocator()
+	config := parse(t, peer("peer-port: 179")+"address-pools:\n- {name: lan, cidr: [10.0.0.0/29]}\n") // the router is 10.0.0.1
+	a.Configure(config, nil)
+	a.Withhold(addresses("10.0.0.2,192.0.2.1,10.0.0.2"))
+	equal(t, take(t, a, "shop/web"), "10.0.0.0")
+	equal(t, take(t, a, "shop/api"), "10.0.0.3")
+	for _, addr := range []string{"10.0.0.1", "10.0.0.2"} {
+		r, _ := request(t, "shop/want want="+addr)
+		equal(t, words(a.Allocate(r).Why), "address "+addr+" is the own one of a router or a Node: ask for another")
+	}
+	// A Node comes to show an address that a Service holds: the Service keeps it.
+	a.Withhold(addresses("10.0.0.2,10.0.0.3"))
+	a.Serve(func() bool { return true })
+	equal(t, take(t, a, "shop/api"), "10.0.0.3")
+	a.Release("shop/api")
+	equal(t, take(t, a, "shop/dns"), "10.0.0.4")
+	// The Nodes move away: who waits for one of their addresses gets it.
+	a.Withhold(nil)
+	changed, _ := a.Serve(func() bool { return true })
+	equal(t, len(changed), 1)
+	equal(t, shown(a.Held("shop/want")), "10.0.0.2")
+	if err := a.inconsistency(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whether a Service was told meanwhile that it cannot have what it asks for does not matter for its turn.
+func TestWhoHasAnAddressIsServedAfterWhoHasNone(t *testing.T) {
+	for _, asked := range []bool{false, true} {
+		a := NewAllocator()
+		a.Configure(pools(t, "a 10.0.0.0/32; b 10.0.0.2/31 manual"), nil)
+		take(t, a, "shop/1 pool=b")
+		take(t, a, "shop/3 pool=a")
+		for _, short := range []string{"shop/1 pool=a", "shop/2", "shop/3 pool=b"} {
+			r, _ := request(t, short)
+			if asked && short == "shop/1 pool=a" {
+				a.Allocate(r)
+			} else {
+				a.Wait(r)
+			}
+		}
+		a.Serve(func() bool { return true })
+		equal(t, holdingsOf(a), map[string]string{"shop/1": "10.0.0.2", "shop/2": "10.0.0.0", "shop/3": "10.0.0.3"})
+	}
+}
+
+// A Service wants no company any more, and its pool is gone. What it gets of the other family brings another address along.
+func TestWhoGotSomethingAndStillWaitsIsServedAgain(t *testing.T) {
+	for _, serve := range []bool{false, true} {
+		a := NewAllocator()
+		a.Configure(pools(t, "c 10.0.0.0/31"), nil)
+		take(t, a, "shop/4 families=46 pool=c share=y ports=80")
+		take(t, a, "shop/3 share=y ports=53")
+		a.Configure(pools(t, "a 10.0.0.0/30,fd00::/126"), nil)
+		r, _ := request(t, "shop/4 families=46 pool=c ports=80")
+		if serve {
+			a.Wait(r)
+		} else {
+			a.Allocate(r)
+		}
+		a.Serve(func() bool { return true })
+		equal(t, shown(a.Held("shop/4")), "10.0.0.1,fd00::")
+	}
+}
+
 func TestHoldingsAreInTheOrderOfTheAddresses(t *testing.T) {
 	a := NewAllocator()
 	a.Configure(pools(t, "a 10.0.0.8/29,fd00::/126"), nil)
 	for _, short := range []string{"shop/12 shows=10.0.0.12", "shop/9 shows=10.0.0.9,fd00::3", "shop/10 share=x shows=10.0.0.10", "shop/1 share=x shows=10.0.0.10", "shop/200 shows=10.0.0.200"} {
 		r, shows := request(t, short)
-		if err := a.Adopt(r, shows); err != nil {
+		if err := a.Adopt(r, shows); !err.None() {
 			t.Fatal(err)
 		}
 	}
@@ -594,8 +661,8 @@ func TestTheMemoryOfFreedAddressesIsBounded(t *testing.T) {
 		r[i] = Request{UID: strconv.Itoa(i), Families: []Family{IPv4}}
 		a.Allocate(r[i])
 	}
-	if g := a.Allocate(Request{UID: "late", Families: []Family{IPv4}}); g.Why == nil {
-		t.Fatalf("%d of %d addresses are held, and the next is %s", len(a.holders), len(r), g.Addrs)
+	if g := a.Allocate(Request{UID: "late", Families: []Family{IPv4}}); g.Why.None() {
+		t.Fatalf("%d of %d addresses are held, and the next is %s", len(a.inUse), len(r), g.Addrs)
 	}
 	for i := range r {
 		a.Release(r[i].UID)
@@ -685,6 +752,60 @@ type model struct {
 	freed   []netip.Addr // longest ago first
 	// blamed tells who shares an address against its terms. It is the allocator's word; inconsistency checks it.
 	blamed func(uid string) bool
+	waits  map[string]Request // who does not have what it asks for
+	stale  map[string]Request // who was not looked at since the pools changed
+	told   map[string]bool    // who was told a reason
+}
+
+// serve asks everybody who waits, in the order in which they are to be served, and begins anew whenever one gets something.
+func (m *model) serve() {
+	rank := func(r Request) int {
+		switch {
+		case len(r.Addrs) > 0:
+			return 0
+		case slices.ContainsFunc(m.of(r.UID).addrs, func(addr netip.Addr) bool { return m.pool(addr) != nil }):
+			return 2
+		}
+		return 1
+	}
+	try := func(r Request) (model, modelGrant) {
+		then := *m
+		then.tenants, then.freed = slices.Clone(m.tenants), slices.Clone(m.freed)
+		then.waits, then.stale, then.told = maps.Clone(m.waits), maps.Clone(m.stale), maps.Clone(m.told)
+		return then, then.allocate(r)
+	}
+	for uid, r := range m.stale {
+		now := m.of(uid)
+		if _, g := try(r); g.why || g.more || m.told[uid] || len(now.addrs) > 0 && !now.Terms.equal(r.Terms) || !slices.Equal(g.addrs, now.addrs) {
+			m.waits[uid] = r
+			continue
+		}
+		for i := range m.tenants { // it has what it asks for by now
+			if m.tenants[i].UID == uid {
+				m.tenants[i].Request = r
+			}
+		}
+	}
+	clear(m.stale)
+again:
+	for _, r := range slices.SortedFunc(maps.Values(m.waits), func(r, s Request) int { return cmp.Or(rank(r)-rank(s), older(&r, &s)) }) {
+		before := m.of(r.UID)
+		then, _ := try(r)
+		if !slices.Equal(before.addrs, then.of(r.UID).addrs) || len(before.addrs) > 0 && !before.Terms.equal(r.Terms) {
+			*m = then
+			goto again
+		}
+	}
+}
+
+// settle tells those who wait why, once nobody gets anything any more.
+func (m *model) settle() {
+	for uid, r := range maps.Clone(m.waits) {
+		m.allocate(r)
+		if len(m.of(uid).addrs) == 0 {
+			m.told[uid] = true
+		}
+	}
 }
 
 type modelTenant struct {
@@ -699,7 +820,6 @@ type modelTenant struct {
 type modelGrant struct {
 	addrs, left                             []netip.Addr
 	failed, why, more, conflict, renumbered bool
-	eased                                   bool
 }
 
 func (m *model) of(uid string) modelTenant {
@@ -792,6 +912,12 @@ func (m *model) adopt(r Request, addrs []netip.Addr) (refused bool) {
 		t.asked, t.forPool, t.forKey = now.asked, now.forPool, now.forKey
 	}
 	m.set(t)
+	if _, waits := m.waits[r.UID]; waits {
+		m.waits[r.UID] = r
+	}
+	if _, stale := m.stale[r.UID]; stale {
+		m.stale[r.UID] = r
+	}
 	return refused
 }
 
@@ -890,9 +1016,12 @@ func (m *model) allocate(r Request) (g modelGrant) {
 		p := m.pool(t.addrs[0])
 		g.more = p != nil && serves(p, r) && slices.ContainsFunc(p.Ranges, func(s netipx.IPRange) bool { return FamilyOf(s.From()) != FamilyOf(t.addrs[0]) })
 	}
-	same := r.Key == now.Key && r.Backend == now.Backend && slices.Equal(r.Ports, now.Ports)
-	g.eased = len(g.left) > 0 || len(now.addrs) > 0 && !same && (r.Key != "" || now.Key != "")
 	m.set(t)
+	m.told[r.UID] = g.why
+	delete(m.stale, r.UID)
+	if delete(m.waits, r.UID); g.why || g.more {
+		m.waits[r.UID] = r
+	}
 	return g
 }
 
@@ -1120,7 +1249,8 @@ func (p *player) request() Request {
 		case "ports":
 			r.Ports = pick(p, "ports", nil, ports("80"), ports("443"), ports("80/UDP"), ports("25"), ports("80,443"), ports("25,80/UDP"))
 		case "backend":
-			r.Backend = pick(p, "backend", "", "", "pods app=web", "pods app=api")
+			r.Backend = pick(p, "backend", "", "", "pods app=web", "pods app=api", UnknownPods)
+			r.NotReady = pick(p, "not ready", false, false, true)
 		case "pool":
 			r.Pool = pick(p, "pool", "", "", "a", "b", "c")
 		case "addresses":
@@ -1152,9 +1282,9 @@ func setOf(prefixes []netip.Prefix) *netipx.IPSet {
 // state writes down everything that an allocator knows and that matters for its answers.
 func (a *Allocator) state() string {
 	var all []string
-	for _, uid := range slices.Sorted(maps.Keys(a.tenants)) {
-		t := *a.tenants[uid]
-		all = append(all, fmt.Sprintf("%+v", t))
+	for _, uid := range slices.Sorted(maps.Keys(a.services)) {
+		t := a.services[uid]
+		all = append(all, fmt.Sprintf("%+v", []any{t.request, t.addrs, t.terms, t.pool, t.asked, t.key, t.odds, t.rests, t.why, t.class != nil}))
 	}
 	for _, h := range a.Holdings() {
 		all = append(all, fmt.Sprint(h.Addr, a.Holders(h.Addr)))
@@ -1181,7 +1311,7 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 	play := newPlayer(t)
 	rapid.Check(t, func(t *rapid.T) {
 		p, a := play(t), NewAllocator()
-		m := &model{config: &Config{}, blamed: func(uid string) bool { return a.tenants[uid] != nil && a.tenants[uid].odds }}
+		m := &model{config: &Config{}, waits: map[string]Request{}, stale: map[string]Request{}, told: map[string]bool{}, blamed: func(uid string) bool { return a.odd()[uid] }}
 		// about does something about one Service, which must change nobody else's addresses.
 		about := func(uid string, do func()) {
 			before := holdingsOf(a)
@@ -1206,6 +1336,9 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 				about(uid, func() {
 					want := m.of(uid).addrs
 					m.set(modelTenant{Request: Request{UID: uid}})
+					delete(m.waits, uid)
+					delete(m.stale, uid)
+					delete(m.told, uid)
 					if got := a.Release(uid); !slices.Equal(got, want) {
 						t.Fatalf("released %s, want %s", got, want)
 					}
@@ -1215,12 +1348,29 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 				r, addrs := p.request(), p.addrs()
 				about(r.UID, func() {
 					refused := m.adopt(r, addrs)
-					if err := a.Adopt(r, addrs); (err != nil) != refused {
-						t.Fatalf("adopt %s by %+v: %v, want refused %t", addrs, r, err, refused)
+					if why := a.Adopt(r, addrs); why.None() == refused {
+						t.Fatalf("adopt %s by %+v: %v, want refused %t", addrs, r, why, refused)
 					}
 				})
 			},
+			"serve":      func(*rapid.T) { p.serve(a, m) },
+			"serve more": func(*rapid.T) { p.serve(a, m) },
+			"wait": func(*rapid.T) {
+				r := p.request()
+				about(r.UID, func() {
+					a.Wait(r)
+					m.waits[r.UID] = r
+					delete(m.stale, r.UID)
+				})
+			},
 			"configure": func(*rapid.T) {
+				for _, t := range m.tenants {
+					if _, known := m.stale[t.UID]; !known {
+						m.stale[t.UID] = t.Request
+					}
+				}
+				maps.Copy(m.stale, m.waits)
+				clear(m.waits)
 				before := holdingsOf(a)
 				m.config, m.givenUp = p.config(), p.givenUp()
 				a.Configure(m.config, setOf(m.givenUp))
@@ -1232,7 +1382,7 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 				if err := a.inconsistency(); err != nil {
 					t.Fatal(err)
 				}
-				if len(a.tenants) != len(m.tenants) {
+				if len(holdingsOf(a)) != len(m.tenants) {
 					t.Fatalf("held: %v, want %v", a.Holdings(), m.tenants)
 				}
 				for _, want := range m.tenants {
@@ -1243,6 +1393,31 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 			},
 		})
 	})
+}
+
+// serve serves who waits, in slices, and compares who holds what then with the model.
+func (p *player) serve(a *Allocator, m *model) {
+	before := a.state()
+	m.serve()
+	for steps, more := 0, true; more; steps++ {
+		if _, more = a.Serve(func() bool { return false }); steps > 1000 {
+			p.Fatalf("there is no end to it:\n%s", before)
+		}
+		if err := a.inconsistency(); err != nil {
+			p.Fatalf("%v, after %d steps from\n%s", err, steps, before)
+		}
+	}
+	m.settle() // now: it asks who is to blame
+	for _, want := range m.tenants {
+		if got := a.Held(want.UID); !slices.Equal(got, want.addrs) {
+			p.Fatalf("%s was served %s, want %s: from\n%s\nto\n%s", want.UID, got, want.addrs, before, a.state())
+		}
+	}
+	for uid := range m.waits {
+		if !a.Waits(uid) {
+			p.Fatalf("%s does not wait", uid)
+		}
+	}
 }
 
 // allocate asks for addresses, and compares the answer with the model's, with what was foretold, and with itself.
@@ -1258,14 +1433,14 @@ func (p *player) allocate(a *Allocator, m *model, r Request, about func(string, 
 		want = m.allocate(r) // first: it asks who is to blame
 		g = a.Allocate(r)
 	})
-	got := modelGrant{g.Addrs, g.Left, want.failed, g.Why != nil, g.More, g.Conflict != nil, g.Renumbered, g.Eased}
+	got := modelGrant{g.Addrs, g.Left, want.failed, !g.Why.None(), g.More, !g.Conflict.None(), g.Renumbered}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		p.Fatalf("%+v:\ngot  %+v, %v, %v\nwant %+v\nwho had %s, of\n%s", r, got, g.Why, g.Conflict, want, before, state)
 	}
 	if !reflect.DeepEqual(g, foretold) {
 		p.Fatalf("%+v:\ngot  %+v\nforetold %+v", r, g, foretold)
 	}
-	if same && (!slices.Equal(g.Addrs, before) || g.Eased || !maps.Equal(a.odd(), odds)) {
+	if same && (!slices.Equal(g.Addrs, before) || !maps.Equal(a.odd(), odds)) {
 		p.Fatalf("%+v: nothing was to change, and it had %s and has %+v", r, before, g)
 	}
 	if want.failed {
@@ -1284,7 +1459,7 @@ func (p *player) allocate(a *Allocator, m *model, r Request, about func(string, 
 		return // it waits for other company, and what it got beside may bring that along
 	}
 	again, same := a.Check(r)
-	if !same || !slices.Equal(again.Addrs, g.Addrs) || (again.Why == nil) != (g.Why == nil) || again.More != g.More || again.Eased || len(again.Left) > 0 || again.Conflict != nil || again.Renumbered {
+	if !same || !slices.Equal(again.Addrs, g.Addrs) || again.Why.None() != g.Why.None() || again.More != g.More || len(again.Left) > 0 || !again.Conflict.None() || again.Renumbered {
 		p.Fatalf("%+v:\ngot  %+v\nagain %t %+v", r, g, same, again)
 	}
 }
@@ -1292,7 +1467,7 @@ func (p *player) allocate(a *Allocator, m *model, r Request, about func(string, 
 // odd returns who shares an address against its terms.
 func (a *Allocator) odd() map[string]bool {
 	all := map[string]bool{}
-	for uid, t := range a.tenants {
+	for uid, t := range a.services {
 		if t.odds {
 			all[uid] = true
 		}
@@ -1340,8 +1515,8 @@ func TestARestartChangesNoAddress(t *testing.T) {
 			b := NewAllocator()
 			b.Configure(config, givenUp)
 			for _, uid := range rapid.Permutation(uids).Draw(t, "adopted") {
-				if err := b.Adopt(p.requests[uid], a.Held(uid)); err != nil {
-					t.Fatal(err)
+				if why := b.Adopt(p.requests[uid], a.Held(uid)); !why.None() {
+					t.Fatal(why)
 				}
 			}
 			for _, uid := range rapid.Permutation(uids).Draw(t, "asked") {
@@ -1361,52 +1536,86 @@ func TestARestartChangesNoAddress(t *testing.T) {
 // inconsistency returns what of the allocator's knowledge disagrees with itself.
 func (a *Allocator) inconsistency() error {
 	// Holders and tenants are each other's inverse.
-	groups := map[group]map[netip.Addr]bool{}
-	pairs := 0
-	for uid, t := range a.tenants {
-		if t.UID != uid || len(t.addrs) == 0 || len(t.addrs) > 2 || len(t.addrs) == 2 && FamilyOf(t.addrs[0]) == FamilyOf(t.addrs[1]) {
-			return fmt.Errorf("%s is known as %s and holds %s", t.UID, uid, t.addrs)
+	groups := map[group]map[spot]*company{}
+	pairs, pending := 0, 0
+	for uid, t := range a.services {
+		if t.request.UID != uid || len(t.addrs) > 2 || len(t.addrs) == 2 && FamilyOf(t.addrs[0]) == FamilyOf(t.addrs[1]) {
+			return fmt.Errorf("%s is known as %s and holds %s", t.request.UID, uid, t.addrs)
+		}
+		if len(t.addrs) == 0 && t.class == nil && !slices.Contains(a.unchecked, t) {
+			return fmt.Errorf("%s holds nothing and waits for nothing", uid)
+		}
+		if t.class != nil && (a.classes[t.class.classKey] != t.class || t.class.members[t.at] != t || t.class.classKey != a.classOf(t, t.class.more)) {
+			return fmt.Errorf("%s waits with those of %+v and should with those of %+v", uid, t.class.classKey, a.classOf(t, t.class.more))
+		}
+		if t.class != nil && !t.class.more {
+			pending++
 		}
 		for _, addr := range t.addrs {
 			pairs++
-			if !slices.Contains(a.holders[addr], t) {
+			at := a.inUse[addr]
+			if at == nil || !slices.Contains(at.holders, t) {
 				return fmt.Errorf("%s holds %s, which is held by others only", uid, addr)
 			}
-			if t.terms.Key == "" {
+			if row := t.rows[place6(FamilyOf(addr))]; a.held[row] != (Holding{t.request.Service, addr}) || a.rows[row] != t {
+				return fmt.Errorf("%s holds %s, and row %d is %v", uid, addr, row, a.held[row])
+			}
+			p, s := a.config.Pool(addr), a.spotOf(addr)
+			if t.terms.Key == "" || p == nil {
 				continue
 			}
-			g := group{t.namespace, t.terms.Key}
-			if p := a.config.Pool(addr); p != nil && p.ShareAcrossNamespaces {
+			g := groupOf(t.request.Namespace, t.terms)
+			if p.ShareAcrossNamespaces {
 				g.namespace = ""
 			}
 			if groups[g] == nil {
-				groups[g] = map[netip.Addr]bool{}
+				groups[g] = map[spot]*company{}
 			}
-			groups[g][addr] = true
+			c := groups[g][s]
+			if c == nil {
+				c = &company{map[netip.Addr]bool{}, map[Port]int{}}
+				groups[g][s] = c
+			}
+			if !c.addrs[addr] {
+				c.addrs[addr] = true
+				for _, holder := range at.holders {
+					for _, port := range holder.terms.Ports {
+						c.used[port]++
+					}
+				}
+			}
 		}
+	}
+	if pairs != len(a.held) || pairs != len(a.rows) || pending != a.pending {
+		return fmt.Errorf("%d tenants and addresses, and %d rows; %d are pending, and %d counted", pairs, len(a.held), pending, a.pending)
 	}
 	if !reflect.DeepEqual(a.groups, groups) {
 		return fmt.Errorf("the groups are %v, and should be %v", a.groups, groups)
 	}
 	used := map[*store]int{}
-	for addr, tenants := range a.holders {
-		if len(tenants) == 0 || a.stock.freed[addr] != nil {
-			return fmt.Errorf("%s is held by %d, and free: %t", addr, len(tenants), a.stock.freed[addr] != nil)
+	for addr, at := range a.inUse {
+		if len(at.holders) == 0 || a.stock.freed[addr] != nil {
+			return fmt.Errorf("%s is held by %d, and free: %t", addr, len(at.holders), a.stock.freed[addr] != nil)
 		}
-		if at := a.stock.storeOf(addr); at != nil {
-			used[at]++
+		if store := a.stock.storeOf(addr); store != nil {
+			used[store]++
 		}
-		for i, t := range tenants {
+		for i, t := range at.holders {
 			pairs--
-			if a.tenants[t.UID] != t {
-				return fmt.Errorf("%s is held by %s, which is not known", addr, t.UID)
+			if a.services[t.request.UID] != t {
+				return fmt.Errorf("%s is held by %s, which is not known", addr, t.request.UID)
 			}
-			for _, u := range tenants[:i] {
+			for _, u := range at.holders[:i] {
 				if collide(t.terms, u.terms) {
-					return fmt.Errorf("%s and %s cannot both use %s", u.UID, t.UID, addr)
+					return fmt.Errorf("%s and %s cannot both use %s", u.request.UID, t.request.UID, addr)
 				}
 				if !t.odds && !u.odds && differ(t.terms, u.terms) {
-					return fmt.Errorf("%s and %s share %s and differ, and neither is to blame", u.UID, t.UID, addr)
+					return fmt.Errorf("%s and %s share %s and differ, and neither is to blame", u.request.UID, t.request.UID, addr)
+				}
+			}
+			for _, p := range t.terms.Ports {
+				if at.ports != nil && at.ports[p] != t {
+					return fmt.Errorf("port %v of %s is not %s's", p, addr, t.request.UID)
 				}
 			}
 		}
@@ -1414,10 +1623,18 @@ func (a *Allocator) inconsistency() error {
 	if pairs != 0 {
 		return fmt.Errorf("of tenants and addresses, %d more belong together than of addresses and tenants", pairs)
 	}
-	for _, t := range a.tenants {
+	for _, t := range a.services {
 		if t.odds && !a.isOdd(t) {
-			return fmt.Errorf("%s is blamed for nothing", t.UID)
+			return fmt.Errorf("%s is blamed for nothing", t.request.UID)
 		}
+	}
+	for key, c := range a.classes {
+		if c.classKey != key || len(c.members) == 0 {
+			return fmt.Errorf("the class of %+v has %d members", c.classKey, len(c.members))
+		}
+	}
+	if all := len(a.byAddr) + len(a.byGroup); len(a.classes) == 0 && all+len(a.queue) > 0 {
+		return fmt.Errorf("nobody waits, and %d places are watched", all)
 	}
 
 	listed := 0
@@ -1433,7 +1650,7 @@ func (a *Allocator) inconsistency() error {
 			pool := &a.config.Pools[i]
 			for span, r := range s.ranges[:min(s.span+1, len(s.ranges))] {
 				for addr := r.From(); r.Contains(addr) && (span < s.span || addr.Less(s.at)) && !s.forgotten; addr = addr.Next() {
-					if pool.handsOut(addr) && len(a.holders[addr]) == 0 && a.stock.freed[addr] == nil {
+					if a.stock.handsOut(pool, addr) && a.inUse[addr] == nil && a.stock.freed[addr] == nil {
 						return fmt.Errorf("%s of pool %s was passed over", addr, pool.Name)
 					}
 				}
@@ -1445,7 +1662,7 @@ func (a *Allocator) inconsistency() error {
 		for e := l.Front(); e != nil; e = e.Next() {
 			f := e.Value.(freedAddr)
 			at := a.stock.storeOf(f.addr)
-			if pool := a.config.Pool(f.addr); pool != nil && !pool.handsOut(f.addr) {
+			if pool := a.config.Pool(f.addr); pool != nil && !a.stock.handsOut(pool, f.addr) {
 				at = nil
 			}
 			switch {
@@ -1472,7 +1689,7 @@ func (a *Allocator) inconsistency() error {
 // isOdd reports whether the tenant shares an address with one that is not to blame, and they differ.
 func (a *Allocator) isOdd(t *tenant) bool {
 	for _, addr := range t.addrs {
-		for _, u := range a.holders[addr] {
+		for _, u := range a.inUse[addr].holders {
 			if u != t && !u.odds && differ(t.terms, u.terms) {
 				return true
 			}
@@ -1493,7 +1710,7 @@ func collide(x, y Terms) bool {
 
 // differ reports whether two Services may not share an address, although they could.
 func differ(x, y Terms) bool {
-	return x.Key == "" || x.Key != y.Key || x.Backend != y.Backend
+	return x.Key == "" || x.Key != y.Key || x.Backend != y.Backend || x.Backend == UnknownPods || x.NotReady != y.NotReady
 }
 
 // try sets a flag of the rapid package for one test, unless the command line does.

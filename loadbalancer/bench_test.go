@@ -13,7 +13,7 @@ func filled(b testing.TB, short string, family Family, held int) *Allocator {
 	a := NewAllocator()
 	a.Configure(pools(b, short), nil)
 	for i := range held {
-		if g := a.Allocate(Request{UID: strconv.Itoa(i), Service: "shop/web", Families: []Family{family}}); g.Why != nil {
+		if g := a.Allocate(Request{UID: strconv.Itoa(i), Service: "shop/web", Families: []Family{family}}); !g.Why.None() {
 			b.Fatal(g.Why)
 		}
 	}
@@ -28,7 +28,7 @@ const (
 func allocateRelease(b *testing.B, a *Allocator, r Request) {
 	b.ReportAllocs()
 	for b.Loop() {
-		if g := a.Allocate(r); g.Why != nil {
+		if g := a.Allocate(r); !g.Why.None() {
 			b.Fatal(g.Why)
 		}
 		a.Release(r.UID)
@@ -53,7 +53,7 @@ func group1000(b testing.TB, port func(i int) uint16) *Allocator {
 	for i := range 1000 {
 		r := Request{UID: strconv.Itoa(i), Service: "shop/web", Namespace: "shop", Families: []Family{IPv4}}
 		r.Key, r.Ports = "k", []Port{{"TCP", port(i)}}
-		if g := a.Allocate(r); g.Why != nil {
+		if g := a.Allocate(r); !g.Why.None() {
 			b.Fatal(g.Why)
 		}
 	}
@@ -66,8 +66,8 @@ func BenchmarkShare(b *testing.B) {
 	r.Key, r.Ports = "k", []Port{{"TCP", 10000}}
 	one := group1000(b, func(i int) uint16 { return uint16(i) })
 	many := group1000(b, func(int) uint16 { return 80 })
-	if len(one.holders) != 1 || len(many.holders) != 1000 {
-		b.Fatalf("%d and %d addresses are in use", len(one.holders), len(many.holders))
+	if len(one.inUse) != 1 || len(many.inUse) != 1000 {
+		b.Fatalf("%d and %d addresses are in use", len(one.inUse), len(many.inUse))
 	}
 	alone := r
 	alone.Key = "l"
@@ -82,7 +82,7 @@ func BenchmarkShare(b *testing.B) {
 func BenchmarkAllocateFromAFullPool(b *testing.B) {
 	a := filled(b, slash16, IPv4, 1<<16)
 	for b.Loop() {
-		if g := a.Allocate(Request{UID: "late", Families: []Family{IPv4}}); g.Why == nil {
+		if g := a.Allocate(Request{UID: "late", Families: []Family{IPv4}}); g.Why.None() {
 			b.Fatal("the pool is not full")
 		}
 	}
@@ -102,7 +102,7 @@ func TestAllocatingLooksAtEachAddressOnce(t *testing.T) {
 		t.Fatalf("all addresses were used and the cursor is at %s", at.at)
 	}
 	for i := range 1000 {
-		if g := a.Allocate(Request{UID: strconv.Itoa(i), Families: []Family{IPv4}}); g.Why != nil {
+		if g := a.Allocate(Request{UID: strconv.Itoa(i), Families: []Family{IPv4}}); !g.Why.None() {
 			t.Fatal(g.Why)
 		}
 	}
@@ -125,7 +125,7 @@ func TestAllocatingTakesNoLongerInANearlyFullOrAHugePool(t *testing.T) {
 		for _, p := range []*pool{empty, full, huge} {
 			begin := time.Now()
 			for range 2500 {
-				if g := p.Allocate(Request{UID: "new", Families: []Family{p.family}}); g.Why != nil {
+				if g := p.Allocate(Request{UID: "new", Families: []Family{p.family}}); !g.Why.None() {
 					t.Fatal(g.Why)
 				}
 				p.Release("new")

@@ -20,6 +20,21 @@ type Config struct {
 	Drain Drain
 
 	owners []owner // in the order of the addresses
+	doubts []doubt
+}
+
+// A doubt is something in a text that is refused, unless the text in force has it, too: earlier releases admitted it.
+type doubt struct {
+	Problem
+	what string
+	netipx.IPRange
+}
+
+// has reports whether the text has the doubt, wherever that stands.
+func (c *Config) has(d doubt) bool {
+	return slices.ContainsFunc(c.doubts, func(e doubt) bool {
+		return d.what == e.what && (!d.IsValid() || e.From().Compare(d.From()) <= 0 && d.To().Compare(e.To()) <= 0)
+	})
 }
 
 // An owner is a range of addresses and the index of the pool that owns it.
@@ -41,7 +56,8 @@ type Peer struct {
 	HoldTime time.Duration
 	// KeepaliveTime is never longer than HoldTime, and 0 only if HoldTime is 0.
 	KeepaliveTime time.Duration
-	// ConnectTime is the first pause between two attempts to connect; later ones are longer.
+	// ConnectTime is the longest pause between two attempts to connect; at least 1 s, in whole seconds. The first after a
+	// stable session follows at once, the next ones after up to 1, 2, 4 s and so on.
 	ConnectTime time.Duration
 
 	// RouterID is an IPv4 address, or the zero Addr: then the speaker uses its node's first IPv4 InternalIP.
@@ -72,6 +88,13 @@ type Peer struct {
 
 // IBGP reports whether the router is in our own AS.
 func (p Peer) IBGP() bool { return p.ASN == p.MyASN }
+
+// SameRouter reports whether both are one router that would know us as one neighbor: two sessions with it would collide
+// (RFC 4271 §6.8). Where one has no SourceAddress, the kernel may choose that of the other.
+func (p Peer) SameRouter(q Peer) bool {
+	return p.Addr == q.Addr && p.Port == q.Port &&
+		(p.SourceAddress == q.SourceAddress || !p.SourceAddress.IsValid() || !q.SourceAddress.IsValid())
+}
 
 // A Secret is a text that nothing prints.
 type Secret string
@@ -234,25 +257,4 @@ func (c *Config) Routes(addr netip.Addr, node map[string]string) []Route {
 		}
 	}
 	return routes
-}
-
-// A Holding is an address that a Service holds.
-type Holding struct {
-	Service string // namespace/name
-	Addr    netip.Addr
-}
-
-// Admit returns the holdings that keep next from taking the place of c: their addresses belong to a pool of c and to none
-// of next, so that the Services would lose them. Only ownership counts; what else a pool says concerns new assignments. A
-// nil Config owns nothing.
-func (c *Config) Admit(next *Config, held []Holding) (lost []Holding) {
-	if c == nil {
-		return nil
-	}
-	for _, h := range held {
-		if c.Pool(h.Addr) != nil && next.Pool(h.Addr) == nil {
-			lost = append(lost, h)
-		}
-	}
-	return lost
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"net/netip"
+	"reflect"
 	"regexp"
 	"slices"
 	"sort"
@@ -154,7 +155,11 @@ func (r *reader) config(text []byte) *Config {
 	r.apart(entries)
 	for _, e := range entries {
 		config.owners = append(config.owners, owner{e.IPRange, e.pool})
+		if special, what := specialIn(e.IPRange); special.IsValid() {
+			r.doubt(e.at, "special", e.IPRange, "%s holds %s, which %s: take it out of the pool", r.quote(e.at), special, what)
+		}
 	}
+	config.doubts = r.doubts
 	return config
 }
 
@@ -303,6 +308,16 @@ func (r *reader) peers(config *Config, list value) map[string]value {
 		r.name(names, v, peer.Name)
 		places, config.Peers = append(places, v), append(config.Peers, peer)
 	}
+	first := map[netip.AddrPort]int{}
+	for i, p := range config.Peers {
+		router := netip.AddrPortFrom(p.Addr, p.Port)
+		j, twice := first[router]
+		if !twice {
+			first[router] = i
+		} else if p.Addr.IsValid() && p.SameRouter(config.Peers[j]) && overlap(p.NodeSelectors, config.Peers[j].NodeSelectors) {
+			r.warn(places[i], "is the same router as %s: a node that has both speaks to the first only: keep one, or give them node-selectors that select different nodes", place(places[j]))
+		}
+	}
 	// A name that somebody wrote goes before one that we make up.
 	last, equals := map[netip.Addr]int{}, map[string]value{}
 	for i, p := range config.Peers {
@@ -311,6 +326,12 @@ func (r *reader) peers(config *Config, list value) map[string]value {
 		}
 	}
 	return names.first
+}
+
+// overlap reports whether both select some node, as far as the text alone shows it: they are equal, or one selects every node.
+func overlap(a, b []Selector) bool {
+	return len(a) == 0 || len(b) == 0 || reflect.DeepEqual(a, b) ||
+		slices.ContainsFunc(slices.Concat(a, b), func(s Selector) bool { return reflect.ValueOf(s).IsZero() })
 }
 
 // nameAfterAddress gives a peer without a name that of its address. MetalLB knows no names, and its configurations may have
@@ -337,10 +358,10 @@ func (r *reader) peer(v value) (p Peer) {
 	}
 	p = Peer{
 		Addr:          r.peerAddress(v, f["peer-address"]),
-		Port:          uint16(r.number(f["peer-port"], 1, math.MaxUint16, 179)),
+		Port:          cmp.Or(uint16(r.number(f["peer-port"], 0, math.MaxUint16, 179)), 179), // 0 as in MetalLB
 		ASN:           r.asn(v, f["peer-asn"], "peer-asn", "the router's AS number"),
 		MyASN:         r.asn(v, f["my-asn"], "my-asn", "the AS number of your cluster"),
-		ConnectTime:   r.seconds(f["connect-time"], time.Second, 5*time.Second, "1s to 65535s"),
+		ConnectTime:   r.seconds(f["connect-time"], time.Second, 15*time.Second, "1s to 65535s"),
 		RouterID:      r.routerID(f["router-id"]),
 		NodeSelectors: r.selectors(f["node-selectors"]),
 		RestartTime:   r.gracefulRestart(f["graceful-restart"]),
@@ -887,6 +908,11 @@ func (r *reader) addresses(v value) (netipx.IPRange, bool) {
 	case !span.IsValid():
 		r.problem(v, "%s ends before it begins: write the lower address first", r.quote(v))
 	default:
+		if first, _, isPrefix := strings.Cut(text, "/"); isPrefix && strings.TrimSpace(first) != span.From().String() {
+			if addr, err := netip.ParseAddr(strings.TrimSpace(first)); err == nil && addr != span.From() {
+				r.warn(v, "%s is the network from %s to %s: %s is only one of its addresses", r.quote(v), span.From(), span.To(), addr)
+			}
+		}
 		return span, true
 	}
 	return netipx.IPRange{}, false
@@ -920,6 +946,33 @@ func widest(span netipx.IPRange) int {
 		}
 	}
 	return span.From().BitLen()
+}
+
+// What routers do not forward, or not to one host. Source: IANA's registries of special-purpose and multicast addresses.
+var special = []struct {
+	netip.Prefix
+	what string
+}{
+	{netip.MustParsePrefix("0.0.0.0/8"), "stand for no host (RFC 1122)"},
+	{netip.MustParsePrefix("127.0.0.0/8"), "are loopback addresses (RFC 1122)"},
+	{netip.MustParsePrefix("169.254.0.0/16"), "are link-local (RFC 3927)"},
+	{netip.MustParsePrefix("224.0.0.0/4"), "are multicast (RFC 5771)"},
+	{netip.MustParsePrefix("255.255.255.255/32"), "is the broadcast address (RFC 919)"},
+	{netip.MustParsePrefix("240.0.0.0/4"), "are reserved (RFC 1112), so that hosts drop them"},
+	{netip.MustParsePrefix("::/128"), "stands for no host (RFC 4291)"},
+	{netip.MustParsePrefix("::1/128"), "is the loopback address (RFC 4291)"},
+	{netip.MustParsePrefix("fe80::/10"), "are link-local (RFC 4291)"},
+	{netip.MustParsePrefix("ff00::/8"), "are multicast (RFC 4291)"},
+}
+
+// specialIn returns the first network within reach of a range whose addresses no Service can have, and why not.
+func specialIn(span netipx.IPRange) (netip.Prefix, string) {
+	for _, s := range special {
+		if netipx.RangeOfPrefix(s.Prefix).Overlaps(span) {
+			return s.Prefix, s.what
+		}
+	}
+	return netip.Prefix{}, ""
 }
 
 func plain(addr netip.Addr) bool { return !addr.Is4In6() && addr.Zone() == "" }
@@ -1003,6 +1056,10 @@ func (r *reader) advertisement(v value, narrowest []entry, defined map[string]ta
 	a.Communities = slices.Compact(a.Communities)
 	slices.SortFunc(a.LargeCommunities, LargeCommunity.Compare)
 	a.LargeCommunities = slices.Compact(a.LargeCommunities)
+	if size := 4*len(a.Communities) + 12*len(a.LargeCommunities); size > maxCommunities && !r.tolerant {
+		r.problem(f["communities"], "these take %d bytes in a BGP message, and there is room for %d: that is %d communities, or %d large ones",
+			size, maxCommunities, maxCommunities/4, maxCommunities/12)
+	}
 	for _, item := range r.items(f["peers"]) {
 		name, ok := r.text(item)
 		if !ok {
@@ -1021,6 +1078,10 @@ func (r *reader) advertisement(v value, narrowest []entry, defined map[string]ta
 	a.Peers = slices.Compact(a.Peers)
 	return a
 }
+
+// maxCommunities is how many bytes of communities always fit into an UPDATE: 4096 without the longest prefix and without all
+// other attributes, those included that a drained node and weights add.
+const maxCommunities = 3840
 
 // maxEffort bounds the comparisons that one text can ask for: well under a second.
 const maxEffort = 10_000_000

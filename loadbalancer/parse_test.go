@@ -37,7 +37,7 @@ func TestTheBasicConfigurationParsesAsPrinted(t *testing.T) {
 			MyASN:         42,
 			HoldTime:      90 * time.Second,
 			KeepaliveTime: 30 * time.Second,
-			ConnectTime:   5 * time.Second,
+			ConnectTime:   15 * time.Second,
 			RestartTime:   120 * time.Second,
 		}},
 		Pools: []Pool{{
@@ -249,6 +249,27 @@ peers:
 		names = append(names, p.Name)
 	}
 	equal(t, names, []string{"10.0.0.1", "10.0.0.1#3", "10.0.0.1#4", "10.0.0.2#2", "10.0.0.2", "10.0.0.1#2"})
+}
+
+func TestPort0IsTheDefaultAsMetalLBReadIt(t *testing.T) {
+	if port := parse(t, peer("peer-port: 0")).Peers[0].Port; port != 179 {
+		t.Errorf("port %d", port)
+	}
+}
+
+func TestHostBitsAreWarnedOf(t *testing.T) {
+	for text, want := range map[string]string{
+		"192.168.100.200/28":  `line 4: address-pools[0].cidr[0]: "192.168.100.200/28" is the network from 192.168.100.192 to 192.168.100.207: 192.168.100.200 is only one of its addresses (column 5)`,
+		"192.168.100.192/28":  "",
+		"2001:db8:0::/64":     "",
+		"2001:db8::1/64":      `line 4: address-pools[0].cidr[0]: "2001:db8::1/64" is the network from 2001:db8:: to 2001:db8::ffff:ffff:ffff:ffff: 2001:db8::1 is only one of its addresses (column 5)`,
+		"10.0.0.1 - 10.0.0.7": "",
+	} {
+		_, warnings, err := Parse([]byte("address-pools:\n- name: a\n  cidr:\n  - " + text + "\n"))
+		if err != nil || warnings.Error() != want {
+			t.Errorf("%s: %v, warnings %q, want %q", text, err, warnings.Error(), want)
+		}
+	}
 }
 
 func TestValuesOfAPeerThatDependOnEachOther(t *testing.T) {
@@ -502,10 +523,8 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			`line 2: peers[0].my-asn: "0" is not possible here: use a whole number from 1 to 4294967295 (column 51)`},
 		{"my-asn is a word", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: AS42}\n",
 			`line 2: peers[0].my-asn: "AS42" is not possible here: use a whole number from 1 to 4294967295 (column 51)`},
-		{"peer-port 0", peer("peer-port: 0"),
-			`line 5: peers[0].peer-port: "0" is not possible here: use a whole number from 1 to 65535 (column 14)`},
 		{"peer-port too large", peer("peer-port: 65536"),
-			`line 5: peers[0].peer-port: "65536" is not possible here: use a whole number from 1 to 65535 (column 14)`},
+			`line 5: peers[0].peer-port: "65536" is not possible here: use a whole number from 0 to 65535 (column 14)`},
 		{"hold-time too short", peer("hold-time: 1s"),
 			`line 5: peers[0].hold-time: "1s" is too short: use 0 or at least 3s (column 14)`},
 		{"hold-time too long", peer("hold-time: 65536s"),
@@ -1404,4 +1423,62 @@ func trimmed(text string) string {
 		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+// manyCommunities is a list of so many different communities.
+func manyCommunities(n int) string {
+	var all []string
+	for i := range n {
+		all = append(all, fmt.Sprintf("'64512:%d'", i))
+	}
+	return strings.Join(all, ", ")
+}
+
+func TestAsManyCommunitiesAsABGPMessageHoldsAreFine(t *testing.T) {
+	text := func(n int) []byte {
+		return []byte("address-pools: [{name: a, cidr: [10.0.0.0/24], advertisements: [{communities: [" + manyCommunities(n) + "]}]}]")
+	}
+	if _, _, err := Parse(text(960)); err != nil {
+		t.Error(err)
+	}
+	_, _, err := Parse(text(961))
+	const want = "line 1: address-pools[0].advertisements[0].communities: these take 3844 bytes in a BGP message, and there is room for 3840: that is 960 communities, or 320 large ones (column 79)"
+	if err == nil || err.Error() != want {
+		t.Errorf("one more: %v", err)
+	}
+	// What another version admitted is no reason for a speaker to lose every route.
+	if _, _, err := ParseAdmitted(text(2000)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTwoPeersThatAreOneRouterAreAWarningWhereTheTextShowsIt(t *testing.T) {
+	const peer = "- {name: %s, peer-address: 10.0.0.1, peer-asn: 64500, my-asn: %d%s}\n"
+	for _, c := range []struct {
+		what, first, second string
+		warned              bool
+	}{
+		{what: "both on every node", warned: true},
+		{what: "one on every node", second: ", node-selectors: [{match-labels: {rack: a}}]", warned: true},
+		{what: "one on every node, by an empty item", first: ", node-selectors: [{}]", second: ", node-selectors: [{match-labels: {rack: a}}]", warned: true},
+		{what: "on the same nodes", first: ", node-selectors: [{match-labels: {rack: a}}]", second: ", node-selectors: [{match-labels: {rack: a}}]", warned: true},
+		{what: "labels will tell", first: ", node-selectors: [{match-labels: {rack: a}}]", second: ", node-selectors: [{match-labels: {rack: b}}]"},
+		{what: "another port", second: ", peer-port: 1790"},
+		{what: "two neighbors to the router", first: ", source-address: 10.0.0.7", second: ", source-address: 10.0.0.8"},
+		{what: "one source may be the kernel's choice", first: ", source-address: 10.0.0.7", warned: true},
+	} {
+		text := "peers:\n" + fmt.Sprintf(peer, "a", 64512, c.first) + fmt.Sprintf(peer, "b", 64513, c.second)
+		_, warnings, err := Parse([]byte(text))
+		var got []string
+		for _, w := range warnings {
+			got = append(got, w.Error())
+		}
+		want := []string(nil)
+		if c.warned {
+			want = []string{"line 3: peers[1]: is the same router as peers[0] on line 2: a node that has both speaks to the first only: keep one, or give them node-selectors that select different nodes (column 3)"}
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %q, %v, want %q", c.what, got, err, want)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"go4.org/netipx"
 	"gopkg.in/yaml.v3"
 )
 
@@ -72,6 +73,7 @@ type reader struct {
 	problems Problems
 	unlisted int // problems past maxProblems
 	warnings Problems
+	doubts   []doubt
 	ignored  int
 	values   int             // visited so far
 	overrun  bool            // visited too many: what is missing from here on may stand in the text after all
@@ -182,6 +184,13 @@ func (r *reader) full() bool { return len(r.problems) == maxProblems }
 
 func (r *reader) warn(v value, format string, args ...any) {
 	r.warnings = append(r.warnings, locate(v, format, args...))
+}
+
+// doubt reports something that is refused unless the text in force has it, too; what says the same wherever it stands.
+func (r *reader) doubt(v value, what string, span netipx.IPRange, format string, args ...any) {
+	if len(r.doubts) < maxProblems {
+		r.doubts = append(r.doubts, doubt{locate(v, format, args...), what, span})
+	}
 }
 
 func locate(v value, format string, args ...any) Problem {
@@ -433,7 +442,17 @@ func (r *reader) number(v value, least, most, otherwise int64) int64 {
 		r.problem(v, "%s is not possible here: %s", r.quote(v), unquoted(v, integer, fmt.Sprintf("use a whole number from %d to %d", least, most)))
 		return otherwise
 	}
+	if digits := strings.TrimLeft(v.node.Value, "+-"); len(digits) > 1 && digits[0] == '0' && n != 0 {
+		_, name := cutLast(v.path)
+		r.doubt(v, name+" "+v.node.Value, netipx.IPRange{}, "%s begins with a zero, which some readers take for an octal number: write %d", r.quote(v), n)
+	}
 	return n
+}
+
+// cutLast cuts a path before its last key.
+func cutLast(path string) (before, key string) {
+	i := strings.LastIndexByte(path, '.')
+	return path[:max(i, 0)], path[i+1:]
 }
 
 func integer(v value) (n int64, ok bool) {

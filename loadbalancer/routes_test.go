@@ -125,27 +125,3 @@ address-pools:
 		}
 	}
 }
-
-func TestATextIsAdmittedUnlessAServiceWouldLoseItsAddress(t *testing.T) {
-	admitted := parse(t, "address-pools:\n- {name: a, cidr: [10.0.0.0/24]}\n- {name: b, cidr: [10.0.1.0/24]}\n")
-	held := []Holding{
-		{"shop/web", netip.MustParseAddr("10.0.0.7")},
-		{"shop/api", netip.MustParseAddr("10.0.1.7")},
-		{"shop/old", netip.MustParseAddr("172.16.0.7")}, // no pool ever owned it
-	}
-	tests := []struct {
-		name, next string
-		lost       []Holding
-	}{
-		{"unchanged", "address-pools:\n- {name: a, cidr: [10.0.0.0/24]}\n- {name: b, cidr: [10.0.1.0/24]}\n", nil},
-		{"other pools own the addresses", "address-pools:\n- {name: c, cidr: [10.0.0.0/23], auto-assign: false, avoid-buggy-ips: true}\n", nil},
-		{"only what is held must stay", "address-pools:\n- {name: a, cidr: [10.0.0.7/32, 10.0.1.7/32]}\n", nil},
-		{"one is lost", "address-pools:\n- {name: a, cidr: [10.0.0.0/24]}\n", held[1:2]},
-		{"all are lost", "", held[:2]},
-	}
-	for _, test := range tests {
-		equal(t, admitted.Admit(parse(t, test.next), held), test.lost)
-	}
-	var none *Config
-	equal(t, none.Admit(parse(t, ""), held), []Holding(nil))
-}

@@ -16,7 +16,10 @@ type stock struct {
 	config *Config
 	inUse  func(netip.Addr) bool
 	stores [][2]store // by pool, and by family
-	order  []int      // indices of the pools by priority, then as the operator wrote them
+	// own are addresses of routers and nodes, which no pool hands out.
+	own    map[netip.Addr]bool
+	nodes  []netip.Addr
+	order  []int // indices of the pools by priority, then as the operator wrote them
 	byName map[string]int
 
 	// freed holds the list element of each address that was used and is free now, in its store or, if no pool hands it
@@ -24,6 +27,19 @@ type stock struct {
 	freed    map[netip.Addr]*list.Element
 	withheld *list.List
 	clock    uint64 // counts what was freed, so that a new configuration keeps the order
+}
+
+// A spot is where in the pools an address may be: in one of them, by its index, and of one family.
+type spot struct {
+	pool   int // -1 for an address that no pool owns
+	family Family
+}
+
+func (a *Allocator) spotOf(addr netip.Addr) spot {
+	if i, ok := a.config.index(addr); ok {
+		return spot{i, FamilyOf(addr)}
+	}
+	return spot{-1, FamilyOf(addr)}
 }
 
 // A store is what a pool has left of one family.
@@ -36,6 +52,7 @@ type store struct {
 	freed     *list.List
 	forgotten bool
 	used      int // addresses in use
+	total     float64
 }
 
 type freedAddr struct {
@@ -59,6 +76,13 @@ func (s *stock) configure(config *Config, held []netip.Addr) {
 	slices.SortFunc(freed, func(x, y freedAddr) int { return cmp.Compare(x.at, y.at) })
 
 	s.config = config
+	s.own = map[netip.Addr]bool{}
+	for _, p := range config.Peers {
+		s.own[p.Addr] = true
+	}
+	for _, addr := range s.nodes {
+		s.own[addr] = true
+	}
 	s.stores = make([][2]store, len(config.Pools))
 	s.order = make([]int, len(config.Pools))
 	s.byName = make(map[string]int, len(config.Pools))
@@ -70,7 +94,7 @@ func (s *stock) configure(config *Config, held []netip.Addr) {
 			v6 = len(pool.Ranges)
 		}
 		for family, ranges := range [][]netipx.IPRange{pool.Ranges[:v6], pool.Ranges[v6:]} {
-			s.stores[i][family] = store{ranges: ranges, freed: list.New()}
+			s.stores[i][family] = store{ranges: ranges, freed: list.New(), total: total(ranges, pool.AvoidBuggyIPs)}
 			s.stores[i][family].rewind()
 		}
 	}
@@ -98,6 +122,19 @@ func place6(f Family) int {
 		return 1
 	}
 	return 0
+}
+
+// handsOut reports whether a Service may be given the address, of that pool.
+func (s *stock) handsOut(pool *Pool, addr netip.Addr) bool {
+	return pool.handsOut(addr) && !s.own[addr]
+}
+
+// named returns the index of the pool of that name, or -1.
+func (s *stock) named(name string) int {
+	if i, ok := s.byName[name]; ok {
+		return i
+	}
+	return -1
 }
 
 func (s *stock) store(pool int, f Family) *store { return &s.stores[pool][place6(f)] }
@@ -134,7 +171,7 @@ func (s *stock) free(addr netip.Addr) {
 }
 
 func (s *stock) listOf(addr netip.Addr) *list.List {
-	if i, ok := s.config.index(addr); ok && s.config.Pools[i].handsOut(addr) {
+	if i, ok := s.config.index(addr); ok && s.handsOut(&s.config.Pools[i], addr) {
 		return s.store(i, FamilyOf(addr)).freed
 	}
 	return s.withheld
@@ -159,7 +196,7 @@ func (s *stock) next(pool int, f Family) netip.Addr {
 	p, at := &s.config.Pools[pool], s.store(pool, f)
 	for range 2 {
 		for at.span < len(at.ranges) {
-			if addr := at.at; p.handsOut(addr) && !s.inUse(addr) && s.freed[addr] == nil {
+			if addr := at.at; s.handsOut(p, addr) && !s.inUse(addr) && s.freed[addr] == nil {
 				return addr
 			}
 			// Each address is passed once, so that the cost is spread over the allocations before.
@@ -198,17 +235,21 @@ func (a *Allocator) Usage() (all []Usage) {
 			if len(at.ranges) == 0 {
 				continue
 			}
-			total := 0.0
-			for _, r := range at.ranges {
-				total += count(r)
-				if pool.AvoidBuggyIPs && f == IPv4 {
-					total -= float64(buggyUpTo(r.To(), 1) - buggyUpTo(r.From(), 0))
-				}
-			}
-			all = append(all, Usage{pool.Name, f, total, at.used})
+			all = append(all, Usage{pool.Name, f, at.total, at.used})
 		}
 	}
 	return all
+}
+
+// total counts the addresses of one family, without those that are avoided.
+func total(ranges []netipx.IPRange, avoid bool) (n float64) {
+	for _, r := range ranges {
+		n += count(r)
+		if avoid && r.From().Is4() {
+			n -= float64(buggyUpTo(r.To(), 1) - buggyUpTo(r.From(), 0))
+		}
+	}
+	return n
 }
 
 func count(r netipx.IPRange) float64 {

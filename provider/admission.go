@@ -1,12 +1,14 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +25,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // Keys of the two ConfigMaps.
@@ -32,32 +35,67 @@ const (
 	keyAdmittedAt = "admitted-at"
 	keyRefused    = "refused"
 	keyGivenUp    = "given-up"
+	keyObserved   = "observed-resource-version"
+	keyConfirmed  = "confirmed"
 )
 
-// annotationRenumber, after either prefix, names the text that the operator wants in force although Services lose their
-// addresses by it.
-const annotationRenumber = "renumber"
+// Annotations, after either prefix, that name a text which the operator wants in force whatever it takes away. Each is good for
+// one admission: the copy keeps what was used until the annotation is gone or names another text.
+const (
+	annotationConfirm  = "confirm"  // Services lose their addresses, Nodes their peers, addresses their routes
+	annotationRenumber = "renumber" // Services lose their addresses
+)
+
+const (
+	// rewriteRefusalAfter is how often a refusal may be written again, with the whole copy, while a text in force stays.
+	rewriteRefusalAfter = 10 * time.Second
+	// mostOfARefusal is how long it may be: the copy must fit into a ConfigMap.
+	mostOfARefusal = 64 << 10
+	// graceOfReading is how long after the start a text waits in silence for what a verdict needs to be read.
+	graceOfReading = 10 * time.Second
+)
 
 // An admission decides which text is in force. It keeps the admitted copy, which speakers act on, equal to its decision.
 type admission struct {
 	cloud  *Cloud
 	client kubernetes.Interface
 
+	informers []cache.SharedIndexInformer
 	factories []informers.SharedInformerFactory
-	synced    []cache.InformerSynced
+	synced    []cache.InformerSynced // of the ConfigMaps, without which nothing can be decided
 	user      corelisters.ConfigMapNamespaceLister
 	copies    corelisters.ConfigMapNamespaceLister
-	bell      chan struct{} // however often it rings, both ConfigMaps are looked at once
+	facts     *facts
+	bell      chan struct{} // however often it rings, everything is looked at once
 
 	// The rest belongs to whoever runs recall and run, one after the other.
-	text       string
-	config     *loadbalancer.Config // nil until one is admitted
-	admittedAt string
-	refused    *refusal
+	inForce  state
+	config   *loadbalancer.Config // of the text in force; nil until one is admitted
+	refused  *refusal
+	observed string          // version of the user's ConfigMap that was judged last
+	used     []string        // confirmations that are used up
+	parsed   parsed          // the user's text that is not in force
+	told     map[string]bool // warnings about the text in force that were told
+	missed   bool            // the user's ConfigMap is gone, and we said so
+	waits    bool            // for what a verdict needs to be read, or for the copy to be written
+	failure  string          // why the copy could not be written, as it was said
+	began    time.Time       // when we began to lead
+	written  time.Time       // when a refusal was written last
+}
+
+// A state is what the copy says of the text in force.
+type state struct {
+	text, admittedAt string
 	// givenUp are addresses that the operator took away from Services on purpose. Those that hold one still are to move.
 	givenUp *netipx.IPSet
-	broken  string // hash of the user's text if this process could not parse it; another version may
-	missed  bool   // the user's ConfigMap is gone, and we said so
+}
+
+// parsed is a text and what became of it, so that it is parsed once.
+type parsed struct {
+	hash     string
+	config   *loadbalancer.Config
+	warnings loadbalancer.Problems
+	problems loadbalancer.Problems
 }
 
 // A refusal is why the user's text is not in force, as operators find it in the admitted copy.
@@ -65,27 +103,37 @@ type refusal struct {
 	Hash     string   `yaml:"hash"`
 	Time     string   `yaml:"time"`
 	Problems []string `yaml:"problems"`
-	// Services would lose their address.
+	// Services would lose their address, or their routes, at the time.
 	Services []string `yaml:"services,omitempty"`
+	// Kinds tell whether a later refusal of the same text is another one.
+	Kinds string `yaml:"kinds,omitempty"`
 }
 
 // newAdmission watches with one client and writes with the other.
 func newAdmission(reader, writer kubernetes.Interface, c *Cloud) (*admission, error) {
 	a := &admission{cloud: c, client: writer, bell: make(chan struct{}, 1)}
-	userFactory, user := oneConfigMap(reader, c.options.Namespace, c.options.ConfigName)
-	copyFactory, copies := oneConfigMap(reader, c.options.Namespace, a.copyName())
-	a.factories = []informers.SharedInformerFactory{userFactory, copyFactory}
-	a.user, a.copies = user.Lister().ConfigMaps(c.options.Namespace), copies.Lister().ConfigMaps(c.options.Namespace)
+	namespace := c.options.Namespace
+	userFactory := oneObject(reader, namespace, c.options.ConfigName, trim)
+	copyFactory := oneObject(reader, namespace, a.copyName(), trim)
+	user, copies := userFactory.Core().V1().ConfigMaps(), copyFactory.Core().V1().ConfigMaps()
+	a.user, a.copies = user.Lister().ConfigMaps(namespace), copies.Lister().ConfigMaps(namespace)
+	a.synced = []cache.InformerSynced{user.Informer().HasSynced, copies.Informer().HasSynced}
+	facts, err := newFacts(reader, namespace, c, a.ring)
+	if err != nil {
+		return nil, err
+	}
+	a.facts = facts
+	a.factories = append(facts.factories, userFactory, copyFactory)
+	a.informers = []cache.SharedIndexInformer{user.Informer(), copies.Informer()}
 	ring := cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(any) { a.ring() },
 		UpdateFunc: func(any, any) { a.ring() },
 		DeleteFunc: func(any) { a.ring() },
 	}
-	for _, informer := range []cache.SharedIndexInformer{user.Informer(), copies.Informer()} {
+	for _, informer := range a.informers {
 		if _, err := informer.AddEventHandler(ring); err != nil {
 			return nil, fmt.Errorf("watch the configuration: %w", err)
 		}
-		a.synced = append(a.synced, informer.HasSynced)
 	}
 	return a, nil
 }
@@ -106,49 +154,46 @@ func (a *admission) start(ctx context.Context) {
 	}
 }
 
-// recall returns the configuration that is in force: the admitted one or, if there is none, the user's, if it parses. It is
-// nil if neither is there.
+// recall returns the configuration that was admitted; nil if there is none.
 func (a *admission) recall(ctx context.Context) (*loadbalancer.Config, error) {
-	configMaps := a.client.CoreV1().ConfigMaps(a.cloud.options.Namespace)
-	stored, err := configMaps.Get(ctx, a.copyName(), metav1.GetOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("get configmap %s: %w", a.copyName(), err)
-	}
-	if err == nil {
-		a.refused = readRefusal(stored.Data[keyRefused])
-		if text, ok := stored.Data[keyConfig]; ok {
-			// What another version admitted is in force here too.
-			if config, _, err := loadbalancer.ParseAdmitted([]byte(text)); err == nil {
-				a.text, a.config, a.admittedAt = text, config, stored.Data[keyAdmittedAt]
-				a.givenUp = readRanges(stored.Data[keyGivenUp])
-				return config, nil
-			} else {
-				klog.ErrorS(err, "Cannot read the admitted configuration", "configmap", klog.KRef(stored.Namespace, stored.Name))
-			}
-		}
-	}
-	written, err := configMaps.Get(ctx, a.cloud.options.ConfigName, metav1.GetOptions{})
+	stored, err := a.client.CoreV1().ConfigMaps(a.cloud.options.Namespace).Get(ctx, a.copyName(), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("get configmap %s: %w", a.cloud.options.ConfigName, err)
+		return nil, fmt.Errorf("get configmap %s: %w", a.copyName(), err)
 	}
-	if text, ok := written.Data[keyConfig]; ok {
-		if config, warnings, err := loadbalancer.Parse([]byte(text)); err == nil {
-			a.admit(written, config, warnings)
-		}
+	a.refused, a.observed = readRefusal(stored.Data[keyRefused]), stored.Data[keyObserved]
+	text, ok := stored.Data[keyConfig]
+	if !ok {
+		return nil, nil
 	}
-	return a.config, nil
+	// What another version admitted is in force here too.
+	config, _, err := loadbalancer.ParseAdmitted([]byte(text))
+	if err != nil {
+		klog.ErrorS(err, "Cannot read the admitted configuration", "configmap", klog.KRef(stored.Namespace, stored.Name))
+		return nil, nil
+	}
+	a.config, a.inForce = config, state{text, stored.Data[keyAdmittedAt], readRanges(stored.Data[keyGivenUp])}
+	if used := stored.Data[keyConfirmed]; used != "" {
+		a.used = strings.Split(used, ",")
+	}
+	return config, nil
 }
 
-// run reviews the configuration whenever one of the ConfigMaps changes.
-func (a *admission) run(ctx context.Context) {
-	if !cache.WaitForCacheSync(ctx.Done(), a.synced...) {
-		return
+// begin reviews the configuration for the first time, so that Services find the first text in force.
+func (a *admission) begin(ctx context.Context) {
+	a.began = time.Now()
+	if cache.WaitForCacheSync(ctx.Done(), a.synced...) {
+		if a.look(ctx) > 0 {
+			a.ring()
+		}
 	}
-	a.ring()
-	var again <-chan time.Time // at most one, however often the API server says no
+}
+
+// run reviews the configuration whenever something changes that it depends on.
+func (a *admission) run(ctx context.Context) {
+	again := a.again(0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -156,167 +201,285 @@ func (a *admission) run(ctx context.Context) {
 		case <-a.bell:
 		case <-again:
 		}
-		again = nil
-		updates.Inc()
-		err := a.review(ctx)
-		if err == nil || ctx.Err() != nil {
-			continue
-		}
-		updateErrors.Inc()
-		// Somebody else wrote the copy a moment ago, perhaps we ourselves: the watch will bring what it is now.
-		if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
-			klog.ErrorS(err, "Cannot keep the admitted configuration", "configmap", klog.KRef(a.cloud.options.Namespace, a.copyName()))
-		}
-		again = time.After(time.Second)
+		again = a.again(a.look(ctx))
 	}
+}
+
+// again returns a channel for the next look; zero is none. There is at most one, however often the API server says no.
+func (a *admission) again(after time.Duration) <-chan time.Time {
+	if after == 0 {
+		return nil
+	}
+	return time.After(after)
+}
+
+// look reviews the configuration, and returns after which time it is to be looked at again though nothing changes.
+func (a *admission) look(ctx context.Context) (again time.Duration) {
+	updates.Inc()
+	a.cloud.withhold(a.facts.now())
+	again, err := a.review(ctx)
+	if err == nil || ctx.Err() != nil {
+		a.failure = ""
+		return again
+	}
+	updateErrors.Inc()
+	// Somebody else wrote the copy a moment ago, perhaps we ourselves: the watch will bring what it is now.
+	if text := err.Error(); !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) && text != a.failure {
+		a.failure = text
+		klog.ErrorS(err, "Cannot keep the admitted configuration", "configmap", klog.KRef(a.cloud.options.Namespace, a.copyName()))
+	}
+	return time.Second
 }
 
 // review decides about the user's text and repairs the admitted copy.
-func (a *admission) review(ctx context.Context) error {
+func (a *admission) review(ctx context.Context) (again time.Duration, err error) {
+	defer func() {
+		a.cloud.report(configState{loaded: a.config != nil, stale: a.refused != nil || a.missed || a.waits})
+	}()
 	user, err := a.user.Get(a.cloud.options.ConfigName)
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("get configmap %s: %w", a.cloud.options.ConfigName, err)
+		return 0, fmt.Errorf("get configmap %s: %w", a.cloud.options.ConfigName, err)
 	}
-	if err == nil {
-		a.consider(user)
+	gone := err != nil && a.config != nil
+	if gone && !a.missed {
+		klog.InfoS("The configuration is gone: the admitted one stays in force", "configmap", klog.KRef(a.cloud.options.Namespace, a.cloud.options.ConfigName))
 	}
-	if gone := err != nil && a.config != nil; gone != a.missed {
-		a.missed = gone
-		if gone {
-			klog.InfoS("The configuration is gone: the admitted one stays in force", "configmap", klog.KRef(a.cloud.options.Namespace, a.cloud.options.ConfigName))
-		}
+	a.missed = gone
+	if err != nil {
+		a.refused, a.waits, a.observed = nil, false, ""
+	} else if again, err = a.consider(ctx, user); err != nil {
+		return 0, err
 	}
-	if a.givenUp != nil && !a.cloud.holdsAny(a.givenUp) {
-		a.givenUp = nil
+	if a.inForce.givenUp != nil && !a.cloud.holdsAny(a.inForce.givenUp) {
+		a.inForce.givenUp = nil
 	}
-	a.cloud.report(configState{loaded: a.config != nil, stale: a.refused != nil || a.missed})
-	return a.store(ctx)
+	wait, err := a.store(ctx, a.want(a.inForce))
+	return cmp.Or(again, wait), err
 }
 
 // consider admits the user's text or refuses it, and says so if that is new.
-func (a *admission) consider(user *corev1.ConfigMap) {
+func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again time.Duration, err error) {
+	a.waits, a.observed = false, user.ResourceVersion
+	a.used = slices.DeleteFunc(a.used, func(used string) bool { return !slices.Contains(confirmations(user), used) })
 	text, ok := user.Data[keyConfig]
-	if ok && a.config != nil && text == a.text {
+	known := a.facts.now()
+	if ok && a.config != nil && text == a.inForce.text {
 		a.refused = nil
-		return
+		a.warn(user, a.config.Admit(a.config, known).Warnings)
+		return 0, nil
 	}
-	if ok && a.refused != nil && a.broken == hashOf(text) {
-		return // it does not parse, and will not
+	if a.parsed.hash != hashOf(text) {
+		a.parsed = parse(text)
 	}
-	var problems loadbalancer.Problems
-	var lost []loadbalancer.Holding
-	next, warnings, err := loadbalancer.Parse([]byte(text))
-	switch {
-	case !ok:
-		problems = loadbalancer.Problems{{Text: fmt.Sprintf("the ConfigMap has no key %q: put the configuration there", keyConfig)}}
-	case errors.As(err, &problems):
-		a.broken = hashOf(text)
-	default:
-		var renumber bool
-		renumber, problems = a.wantsToRenumber(user, text)
-		if lost, a.givenUp = a.cloud.admit(a.config, next, a.givenUp, renumber); len(lost) == 0 {
-			a.admit(user, next, warnings)
-			return
+	next := a.parsed
+	if !ok {
+		next = parsed{hash: hashOf(""), problems: loadbalancer.Problems{{Text: noText(user)}}}
+	}
+	if len(next.problems) > 0 {
+		a.refuse(user, next, loadbalancer.Verdict{})
+		return 0, nil
+	}
+	known.Held = a.cloud.hold()
+	defer a.cloud.resume()
+	verdict := a.config.Admit(next.config, known)
+	by, problems := a.consent(user, next.hash)
+	if against := verdict.But(by); !against.Admits() {
+		if len(against.Waits) > 0 && time.Since(a.began) < graceOfReading {
+			a.waits = true
+			return time.Second, nil
+		}
+		next.problems = problems
+		a.refuse(user, next, against)
+		return 0, nil
+	}
+	return 0, a.admit(ctx, user, text, next, verdict)
+}
+
+func parse(text string) parsed {
+	config, warnings, err := loadbalancer.Parse([]byte(text))
+	p := parsed{hash: hashOf(text), config: config, warnings: warnings}
+	if err != nil && !errors.As(err, &p.problems) {
+		p.problems = loadbalancer.Problems{{Text: err.Error()}}
+	}
+	return p
+}
+
+// noText says what is wrong with a ConfigMap without a text.
+func noText(user *corev1.ConfigMap) string {
+	if _, binary := user.BinaryData[keyConfig]; binary {
+		return fmt.Sprintf("the key %q is in binaryData, since the file is not UTF-8 text, perhaps UTF-16: save it as UTF-8, and write it again", keyConfig)
+	}
+	return fmt.Sprintf("the ConfigMap has no key %q: put the configuration there", keyConfig)
+}
+
+// confirmations are what the ConfigMap's annotations confirm, as "confirm=0123456789abcdef".
+func confirmations(user *corev1.ConfigMap) (all []string) {
+	for _, name := range []string{annotationConfirm, annotationRenumber} {
+		if hash, _, err := service.Annotation(user.Annotations, name); err == nil && hash != "" {
+			all = append(all, name+"="+hash)
 		}
 	}
-	a.refuse(user, text, problems, lost)
+	return all
 }
 
-// wantsToRenumber reports whether the operator has named the text as one that may take addresses from Services. A hash that
-// names another text is a problem only if the text needs one.
-func (a *admission) wantsToRenumber(user *corev1.ConfigMap, text string) (bool, loadbalancer.Problems) {
-	hash, where, err := annotation(user.Annotations, annotationRenumber)
-	switch {
-	case err != nil:
-		return false, loadbalancer.Problems{{Text: err.Error()}}
-	case hash != "" && hash != hashOf(text):
-		return false, loadbalancer.Problems{{Text: fmt.Sprintf("annotation %s is %q, which names another text than this", where, short(hash, 60))}}
+// consent returns what the operator has consented to by naming the text, and what is wrong with the annotations if the text
+// needs more.
+func (a *admission) consent(user *corev1.ConfigMap, hash string) (by loadbalancer.Consent, problems loadbalancer.Problems) {
+	for _, level := range []struct {
+		name    string
+		consent loadbalancer.Consent
+	}{{annotationConfirm, loadbalancer.Confirm}, {annotationRenumber, loadbalancer.Renumber}} {
+		named, where, err := service.Annotation(user.Annotations, level.name)
+		switch {
+		case err != nil:
+			problems = append(problems, loadbalancer.Problem{Text: err.Error()})
+		case named == "":
+		case named != hash:
+			problems = append(problems, loadbalancer.Problem{Text: fmt.Sprintf("annotation %s is %q, which names another text than this", where, service.Short(named))})
+		case slices.Contains(a.used, level.name+"="+hash):
+			problems = append(problems, loadbalancer.Problem{Text: fmt.Sprintf("annotation %s was used already, and counts once: remove it, and write it again", where)})
+		default:
+			by = max(by, level.consent)
+		}
 	}
-	return hash != "", nil
+	return by, problems
 }
 
-// admit puts the user's text in force.
-func (a *admission) admit(user *corev1.ConfigMap, config *loadbalancer.Config, warnings loadbalancer.Problems) {
-	a.text, a.config, a.admittedAt, a.refused = user.Data[keyConfig], config, time.Now().UTC().Format(time.RFC3339), nil
-	klog.InfoS("Admitted configuration", "configmap", klog.KObj(user), "hash", hashOf(a.text), "pools", len(config.Pools), "peers", len(config.Peers))
+// admit stores the user's text, and then puts it in force: speakers know every address that is given out.
+func (a *admission) admit(ctx context.Context, user *corev1.ConfigMap, text string, next parsed, verdict loadbalancer.Verdict) error {
+	becomes := state{text, time.Now().UTC().Format(time.RFC3339), with(a.inForce.givenUp, verdict.Lost)}
+	before, used := a.refused, a.used
+	a.refused = nil
+	for _, c := range confirmations(user) {
+		if strings.HasSuffix(c, "="+next.hash) && !slices.Contains(a.used, c) {
+			a.used = append(slices.Clone(a.used), c)
+		}
+	}
+	if _, err := a.store(ctx, a.want(becomes)); err != nil {
+		a.refused, a.used, a.waits = before, used, true
+		if text := err.Error(); text != a.failure && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+			a.cloud.record.Eventf(user, corev1.EventTypeWarning, "ConfigNotStored",
+				"the text %s is not in force, because ConfigMap %s cannot be written: %s; if it is immutable, delete it", next.hash, a.copyName(), text)
+		}
+		return err
+	}
+	first := a.config == nil
+	a.config, a.inForce, a.parsed, a.told = next.config, becomes, parsed{}, map[string]bool{}
+	a.cloud.enforce(a.config, becomes.givenUp, first)
+	klog.InfoS("Admitted configuration", "configmap", klog.KObj(user), "hash", next.hash, "pools", len(a.config.Pools), "peers", len(a.config.Peers))
+	a.cloud.record.Eventf(user, corev1.EventTypeNormal, "ConfigAdmitted", "the text %s is in force: %s, %s", next.hash, count(len(a.config.Pools), "pool"), count(len(a.config.Peers), "peer"))
+	a.warn(user, append(next.warnings, verdict.Warnings...))
+	return nil
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// warn tells what is new of the warnings about the text in force. What there was at a start is not new.
+func (a *admission) warn(user *corev1.ConfigMap, warnings loadbalancer.Problems) {
+	starts := a.told == nil
+	var fresh loadbalancer.Problems
+	told := map[string]bool{}
 	for _, w := range warnings {
-		a.cloud.record.Event(user, corev1.EventTypeWarning, "ConfigWarning", w.Error())
+		if told[w.Error()] = true; !a.told[w.Error()] {
+			fresh = append(fresh, w)
+		}
+	}
+	if a.told = told; len(fresh) > 0 && !starts {
+		a.cloud.record.Eventf(user, corev1.EventTypeWarning, "ConfigWarning", "%s", fresh.First(5))
 	}
 }
 
-func (a *admission) refuse(user *corev1.ConfigMap, text string, problems loadbalancer.Problems, lost []loadbalancer.Holding) {
-	const most = 100 // of either kind: the copy must fit into a ConfigMap
-	r := &refusal{Hash: hashOf(text), Time: time.Now().UTC().Format(time.RFC3339)}
-	for _, p := range problems[:min(most, len(problems))] {
-		r.Problems = append(r.Problems, p.Error())
-	}
-	for _, h := range lost[:min(most, len(lost))] {
-		r.Services = append(r.Services, fmt.Sprintf("%s %s", h.Service, h.Addr))
-	}
-	why := problems.First(5)
-	if len(lost) > 0 {
-		others := ""
-		if len(lost) > 1 {
-			others = fmt.Sprintf(" and %d more", len(lost)-1)
-		}
-		why = fmt.Sprintf("no pool would own the address of Service %s, %s%s: keep a pool that does, or delete the Service, or annotate this ConfigMap with metallb.universe.tf/renumber: %s to move such Services",
-			lost[0].Service, lost[0].Addr, others, r.Hash)
-		r.Problems = append(r.Problems, why)
-		if len(problems) > 0 {
-			why += "; " + problems[0].Text
+func (a *admission) refuse(user *corev1.ConfigMap, next parsed, against loadbalancer.Verdict) {
+	r := &refusal{Hash: next.hash, Time: time.Now().UTC().Format(time.RFC3339)}
+	r.Kinds = fmt.Sprintf("unpeered %t untold %t lost %t waits %v", len(against.Unpeered) > 0, len(against.Untold) > 0, len(against.Lost) > 0, against.Waits) + against.Unfit.First(5)
+	size := 0
+	note := func(list *[]string, text string) {
+		const most = 100 // of either kind
+		text = service.Cut(text, mostOfAnEvent)
+		if size += len(text) + 10; len(*list) < most && size < mostOfARefusal-1000 {
+			*list = append(*list, text)
 		}
 	}
-	before := a.refused
+	for _, p := range next.problems {
+		r.Kinds += "\n" + service.Cut(p.Error(), mostOfAnEvent)
+		note(&r.Problems, p.Error())
+	}
+	r.Kinds = hashOf(r.Kinds)
+	why := next.problems.First(5)
+	if reasons := against.Reasons(r.Hash); len(reasons) > 0 {
+		for _, reason := range reasons {
+			note(&r.Problems, reason)
+		}
+		why = strings.Join(reasons, "; ")
+		if len(next.problems) > 0 {
+			why += "; " + next.problems[0].Text
+		}
+	}
+	for _, h := range against.Losers() {
+		note(&r.Services, fmt.Sprintf("%s %s", h.Service, h.Addr))
+	}
+	if before := a.refused; before != nil && before.Hash == r.Hash && cmp.Or(before.Kinds, r.Kinds) == r.Kinds {
+		return // it was refused then for the same, and said: its Services are those at the time it names
+	}
 	a.refused = r
-	if before != nil && before.Hash == r.Hash && (len(before.Services) == 0) == (len(lost) == 0) && (len(lost) == 0 || len(before.Problems) == len(r.Problems)) {
-		r.Time = before.Time // it was refused then, and said; at most the list of Services is another
-		return
-	}
 	stays := "no configuration is in force"
 	if a.config != nil {
-		stays = "the configuration admitted at " + a.admittedAt + " stays in force"
+		stays = "the configuration admitted at " + a.inForce.admittedAt + " stays in force"
 	}
+	why = service.Cut(why, mostOfAnEvent)
 	klog.InfoS("Refused configuration", "configmap", klog.KObj(user), "hash", r.Hash, "why", why)
-	a.cloud.record.Event(user, corev1.EventTypeWarning, "InvalidConfig", short(stays+": "+why, mostOfAnEvent))
+	a.cloud.record.Eventf(user, corev1.EventTypeWarning, "InvalidConfig", "%s: %s", stays, why)
 }
 
-// mostOfAnEvent is how long the text of an event may be.
-const mostOfAnEvent = 1000
-
-// short cuts a text to so many bytes.
-func short(text string, most int) string {
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most], "") + "…"
-}
-
-// store writes the admitted copy if it is not what it should be and this process leads.
-func (a *admission) store(ctx context.Context) error {
+// want returns what the copy should say.
+func (a *admission) want(s state) map[string]string {
 	want := map[string]string{}
-	if a.config != nil {
-		want[keyConfig], want[keyHash], want[keyAdmittedAt] = a.text, hashOf(a.text), a.admittedAt
+	if s.admittedAt != "" {
+		want = a.cloud.options.Ours.Data()
+		want[keyConfig], want[keyHash], want[keyAdmittedAt] = s.text, hashOf(s.text), s.admittedAt
 	}
-	if a.givenUp != nil {
-		want[keyGivenUp] = writeRanges(a.givenUp)
+	if s.givenUp != nil {
+		want[keyGivenUp] = writeRanges(s.givenUp)
+	}
+	if len(a.used) > 0 {
+		want[keyConfirmed] = strings.Join(a.used, ",")
 	}
 	if a.refused != nil {
 		text, err := yaml.Marshal(a.refused)
-		if err != nil {
-			return fmt.Errorf("write down the refusal: %w", err)
+		if err != nil { // strings only
+			klog.ErrorS(err, "Cannot write down a refusal")
 		}
 		want[keyRefused] = string(text)
 	}
+	if len(want) > 0 && a.observed != "" {
+		want[keyObserved] = a.observed
+	}
+	return want
+}
+
+// store writes the admitted copy if it is not what it should be and this process leads. Other refusals of one text in force
+// wait their turn.
+func (a *admission) store(ctx context.Context, want map[string]string) (again time.Duration, err error) {
 	stored, err := a.copies.Get(a.copyName())
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("get configmap %s: %w", a.copyName(), err)
+		return 0, fmt.Errorf("get configmap %s: %w", a.copyName(), err)
 	}
 	missing := err != nil
-	if missing && len(want) == 0 || !missing && maps.Equal(stored.Data, want) {
-		return nil
+	if missing && len(want) == 0 || !missing && maps.Equal(stored.Data, want) && len(stored.BinaryData) == 0 {
+		return 0, nil
+	}
+	if !missing && want[keyRefused] != "" && stored.Data[keyRefused] != "" && stored.Data[keyRefused] != want[keyRefused] {
+		if age := time.Since(a.written); age < rewriteRefusalAfter && stored.Data[keyConfig] == want[keyConfig] && stored.Data[keyHash] == want[keyHash] {
+			return rewriteRefusalAfter - age, nil
+		}
 	}
 	if err := a.cloud.confirm(ctx); err != nil {
-		return err
+		return 0, err
 	}
 	configMaps := a.client.CoreV1().ConfigMaps(a.cloud.options.Namespace)
 	if missing {
@@ -324,13 +487,16 @@ func (a *admission) store(ctx context.Context) error {
 			ObjectMeta: metav1.ObjectMeta{Namespace: a.cloud.options.Namespace, Name: a.copyName()},
 			Data:       want,
 		}, metav1.CreateOptions{})
-		return err
+	} else {
+		// It carries the resourceVersion that we saw: two that write at once cannot both succeed.
+		changed := stored.DeepCopy()
+		changed.Data, changed.BinaryData = want, nil
+		_, err = configMaps.Update(ctx, changed, metav1.UpdateOptions{})
 	}
-	// It carries the resourceVersion that we saw: two that write at once cannot both succeed.
-	changed := stored.DeepCopy()
-	changed.Data, changed.BinaryData = want, nil
-	_, err = configMaps.Update(ctx, changed, metav1.UpdateOptions{})
-	return err
+	if err == nil && want[keyRefused] != "" && (missing || stored.Data[keyRefused] != want[keyRefused]) {
+		a.written = time.Now()
+	}
+	return 0, err
 }
 
 func readRefusal(text string) *refusal {
@@ -380,30 +546,58 @@ func readRanges(text string) *netipx.IPSet {
 	return set
 }
 
-// admit puts next in force unless Services would lose their address by it, and returns those. If the operator wants to
-// renumber, these addresses are given up instead, beside those that were before. All of it happens at one instant: no
-// address is given away in between.
-func (c *Cloud) admit(config, next *loadbalancer.Config, givenUp *netipx.IPSet, renumber bool) (lost []loadbalancer.Holding, _ *netipx.IPSet) {
+// hold returns the addresses that Services hold, and lets nobody get another until resume: what is judged by them stays right.
+func (c *Cloud) hold() []loadbalancer.Holding {
 	c.mu.Lock()
-	lost = config.Admit(next, c.ledger.allocator.Holdings())
-	if len(lost) > 0 && !renumber {
-		c.mu.Unlock()
-		return lost, givenUp
+	defer c.mu.Unlock()
+	c.holding = true
+	return c.ledger.holdings()
+}
+
+// withhold keeps the Nodes' own addresses from being handed out.
+func (c *Cloud) withhold(known loadbalancer.Facts) {
+	var nodes []netip.Addr
+	for _, n := range known.Nodes {
+		nodes = append(nodes, n.InternalIPs...)
 	}
-	givenUp = with(givenUp, lost)
-	c.ledger.configure(next, givenUp)
+	if !known.NodesKnown || slices.Equal(nodes, c.withheld) {
+		return
+	}
+	c.withheld = nodes
+	c.mu.Lock()
+	c.ledger.allocator.Withhold(nodes)
+	changed := c.serve()
+	c.mu.Unlock()
+	c.requeue(changed)
+}
+
+// resume ends a hold.
+func (c *Cloud) resume() {
+	c.mu.Lock()
 	var changed []*corev1.Service
-	var strays []stray
-	if !c.frozen {
-		changed = c.ledger.serve()
+	if c.holding {
+		c.holding = false
+		changed = c.serve()
+		c.resumed.Broadcast()
 	}
-	if config == nil { // later texts lose no address
+	c.mu.Unlock()
+	c.requeue(changed)
+}
+
+// enforce puts a configuration in force that is stored. Addresses of givenUp are taken away from Services.
+func (c *Cloud) enforce(config *loadbalancer.Config, givenUp *netipx.IPSet, first bool) {
+	c.mu.Lock()
+	c.ledger.configure(config, givenUp)
+	c.holding = false
+	changed := c.serve()
+	c.resumed.Broadcast()
+	var strays []stray
+	if first { // later texts lose no address
 		strays = c.ledger.strays()
 	}
 	c.mu.Unlock()
 	c.requeue(changed)
 	c.warnNotInPool(strays)
-	return nil, givenUp
 }
 
 // with adds addresses to a set, which may be nil.
@@ -430,7 +624,7 @@ func with(set *netipx.IPSet, more []loadbalancer.Holding) *netipx.IPSet {
 func (c *Cloud) holdsAny(set *netipx.IPSet) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.ContainsFunc(c.ledger.allocator.Holdings(), func(h loadbalancer.Holding) bool {
+	return slices.ContainsFunc(c.ledger.holdings(), func(h loadbalancer.Holding) bool {
 		return set.Contains(h.Addr) && c.ledger.allocator.Pool(h.Addr) == nil
 	})
 }

@@ -16,10 +16,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // A council is an admission at work on client-go's fake API server. It belongs into synctest's bubble, in which it is
@@ -30,6 +32,7 @@ type council struct {
 	cloud     *Cloud
 	book      *eventbook
 	admission *admission
+	gone      bool // is the user's ConfigMap
 	end       func()
 }
 
@@ -37,7 +40,7 @@ type council struct {
 func convene(t *testing.T, client *fake.Clientset, services string, plates ...*doorplate) *council {
 	logged.take()
 	c := &council{t: t, client: client, cloud: New(Options{Namespace: "metallb-system", ConfigName: "config"}), book: &eventbook{}}
-	c.cloud.record, c.cloud.watch = c.book, &requeuer{}
+	c.cloud.record, c.cloud.watch = c.book, &viewed{}
 	for _, plate := range plates {
 		c.cloud.lease = plate.lease()
 	}
@@ -57,9 +60,13 @@ func convene(t *testing.T, client *fake.Clientset, services string, plates ...*d
 		list = listed(t, services)
 	}
 	c.cloud.begin()
-	c.cloud.adopt(config, c.admission.givenUp, list)
+	c.cloud.adopt(config, c.admission.inForce.givenUp, list)
 	done := make(chan struct{})
-	go func() { c.admission.run(ctx); close(done) }()
+	go func() {
+		c.admission.begin(ctx)
+		c.admission.run(ctx)
+		close(done)
+	}()
 	c.end = func() {
 		cancel()
 		<-done
@@ -104,6 +111,13 @@ func (c *council) remove(name string) {
 	synctest.Wait()
 }
 
+// stale is what the metric says.
+func (c *council) stale() bool {
+	c.cloud.mu.Lock()
+	defer c.cloud.mu.Unlock()
+	return c.cloud.config.stale
+}
+
 // stored returns what the admitted copy says; nil if it does not exist.
 func (c *council) stored() map[string]string {
 	c.t.Helper()
@@ -121,9 +135,15 @@ func (c *council) stored() map[string]string {
 func (c *council) want(then, config string, refused ...string) {
 	c.t.Helper()
 	stored := c.stored()
-	want := []string{"admitted-at", "config", "hash"}
+	want := []string{"admitted-at", "class-only", "classes", "config", "hash", "observed-resource-version"}
+	if c.gone {
+		want = want[:5]
+	}
 	if config == "" {
 		want = nil
+		if len(refused) > 0 {
+			want = []string{"observed-resource-version"}
+		}
 	}
 	if len(refused) > 0 {
 		want = append(want, "refused")
@@ -164,7 +184,7 @@ func TestATextIsAdmittedOrRefusedAndTheCopyFollows(t *testing.T) {
 		if addr, err := ensure(t, c.cloud, "shop/web"); addr != "10.0.0.0" {
 			t.Errorf("it is not in force: %v", err)
 		}
-		same(t, "events", c.book.take(), []string{"shop/web Normal IPAllocated assigned 10.0.0.0 from pool vip"})
+		same(t, "events", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + hashOf(first) + " is in force: 1 pool, 0 peers", "shop/web Normal IPAllocated assigned 10.0.0.0 from pool vip"})
 
 		broken := first + "peers:\n- peer-address: 10.0.0.300\n"
 		c.write(broken)
@@ -182,12 +202,15 @@ func TestATextIsAdmittedOrRefusedAndTheCopyFollows(t *testing.T) {
 		}
 		c.write(first)
 		c.want("the edit is taken back", first)
+		c.book.take()
 		c.write(broken)
 		if len(c.book.take()) != 1 {
 			t.Error("the broken text came back, and nobody hears of it")
 		}
 
 		c.put("config", map[string]string{"confg": first})
+		<-time.After(10 * time.Second) // a refusal is not rewritten more often than that
+		synctest.Wait()
 		c.want("the key is misspelt", first, `the ConfigMap has no key "config": put the configuration there`)
 		same(t, "events", c.book.take(), []string{
 			`metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:01Z stays in force: the ConfigMap has no key "config": put the configuration there`})
@@ -223,12 +246,12 @@ func TestATextThatTakesAddressesAwayWaitsUntilTheyAreFree(t *testing.T) {
 		refusedAt := `time: "2000-01-01T00:00:01Z"`
 		<-time.After(time.Hour)
 
-		c.cloud.EnsureLoadBalancerDeleted(t.Context(), "", service(t, "shop/web"))
+		c.cloud.EnsureLoadBalancerDeleted(t.Context(), "", aService(t, "shop/web"))
 		synctest.Wait()
-		c.want("one of them goes", first, refusedAt, "no pool would own the address of Service shop/api, 10.0.0.1: keep", "- shop/api 10.0.0.1\n")
+		c.want("one of them goes, and the refusal tells of its time", first, refusedAt, "no pool would own the address of Service shop/web, 10.0.0.0 and 1 more", "- shop/web 10.0.0.0\n")
 		same(t, "events of the same text", c.book.take(), nil)
 
-		c.cloud.OnDelete(service(t, "shop/api"))
+		c.cloud.OnDelete(aService(t, "shop/api"))
 		synctest.Wait()
 		c.want("the other goes too", next)
 		if addr, err := ensure(t, c.cloud, "shop/new"); addr != "10.0.0.2" {
@@ -259,6 +282,8 @@ func TestAnOperatorWhoNamesTheTextRenumbers(t *testing.T) {
 		same(t, "events", c.book.take(), []string{refused})
 		named("0123456789abcdef")
 		same(t, "events of another text's name", c.book.take(), []string{refused + `; annotation metallb.io/renumber is "0123456789abcdef", which names another text than this`})
+		<-time.After(10 * time.Second)
+		synctest.Wait()
 		c.want("another text is named", first, "which names another text")
 
 		named(hashOf(next))
@@ -275,7 +300,7 @@ func TestAnOperatorWhoNamesTheTextRenumbers(t *testing.T) {
 		if _, err := ensure(t, c.cloud, "shop/api shows=10.0.0.1 age=2"); words(err) != waits {
 			t.Errorf("api hears %v", err)
 		}
-		same(t, "events of moving", c.book.take(), []string{"shop/web Normal Renumbered 10.0.0.0 became 10.0.0.2 of pool vip"})
+		same(t, "events of moving", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + hashOf(next) + " is in force: 1 pool, 0 peers", "shop/web Normal Renumbered 10.0.0.0 became 10.0.0.2 of pool vip"})
 		c.end()
 
 		// The rest follows when there is room, also after a restart.
@@ -286,7 +311,7 @@ func TestAnOperatorWhoNamesTheTextRenumbers(t *testing.T) {
 		if addr, err := ensure(t, c.cloud, "shop/api shows=10.0.0.1 age=2"); addr != "10.9.0.0" {
 			t.Errorf("api has %q, %v", addr, err)
 		}
-		same(t, "events after the restart", c.book.take(), []string{"shop/api Normal Renumbered 10.0.0.1 became 10.9.0.0 of pool more"})
+		same(t, "events after the restart", c.book.take()[1:], []string{"shop/api Normal Renumbered 10.0.0.1 became 10.9.0.0 of pool more"})
 		synctest.Wait()
 		if got, ok := c.stored()["given-up"]; ok {
 			t.Errorf("still given up: %q", got)
@@ -297,13 +322,276 @@ func TestAnOperatorWhoNamesTheTextRenumbers(t *testing.T) {
 	})
 }
 
+// What an edit would take away is not admitted without a word: a Node without a peer, an address that nobody is told of.
+func TestAnEditThatCutsNodesOffIsRefusedUntilItIsConfirmedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peer := func(more string) string {
+			return text("vip 10.0.0.0/30") + "peers:\n- {peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64501" + more + "}\n"
+		}
+		first, cut := peer(""), peer(", node-selectors: [{match-labels: {rack: a}}]")
+		node := func(name, rack string) *corev1.Node {
+			return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"rack": rack}}}
+		}
+		client := fake.NewClientset(configMap("config", map[string]string{"config": first}), node("n1", "a"), node("n2", "b"))
+		c := convene(t, client, "shop/web shows=10.0.0.1")
+		defer func() { c.end() }()
+		c.book.take()
+		for then, broken := range map[string]string{"no peers": text("vip 10.0.0.0/30") + "peers: []\n", "a key without a value": peer(", password-key: later")} {
+			c.write(broken)
+			if events := strings.Join(c.book.take(), "\n"); c.stored()["config"] != first || !strings.Contains(events, "Node n1 and 1 more would have no peer") {
+				t.Errorf("%s: in force is\n%s\nand the events are\n%s", then, c.stored()["config"], events)
+			}
+		}
+		c.write(cut)
+		same(t, "events of a selector", c.book.take(), []string{
+			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:00Z stays in force: Node n2 would have no peer: keep one whose node-selectors select it and whose password-key has a value, or annotate this ConfigMap with metallb.universe.tf/confirm: " + hashOf(cut) + " to let such Nodes announce nothing"})
+
+		named := func(text, annotation, hash string) {
+			object := configMap("config", map[string]string{"config": text})
+			object.Annotations = map[string]string{"metallb.universe.tf/" + annotation: hash}
+			if _, err := client.CoreV1().ConfigMaps("metallb-system").Update(t.Context(), object, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		named(cut, "renumber", hashOf(cut))
+		if c.stored()["config"] != first {
+			t.Error("renumber is for addresses, and takes peers away")
+		}
+		named(cut, "confirm", hashOf(cut))
+		if c.stored()["config"] != cut || c.stored()["confirmed"] != "confirm="+hashOf(cut) {
+			t.Errorf("it is confirmed, and the copy says %q", c.stored())
+		}
+		named(first, "confirm", hashOf(cut))
+		c.book.take()
+		c.end()
+		c = convene(t, client, "shop/web shows=10.0.0.1")
+		c.book.take()
+		named(cut, "confirm", hashOf(cut))
+		if events := strings.Join(c.book.take(), "\n"); c.stored()["config"] != first || !strings.Contains(events, "was used already, and counts once: remove it, and write it again") {
+			t.Errorf("the confirmation counts twice: %s", events)
+		}
+		c.write(cut)
+		named(cut, "confirm", hashOf(cut))
+		if c.stored()["config"] != cut {
+			t.Error("it was removed and written again, and does not count")
+		}
+
+		// A refused text is judged again when Nodes change.
+		c.write(text("vip 10.0.0.0/30") + "peers:\n- {peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64501, node-selectors: [{match-labels: {rack: c}}]}\n")
+		refused := c.stored()["refused"]
+		if _, err := client.CoreV1().Nodes().Update(t.Context(), node("n1", "c"), metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Minute)
+		synctest.Wait()
+		if refused == "" || c.stored()["refused"] != "" {
+			t.Errorf("before the label it was refused for %q, and after for %q", refused, c.stored()["refused"])
+		}
+	})
+}
+
+func TestWhatAVerdictNeedsAndCannotReadLetsATextWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := text("vip 10.0.0.0/30") + "peers:\n- {peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64501}\n"
+		client := fake.NewClientset(configMap("config", map[string]string{"config": first}), configMap("config-admitted", map[string]string{"config": first, "hash": hashOf(first), "admitted-at": "1999-12-31T23:00:00Z"}))
+		forbidden := func(k8stesting.Action) (bool, runtime.Object, error) {
+			return true, nil, apierrors.NewForbidden(corev1.Resource("nodes"), "", errors.New("no"))
+		}
+		client.PrependReactor("list", "nodes", forbidden)
+		client.PrependWatchReactor("nodes", func(k8stesting.Action) (bool, watch.Interface, error) {
+			return true, nil, apierrors.NewForbidden(corev1.Resource("nodes"), "", errors.New("no"))
+		})
+		c := convene(t, client, "")
+		defer c.end()
+		more := strings.Replace(first, "10.0.0.0/30", "10.0.0.0/29", 1)
+		c.write(more)
+		if c.stored()["config"] != more {
+			t.Error("a text waits that changes neither peers nor advertisements")
+		}
+		other := more + "- {peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64501}\n"
+		c.book.take()
+		c.write(other)
+		same(t, "at first, in silence", c.book.take(), nil)
+		if !c.stale() {
+			t.Error("and stale is 0")
+		}
+		<-time.After(graceOfReading)
+		synctest.Wait()
+		if events := strings.Join(c.book.take(), "\n"); !strings.Contains(events, "cannot read nodes: let it list and watch them") || c.stored()["config"] != more {
+			t.Errorf("events %s", events)
+		}
+	})
+}
+
+// Any kubelet can write into its Node's status: what it claims is not handed out, and not taken from who has it.
+func TestANodesOwnAddressIsNotHandedOutAndNotTakenAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := func(name string, annotations map[string]string, addrs ...string) *corev1.Node {
+			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations}}
+			for _, addr := range addrs {
+				n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: addr}, corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "10.0.0.3"})
+			}
+			return n
+		}
+		client := fake.NewClientset(node("n1", map[string]string{"metallb.io/drained": ""}, "10.0.0.0"))
+		c := convene(t, client, "shop/web shows=10.0.0.1")
+		defer c.end()
+		vip := text("vip 10.0.0.0/30")
+		c.write(vip)
+		same(t, "events", c.book.take(), []string{
+			"metallb-system/config Normal ConfigAdmitted the text " + hashOf(vip) + " is in force: 1 pool, 0 peers",
+			`metallb-system/config Warning ConfigWarning address-pools[0]: pool "vip" owns 10.0.0.0, which is Node n1's own address: it is not handed out; take it out of the pool`})
+		if addr, err := ensure(t, c.cloud, "shop/api"); addr != "10.0.0.2" {
+			t.Errorf("api has %q, %v", addr, err)
+		}
+		c.book.take()
+		if _, err := client.CoreV1().Nodes().Create(t.Context(), node("n2", map[string]string{"metallb.io/drian": ""}, "10.0.0.1"), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		same(t, "events of a claim", sorted(c.book.take()), []string{
+			"/n2 Warning UnknownAnnotation annotation metallb.io/drian means nothing: the nearest that does is metallb.io/drain",
+			`metallb-system/config Warning ConfigWarning address-pools[0]: pool "vip" owns 10.0.0.1, which is Node n2's own address: it is not handed out; take it out of the pool`,
+			"shop/web Warning AddressConflict 10.0.0.1 is Node n2's own address, too: this Service keeps it; give the Node another, or take it out of the pool and renumber"})
+		if addr, err := ensure(t, c.cloud, "shop/web shows=10.0.0.1"); addr != "10.0.0.1" {
+			t.Errorf("web has %q, %v", addr, err)
+		}
+		c.cloud.OnDelete(aService(t, "shop/web"))
+		if addr, err := ensure(t, c.cloud, "shop/blog"); addr != "10.0.0.3" {
+			t.Errorf("blog has %q, %v", addr, err)
+		}
+		if err := client.CoreV1().Nodes().Delete(t.Context(), "n2", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if addr, err := ensure(t, c.cloud, "shop/late"); addr != "10.0.0.1" {
+			t.Errorf("n2 is gone, and late has %q, %v", addr, err)
+		}
+	})
+}
+
+func TestAPasswordWithoutAValueIsAWarningAndNoValueIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		secret := func(value string) *corev1.Secret {
+			return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "metallb-system", Name: passwordSecret}, Data: map[string][]byte{"tor": []byte(value)}}
+		}
+		client := fake.NewClientset(secret("hunter2"))
+		c := convene(t, client, "")
+		defer c.end()
+		c.write(text("vip 10.0.0.0/30") + "peers:\n- {peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64501, password-key: tor}\n")
+		if events := strings.Join(c.book.take(), "\n"); strings.Contains(events, "Warning") {
+			t.Errorf("events %s", events)
+		}
+		for _, object := range c.admission.facts.secret.GetStore().List() {
+			if strings.Contains(fmt.Sprint(object), "hunter2") || strings.Contains(fmt.Sprint(object), fmt.Sprint([]byte("hunter2"))) {
+				t.Errorf("the process keeps %v", object)
+			}
+		}
+		if _, err := client.CoreV1().Secrets("metallb-system").Update(t.Context(), secret(""), metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		same(t, "events", c.book.take(), []string{"metallb-system/config Warning ConfigWarning peers[0].password-key: Secret metallb-bgp-auth has no value under this key: write the password there; until then no new session comes up"})
+	})
+}
+
+// What speakers do not know is not given out.
+func TestATextThatCannotBeStoredIsNotInForce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset(configMap("config", map[string]string{"config": text("vip 10.0.0.0/31")}))
+		c := convene(t, client, "shop/web shows=10.0.0.0")
+		defer c.end()
+		c.book.take()
+		var immutable atomic.Bool
+		immutable.Store(true)
+		client.PrependReactor("update", "configmaps", func(a k8stesting.Action) (bool, runtime.Object, error) {
+			name := a.(k8stesting.UpdateAction).GetObject().(*corev1.ConfigMap).Name
+			return name == "config-admitted" && immutable.Load(), nil, apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("ConfigMap").GroupKind(), name, nil)
+		})
+		next := text("vip 10.0.0.0/31; more 10.9.0.0/30")
+		c.write(next)
+		<-time.After(10 * time.Second)
+		synctest.Wait()
+		if _, err := ensure(t, c.cloud, "shop/api pool=more"); err == nil {
+			t.Error("an address of the new pool is given out")
+		}
+		if !c.stale() {
+			t.Error("stale is 0")
+		}
+		if events := c.book.take(); len(events) != 1 || !strings.HasPrefix(events[0], "metallb-system/config Warning ConfigNotStored the text "+hashOf(next)+" is not in force, because ConfigMap config-admitted cannot be written: ") {
+			t.Errorf("events %q", events)
+		}
+		immutable.Store(false)
+		<-time.After(time.Second)
+		synctest.Wait()
+		if addr, err := ensure(t, c.cloud, "shop/api pool=more"); addr != "10.9.0.0" || c.stale() {
+			t.Errorf("it can be stored, and api has %q, %v", addr, err)
+		}
+	})
+}
+
+func TestARefusalIsWrittenOnceWhateverHappensToTheServicesItNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var services []string
+		for i := range 200 {
+			services = append(services, fmt.Sprintf("shop/web%d shows=10.0.1.%d", i, i))
+		}
+		broken := text("vip 10.0.0.0/23") + "colour: blue\n"
+		client := fake.NewClientset(configMap("config", map[string]string{"config": text("vip 10.0.0.0/23")}))
+		c := convene(t, client, strings.Join(services, ";"))
+		defer c.end()
+		next := text("vip 10.0.0.0/24")
+		c.write(next)
+		client.ClearActions()
+		for i := range 199 {
+			c.cloud.OnDelete(aService(t, fmt.Sprintf("shop/web%d", i)))
+			synctest.Wait()
+			<-time.After(100 * time.Millisecond)
+		}
+		writes := func() (n int) {
+			for _, a := range client.Actions() {
+				if u, ok := a.(k8stesting.UpdateAction); ok && a.GetVerb() == "update" && u.GetObject().(*corev1.ConfigMap).Name == "config-admitted" {
+					n++
+				}
+			}
+			return n
+		}
+		if n := writes(); n != 0 {
+			t.Errorf("199 deletions rewrote the copy %d times", n)
+		}
+		// A broken, B refused, A broken again: the copy tells of what is there.
+		for range 2 {
+			c.write(broken)
+			<-time.After(10 * time.Second)
+			synctest.Wait()
+			c.want("a broken text", text("vip 10.0.0.0/23"), "hash: "+hashOf(broken))
+			c.write(next)
+			<-time.After(10 * time.Second)
+			synctest.Wait()
+			c.want("one that takes an address away", text("vip 10.0.0.0/23"), "hash: "+hashOf(next))
+		}
+		c.remove("config")
+		if refused := c.stored()["refused"]; refused != "" {
+			t.Errorf("the refused text is gone, and the copy says %q", refused)
+		}
+		long := "peers:\n" + strings.Repeat("- peer-address: "+strings.Repeat("x", 50_000)+"\n", 9)
+		c.write(long)
+		if n := len(c.stored()["refused"]); n == 0 || n > mostOfARefusal {
+			t.Errorf("the refusal has %d bytes", n)
+		}
+	})
+}
+
 func TestADeletedConfigMapChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first := text("vip 10.0.0.0/30")
 		client := fake.NewClientset(configMap("config", map[string]string{"config": first}))
 		c := convene(t, client, "")
 		logged.take()
+		c.book.take()
 		c.remove("config")
+		c.gone = true
 		c.want("it is deleted", first)
 		c.admission.ring()
 		synctest.Wait()
@@ -313,6 +601,7 @@ func TestADeletedConfigMapChangesNothing(t *testing.T) {
 
 		c = convene(t, client, "")
 		defer c.end()
+		c.gone = true
 		c.want("the controller restarts", first)
 		if addr, err := ensure(t, c.cloud, "shop/web"); addr != "10.0.0.0" {
 			t.Errorf("it is not in force: %v", err)
@@ -326,6 +615,7 @@ func TestTheCopyIsRepairedWhateverIsDoneToIt(t *testing.T) {
 		c := convene(t, fake.NewClientset(configMap("config", map[string]string{"config": first})), "")
 		defer c.end()
 		admitted := c.stored()
+		c.book.take()
 		for then, data := range map[string]map[string]string{
 			"another text":    {"config": text("vip 10.9.0.0/30"), "hash": admitted["hash"], "admitted-at": admitted["admitted-at"]},
 			"another hash":    {"config": first, "hash": "0", "admitted-at": admitted["admitted-at"]},
@@ -383,7 +673,7 @@ func TestWhatAnEarlierVersionRefusedMayBeAdmittedNow(t *testing.T) {
 		c := convene(t, client, "")
 		defer c.end()
 		c.want("after an upgrade", next)
-		same(t, "events", c.book.take(), nil)
+		same(t, "events", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + hashOf(next) + " is in force: 1 pool, 0 peers"})
 	})
 }
 
@@ -534,7 +824,7 @@ func TestOnlyTheLeaderWritesTheCopy(t *testing.T) {
 }
 
 func TestAnAPIServerThatFailsAtTheStartIsNotTakenForAnEmptyOne(t *testing.T) {
-	for _, name := range []string{"config", "config-admitted"} {
+	for _, name := range []string{"config-admitted"} {
 		client := fake.NewClientset(configMap("config", map[string]string{"config": text("vip 10.0.0.0/30")}))
 		client.PrependReactor("get", "configmaps", func(a k8stesting.Action) (bool, runtime.Object, error) {
 			return a.(k8stesting.GetAction).GetName() == name, nil, fmt.Errorf("not now")
@@ -551,14 +841,14 @@ func TestAnAPIServerThatFailsAtTheStartIsNotTakenForAnEmptyOne(t *testing.T) {
 }
 
 func TestEveryServiceIsListedPageByPage(t *testing.T) {
-	client := fake.NewClientset(service(t, "shop/web class="+loadbalancer.Class), service(t, "shop/api"), service(t, "other/web finalizer class=example.com/lb"))
-	all, err := listAll(t.Context(), client, newTrimmer(false))
+	client := fake.NewClientset(aService(t, "shop/web class="+loadbalancer.Class), aService(t, "shop/api"), aService(t, "other/web finalizer class=example.com/lb"))
+	all, err := listAll(t.Context(), client)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]bool{}
 	for _, svc := range all {
-		got[nameOf(svc)] = wants(svc)
+		got[service.Name(svc)] = newView(service.Ours{}).of(svc) != nil
 	}
 	if want := map[string]bool{"shop/web": true, "shop/api": true, "other/web": false}; !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)

@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-base/metrics"
+
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 const many = 10_000
@@ -17,18 +20,18 @@ func settledCluster(b *testing.B) (*ledger, []*corev1.Service) {
 	services := unsettled(b)
 	l := newLedger()
 	l.configure(pools(b, "big 10.0.0.0/16"), nil)
-	l.adopt(services)
+	l.adopt(services, nil)
 	for _, svc := range services {
 		d := l.answer(svc)
-		svc.Status.LoadBalancer = *statusOf(d.addrs)
-		l.see(svc)
+		svc.Status.LoadBalancer = *service.Status(d.addrs)
+		l.see(svc, time.Time{})
 	}
 	return l, services
 }
 
 func unsettled(b *testing.B) (services []*corev1.Service) {
 	for i := range many {
-		services = append(services, service(b, fmt.Sprintf("shop/web-%d age=%d version=%d", i, i%100, i+1)))
+		services = append(services, aService(b, fmt.Sprintf("shop/web-%d age=%d version=%d", i, i%100, i+1)))
 	}
 	return services
 }
@@ -38,7 +41,7 @@ func BenchmarkAnswerOfASettledService(b *testing.B) {
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
-		if d := l.answer(services[i%many]); d.news || d.why != nil {
+		if d := l.answer(services[i%many]); d.news || !d.why.None() {
 			b.Fatal(d)
 		}
 		i++
@@ -50,7 +53,7 @@ func BenchmarkSeeASettledService(b *testing.B) {
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
-		if l.see(services[i%many]) {
+		if l.see(services[i%many], time.Time{}).again {
 			b.Fatal("it is not settled")
 		}
 		i++
@@ -65,7 +68,7 @@ func BenchmarkAdopt(b *testing.B) {
 	for b.Loop() {
 		l := newLedger()
 		l.configure(config, nil)
-		if l.adopt(slices.Clone(services)) != nil || len(l.unserved) > 0 {
+		if l.adopt(slices.Clone(services), nil) != nil || l.allocator.Pending() > 0 {
 			b.Fatal("the cluster is not as it was")
 		}
 	}

@@ -3,21 +3,25 @@ package provider
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/api"
 	componentbaseconfig "k8s.io/component-base/config"
 	"k8s.io/controller-manager/pkg/healthz"
 	"k8s.io/klog/v2"
+
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // Name is this provider's name, as in --cloud-provider=metallb.
@@ -31,22 +35,34 @@ const waitAtMost = 10 * time.Minute
 type Options struct {
 	Namespace  string // of both ConfigMaps
 	ConfigName string // of the user's ConfigMap; the admitted copy's is this with "-admitted" behind it
-	// ClassOnly serves only Services that name loadbalancer.Class. Others are left alone, as those of other classes are.
-	ClassOnly bool
+	// Ours says which Services are served. Others are left alone.
+	Ours service.Ours
 }
 
 // Cloud is the cloud provider. It offers load balancers only: a provider that claims to know instances makes Kubernetes
 // delete Nodes.
 type Cloud struct {
 	options Options
-	trim    *trimmer
-	watch   *requeuer
-	record  record.EventRecorder
-	freed   func() // called when an address was freed
+	view    *view
+	watch   *viewed
+	// lookup returns the Service of that name as the informer's store has it; nil if it does not.
+	lookup func(namespace, name string) *corev1.Service
+	events *events
+	record recorder // writes into events
+	freed  func()   // called when an address was freed
+	// withheld are the Nodes' addresses that the allocator knows. They belong to whoever runs the admission.
+	withheld []netip.Addr
+	after    func(time.Duration, func())
+	now      func() time.Time
 
 	mu     sync.Mutex // guards what follows, up to resign
 	ledger *ledger
 	frozen bool
+	// holding is set while a text is judged and stored: no address is given away that it may not know. resumed tells the end.
+	holding bool
+	resumed sync.Cond
+	// serving is set while the rest of those that wait is to be served.
+	serving bool
 	// ready is set once every address in use is adopted. What the informers say before that is not news.
 	ready bool
 	// gone are the Services that were deleted after we began to list them, until ready: the list may still show them.
@@ -66,14 +82,26 @@ type Cloud struct {
 
 // New returns a Cloud that has read nothing yet.
 func New(options Options) *Cloud {
-	return &Cloud{
+	events := newEvents()
+	c := &Cloud{
 		options:  options,
-		trim:     newTrimmer(options.ClassOnly),
+		events:   events,
+		record:   events,
+		view:     newView(options.Ours),
 		ledger:   newLedger(),
 		began:    map[types.UID]time.Time{},
 		watchdog: leaderelection.NewLeaderHealthzAdaptor(20 * time.Second),
 		resigned: make(chan struct{}),
 	}
+	c.resumed.L = &c.mu
+	c.now = time.Now
+	c.after = func(d time.Duration, do func()) { time.AfterFunc(d, do) }
+	return c
+}
+
+// A recorder tells users of an object.
+type recorder interface {
+	Eventf(object runtime.Object, kind, reason, format string, args ...any)
 }
 
 var (
@@ -117,7 +145,7 @@ func (c *Cloud) GetLoadBalancer(_ context.Context, _ string, svc *corev1.Service
 	if len(held) == 0 {
 		return nil, false, nil
 	}
-	return statusOf(held), true, nil
+	return service.Status(held), true, nil
 }
 
 // GetLoadBalancerName returns a name that is unique in the cluster. Nothing depends on it.
@@ -134,25 +162,28 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 		return nil, err
 	}
 	if d.news {
-		klog.InfoS("Allocated address", "service", nameOf(svc), "address", inWords(d.addrs), "pool", d.pool)
+		klog.InfoS("Allocated address", "service", service.Name(svc), "address", service.InWords(d.addrs), "pool", d.pool)
 	}
 	left := d.left()
 	switch {
 	case d.news && d.renumbered && len(left) > 0:
-		c.record.Eventf(svc, corev1.EventTypeNormal, "Renumbered", "%s became %s of pool %s", inWords(left), inWords(d.addrs), d.pool)
+		c.record.Eventf(svc, corev1.EventTypeNormal, "Renumbered", "%s became %s of pool %s", service.InWords(left), service.InWords(d.addrs), d.pool)
 	case d.news:
-		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s", inWords(d.addrs), d.pool)
+		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s%s", service.InWords(d.addrs), d.pool, d.apart)
 	}
-	if d.conflict != nil && len(left) > 0 {
-		klog.InfoS("Found two Services on one address", "service", nameOf(svc), "address", inWords(left), "why", d.conflict)
+	if !d.conflict.None() && len(left) > 0 {
+		klog.InfoS("Found two Services on one address", "service", service.Name(svc), "address", service.InWords(left), "why", d.conflict)
 		c.record.Eventf(svc, corev1.EventTypeWarning, "AddressConflict", "%s. This Service had it too, and loses it", d.conflict)
 	}
 	c.released(svc, left)
 	c.requeue(changed)
-	if d.why != nil {
-		return nil, api.NewRetryError(d.why.Error(), waitAtMost)
+	if !d.why.None() {
+		if d.why.Foreign { // its user does not learn the name
+			klog.InfoS("Waits for what a Service of another namespace holds", "service", service.Name(svc), "address", d.why.Addr, "holder", d.why.Holder)
+		}
+		return nil, api.NewRetryError(d.why.String(), waitAtMost)
 	}
-	return statusOf(d.addrs), nil
+	return service.Status(d.addrs), nil
 }
 
 // answer decides about the Service. If that would change its status, the Lease must be ours.
@@ -160,6 +191,9 @@ func (c *Cloud) answer(ctx context.Context, svc *corev1.Service) (d decision, ch
 	confirmed := false
 	for {
 		c.mu.Lock()
+		for c.holding && !c.frozen && !c.ledger.settled(svc) {
+			c.resumed.Wait()
+		}
 		if c.frozen || err != nil || confirmed || c.ledger.settled(svc) {
 			break
 		}
@@ -174,9 +208,12 @@ func (c *Cloud) answer(ctx context.Context, svc *corev1.Service) (d decision, ch
 	if err != nil {
 		return d, nil, err
 	}
+	if !c.exists(svc) || c.lookup != nil && c.view.of(c.lookup(svc.Namespace, svc.Name)) == nil {
+		return d, nil, cloudprovider.ImplementedElsewhere // nothing is to be written: it went, or became another's, while it was worked on
+	}
 	d = c.ledger.answer(svc)
-	if d.eased {
-		changed = c.ledger.serve()
+	if d.stirs {
+		changed = c.serve()
 	}
 	if d.again {
 		changed = append(changed, svc)
@@ -213,29 +250,56 @@ func (c *Cloud) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *core
 	return nil
 }
 
-func (c *Cloud) release(svc *corev1.Service) {
+// release frees what the Service holds, and reports whether it was in the ledger.
+func (c *Cloud) release(svc *corev1.Service) (known bool) {
 	c.mu.Lock()
 	if c.gone != nil {
 		c.gone[svc.UID] = true
 	}
 	delete(c.began, svc.UID)
+	known = c.ledger.entries[svc.UID] != nil
 	left := c.ledger.forget(svc.UID)
 	var changed []*corev1.Service
-	if len(left) > 0 && !c.frozen {
-		changed = c.ledger.serve()
+	if len(left) > 0 {
+		changed = c.serve()
 	}
 	c.mu.Unlock()
 	c.released(svc, left)
 	c.requeue(changed)
+	return known
 }
 
 func (c *Cloud) released(svc *corev1.Service, addrs []netip.Addr) {
 	if len(addrs) == 0 {
 		return
 	}
-	klog.InfoS("Released address", "service", nameOf(svc), "address", inWords(addrs))
+	klog.InfoS("Released address", "service", service.Name(svc), "address", service.InWords(addrs))
 	c.freed()
 }
+
+// serve lets Services that wait have what is there for them, and returns those that are to be told. It is called with the mutex
+// held, for a slice of time; the rest follows.
+func (c *Cloud) serve() []*corev1.Service {
+	if c.frozen || c.holding {
+		return nil
+	}
+	began := time.Now()
+	changed, more := c.ledger.serveWhile(func() bool { return time.Since(began) < sliceOfServing })
+	if more && !c.serving {
+		c.serving = true
+		go func() {
+			c.mu.Lock()
+			c.serving = false
+			changed := c.serve()
+			c.mu.Unlock()
+			c.requeue(changed)
+		}()
+	}
+	return changed
+}
+
+// sliceOfServing is for how long the mutex is kept while Services that wait are served. Then others may have it.
+const sliceOfServing = 5 * time.Millisecond
 
 func (c *Cloud) requeue(services []*corev1.Service) {
 	for _, svc := range services {
@@ -255,17 +319,99 @@ func (c *Cloud) see(object any) {
 		return
 	}
 	updates.Inc()
+	ours := c.view.of(svc)
 	c.mu.Lock()
-	again := c.ready && c.ledger.see(svc)
-	orphaned := c.ready && c.ledger.orphaned(svc)
-	c.clock(svc, time.Now())
+	if !c.ready || !c.exists(svc) {
+		c.mu.Unlock()
+		return
+	}
+	if ours == nil {
+		delete(c.began, svc.UID)
+		var changed []*corev1.Service
+		if c.ledger.ignore(svc) {
+			changed = c.serve()
+		}
+		c.mu.Unlock()
+		c.requeue(changed)
+		return
+	}
+	now := c.now()
+	do := c.ledger.see(ours, now)
+	orphaned := c.ledger.orphaned(ours)
+	typos := c.ledger.typos(ours)
+	c.clock(ours, now)
 	c.mu.Unlock()
-	if again {
-		c.watch.Requeue(svc)
+	if len(typos) > 0 {
+		c.record.Eventf(ours, corev1.EventTypeWarning, "UnknownAnnotation", "%s", strings.Join(typos, "; "))
+	}
+	if do.contested {
+		c.record.Eventf(ours, corev1.EventTypeWarning, "StatusConflict",
+			"%s writes the status again and again, which is put right less and less often, every minute at last: keep it from this Service", writerOf(ours))
+	}
+	switch {
+	case do.again && do.after > 0:
+		c.after(do.after, func() { c.mend(ours.UID) })
+	case do.again:
+		c.watch.Requeue(ours)
 	}
 	if orphaned {
-		c.release(svc)
+		c.release(ours)
 	}
+}
+
+// mend lets the service controller put a status right if it still is wrong.
+func (c *Cloud) mend(uid types.UID) {
+	c.mu.Lock()
+	svc := c.ledger.mend(uid)
+	frozen := c.frozen
+	c.mu.Unlock()
+	if svc != nil && !frozen {
+		c.watch.Requeue(svc)
+	}
+}
+
+// writerOf names who wrote the status last, beside us.
+func writerOf(svc *corev1.Service) string {
+	for _, manager := range writersOf(svc, ofStatus) {
+		if manager != fieldManager {
+			return fmt.Sprintf("field manager %q", service.Short(manager))
+		}
+	}
+	return "somebody else"
+}
+
+// exists reports whether the informer's store has the Service still, or one of that UID at least. What comes late is about
+// one that went meanwhile: noted now, it would stay for ever. Asked with the mutex held, the answer cannot become wrong before
+// OnDelete, which needs the mutex, is told.
+func (c *Cloud) exists(svc *corev1.Service) bool {
+	if c.lookup == nil {
+		return true
+	}
+	stored := c.lookup(svc.Namespace, svc.Name)
+	return stored != nil && stored.UID == svc.UID
+}
+
+// compareEvery is how often the ledger is compared with what the informer's store has.
+const compareEvery = 3 * time.Minute
+
+// compare looks for Services that went without a word, and lets go of those that the store lacked the last time already: its
+// list may be older than ours. It is given what it returned the last time.
+func (c *Cloud) compare(before map[types.UID]bool) (missing map[types.UID]bool) {
+	c.mu.Lock()
+	known := c.ledger.known()
+	c.mu.Unlock()
+	known = append(known, c.view.remembered()...)
+	missing = map[types.UID]bool{}
+	for _, svc := range known {
+		if c.exists(svc) {
+			continue
+		}
+		if missing[svc.UID] = true; before[svc.UID] {
+			c.view.forget(svc)
+			c.release(svc)
+		}
+	}
+	return missing
 }
 
 // OnDelete frees the address of a Service that is gone. Normally the service controller has done so, but another
@@ -276,8 +422,10 @@ func (c *Cloud) OnDelete(object any) {
 	}
 	if svc, ok := object.(*corev1.Service); ok {
 		updates.Inc()
-		c.trim.forget(svc)
-		c.release(svc)
+		c.view.forget(svc)
+		if c.release(svc) {
+			c.watch.Requeue(svc) // so that the service controller forgets it as well
+		}
 	}
 }
 
@@ -292,6 +440,7 @@ func (c *Cloud) lost() {
 func (c *Cloud) Stop() {
 	c.mu.Lock()
 	c.frozen = true
+	c.resumed.Broadcast()
 	resign, fence := c.resign, c.fence
 	c.mu.Unlock()
 	if resign == nil {

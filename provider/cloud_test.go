@@ -12,6 +12,9 @@ import (
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/api"
 	"k8s.io/klog/v2"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // newCloud returns a Cloud that leads, without election, over these Services.
@@ -19,7 +22,7 @@ func newCloud(t *testing.T, config string, services string) (*Cloud, *eventbook)
 	t.Helper()
 	book := &eventbook{}
 	c := New(Options{Namespace: "metallb-system", ConfigName: "config"})
-	c.record, c.watch, c.freed = book, &requeuer{}, func() {}
+	c.record, c.watch, c.freed = book, &viewed{}, func() {}
 	var list []*corev1.Service
 	if services != "" {
 		list = listed(t, services)
@@ -31,16 +34,16 @@ func newCloud(t *testing.T, config string, services string) (*Cloud, *eventbook)
 
 func ensure(t *testing.T, c *Cloud, short string) (string, error) {
 	t.Helper()
-	svc := service(t, short)
+	svc := aService(t, short)
 	before := svc.DeepCopy()
 	status, err := c.EnsureLoadBalancer(t.Context(), "kubernetes", svc, nil)
-	if !shows(before, statusAddresses(svc)) && len(before.Status.LoadBalancer.Ingress) > 0 {
+	if !service.Shows(before, service.Addresses(svc)) && len(before.Status.LoadBalancer.Ingress) > 0 {
 		t.Errorf("%s: the Service that was handed in changed", short)
 	}
 	if err != nil {
 		return "", err
 	}
-	return shown(statusAddresses(&corev1.Service{Status: corev1.ServiceStatus{LoadBalancer: *status}})), nil
+	return shown(service.Addresses(&corev1.Service{Status: corev1.ServiceStatus{LoadBalancer: *status}})), nil
 }
 
 func TestACloudOffersLoadBalancersOnly(t *testing.T) {
@@ -60,7 +63,7 @@ func TestACloudOffersLoadBalancersOnly(t *testing.T) {
 	if err := c.HealthChecker().Check(&http.Request{}); err != nil {
 		t.Errorf("before an election it is not well: %v", err)
 	}
-	if c.GetLoadBalancerName(t.Context(), "", service(t, "shop/web uid=4d5e")) == "" {
+	if c.GetLoadBalancerName(t.Context(), "", aService(t, "shop/web uid=4d5e")) == "" {
 		t.Error("it has no name for a load balancer")
 	}
 }
@@ -68,19 +71,19 @@ func TestACloudOffersLoadBalancersOnly(t *testing.T) {
 func TestNodesAreNoneOfOurBusiness(t *testing.T) {
 	c := New(Options{})
 	// The service controller compares with ==.
-	if err := c.UpdateLoadBalancer(t.Context(), "", service(t, "shop/web"), nil); err != cloudprovider.ImplementedElsewhere {
+	if err := c.UpdateLoadBalancer(t.Context(), "", aService(t, "shop/web"), nil); err != cloudprovider.ImplementedElsewhere {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestABalancerIsKnownByUIDWhenItsStatusIsGone(t *testing.T) {
 	c, _ := newCloud(t, "vip 10.0.0.0/30", "shop/web shows=10.0.0.2")
-	internal := service(t, "shop/web type=ClusterIP") // the API server wiped the status
+	internal := aService(t, "shop/web type=ClusterIP") // the API server wiped the status
 	status, exists, err := c.GetLoadBalancer(t.Context(), "", internal)
 	if err != nil || !exists || status.Ingress[0].IP != "10.0.0.2" || *status.Ingress[0].IPMode != corev1.LoadBalancerIPModeVIP {
 		t.Errorf("got %v, %t, %v", status, exists, err)
 	}
-	if _, exists, err := c.GetLoadBalancer(t.Context(), "", service(t, "shop/web uid=another shows=10.0.0.2")); exists || err != nil {
+	if _, exists, err := c.GetLoadBalancer(t.Context(), "", aService(t, "shop/web uid=another shows=10.0.0.2")); exists || err != nil {
 		t.Errorf("another Service of that name has one: %v", err)
 	}
 	for range 2 {
@@ -94,7 +97,7 @@ func TestABalancerIsKnownByUIDWhenItsStatusIsGone(t *testing.T) {
 	if addr, err := ensure(t, c, "shop/api want=10.0.0.2"); addr != "10.0.0.2" {
 		t.Errorf("its address is not free: %v", err)
 	}
-	if err := c.EnsureLoadBalancerDeleted(t.Context(), "", service(t, "other/web class=example.com/lb")); err != nil {
+	if err := c.EnsureLoadBalancerDeleted(t.Context(), "", aService(t, "other/web class=example.com/lb")); err != nil {
 		t.Errorf("deleting what was never ours fails: %v", err)
 	}
 }
@@ -132,15 +135,15 @@ func TestStartingSaysWhatIsWrongWithAddresses(t *testing.T) {
 func TestTheFirstConfigurationTellsWhichAddressesItDoesNotKnow(t *testing.T) {
 	c := New(Options{})
 	book := &eventbook{}
-	c.record, c.watch, c.freed = book, &requeuer{}, func() {}
+	c.record, c.watch, c.freed = book, &viewed{}, func() {}
 	c.begin()
 	c.adopt(nil, nil, listed(t, "shop/web shows=10.0.0.1; shop/stray shows=192.0.2.1"))
 	same(t, "events without a configuration", book.take(), nil)
 	first := pools(t, "vip 10.0.0.0/30")
-	c.admit(nil, first, nil, false)
+	c.admit(nil, first, nil, loadbalancer.NoConsent)
 	same(t, "events", book.take(), []string{
 		"shop/stray Warning AddressNotInPool address 192.0.2.1 belongs to no pool: it is kept, and not announced; add it to a pool, or delete the Service"})
-	c.admit(first, pools(t, "vip 10.0.0.0/29"), nil, false)
+	c.admit(first, pools(t, "vip 10.0.0.0/29"), nil, loadbalancer.NoConsent)
 	same(t, "events of the next", book.take(), nil)
 }
 
@@ -199,11 +202,11 @@ func TestWhoStopsGivesNothingAwayAndSaysNothing(t *testing.T) {
 	// The Lease is given up, and that is not the same as lost.
 	c.lease = (&doorplate{holder: ""}).lease()
 	for _, short := range []string{"shop/api", "shop/web shows=10.0.0.0", "shop/new"} {
-		if _, err := c.EnsureLoadBalancer(t.Context(), "", service(t, short), nil); err != cloudprovider.ImplementedElsewhere {
+		if _, err := c.EnsureLoadBalancer(t.Context(), "", aService(t, short), nil); err != cloudprovider.ImplementedElsewhere {
 			t.Errorf("%s gets %v, which the service controller would tell", short, err)
 		}
 	}
-	c.EnsureLoadBalancerDeleted(t.Context(), "", service(t, "shop/web"))
+	c.EnsureLoadBalancerDeleted(t.Context(), "", aService(t, "shop/web"))
 	same(t, "requeued", requeued, nil)
 	same(t, "events", book.take(), nil)
 }
@@ -243,9 +246,9 @@ func TestStoppingGivesUpTheLeaseAfterWhatIsUnderWay(t *testing.T) {
 // listen writes down the names of the Services that the service controller is to look at again.
 func listen(c *Cloud, names *[]string) {
 	var handler cache.ResourceEventHandler = cache.ResourceEventHandlerFuncs{
-		AddFunc: func(object any) { *names = append(*names, nameOf(object.(*corev1.Service))) },
+		AddFunc: func(object any) { *names = append(*names, service.Name(object.(*corev1.Service))) },
 	}
-	c.watch.handler.Store(&handler)
+	c.watch.handler = handler
 }
 
 func TestWhoeverWaitsForAnAddressIsRequeuedWhenItIsFree(t *testing.T) {
@@ -264,8 +267,8 @@ func TestWhoeverWaitsForAnAddressIsRequeuedWhenItIsFree(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, "requeued when web moved", requeued, []string{"shop/one"})
-	c.OnDelete(service(t, "shop/api"))
-	same(t, "requeued when api went", requeued, []string{"shop/one", "shop/two"})
+	c.OnDelete(aService(t, "shop/api"))
+	same(t, "requeued when api went", requeued, []string{"shop/one", "shop/two", "shop/api"})
 	if freed != 2 {
 		t.Errorf("the admission heard of %d freed addresses, want 2", freed)
 	}
@@ -275,10 +278,10 @@ func TestWhoeverWaitsForAnAddressIsRequeuedWhenItIsFree(t *testing.T) {
 
 func TestAStandbyTakesNoNoteOfServices(t *testing.T) {
 	c := New(Options{})
-	c.watch, c.freed = &requeuer{}, func() {}
-	c.OnAdd(service(t, "shop/web shows=10.0.0.0"), true)
-	c.OnUpdate(nil, service(t, "shop/web"))
-	c.OnDelete(service(t, "shop/web"))
+	c.watch, c.freed = &viewed{}, func() {}
+	c.OnAdd(aService(t, "shop/web shows=10.0.0.0"), true)
+	c.OnUpdate(nil, aService(t, "shop/web"))
+	c.OnDelete(aService(t, "shop/web"))
 	if len(c.ledger.entries) != 0 || len(c.gone) != 0 {
 		t.Errorf("it knows %v, and that %v went", c.ledger.entries, c.gone)
 	}
@@ -291,10 +294,35 @@ func TestTheLogTellsOfAddressesAndOfNothingElse(t *testing.T) {
 		ensure(t, c, "shop/web")
 		ensure(t, c, "shop/web want=8.8.8.8 shows=10.0.0.0")
 	}
-	c.OnDelete(service(t, "shop/web"))
-	c.OnDelete(service(t, "shop/web"))
+	c.OnDelete(aService(t, "shop/web"))
+	c.OnDelete(aService(t, "shop/web"))
 	same(t, "log", logged.take(), []string{
 		`"Allocated address" service="shop/web" address="10.0.0.0" pool="vip"`,
 		`"Released address" service="shop/web" address="10.0.0.0"`,
 	})
+}
+
+func TestTyposUnderOurPrefixesAreToldWhenTheyAreMade(t *testing.T) {
+	typo := func(svc *corev1.Service, version string) *corev1.Service {
+		svc.Annotations = map[string]string{"metallb.universe.tf/adress-pool": "vip", "metallb.universe.tf/ip-allocated-from-pool": "vip"}
+		svc.ResourceVersion = version
+		return svc
+	}
+	c, book := newCloud(t, "vip 10.0.0.0/30", "")
+	c.begin()
+	c.adopt(pools(t, "vip 10.0.0.0/30"), nil, []*corev1.Service{typo(aService(t, "shop/old shows=10.0.0.0"), "1")})
+	c.see(typo(aService(t, "shop/old shows=10.0.0.0"), "1"))
+	same(t, "at a start", book.take(), nil)
+	for range 2 {
+		c.see(typo(aService(t, "shop/web"), "2"))
+	}
+	same(t, "once it is made", book.take(), []string{"shop/web Warning UnknownAnnotation annotation metallb.universe.tf/adress-pool means nothing: the nearest that does is metallb.universe.tf/address-pool"})
+}
+
+func TestWhoIsNotSharedWithIsToldWhy(t *testing.T) {
+	c, book := newCloud(t, "vip 10.0.0.0/30", "shop/web shows=10.0.0.0 share=k port=80 local=web")
+	if addr, err := ensure(t, c, "shop/mail share=k port=25 local=mail"); addr != "10.0.0.1" {
+		t.Errorf("mail has %q, %v", addr, err)
+	}
+	same(t, "events", book.take(), []string{"shop/mail Normal IPAllocated assigned 10.0.0.1 from pool vip; not shared with service shop/web, because with externalTrafficPolicy Local, its selector is another"})
 }

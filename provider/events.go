@@ -1,13 +1,28 @@
 package provider
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/tools/reference"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // noise are the Normal events that the service controller writes on every sync of every Service. They say nothing, and
@@ -20,61 +35,66 @@ var noise = map[string]bool{
 	"UpdatedLoadBalancer":  true,
 }
 
-// quietClient is the client given to the service controller. Its events lose the noise and go through another client, so
-// that they never wait for, or delay, the write of a status.
+// quietClient is the client given to the service controller. Its events lose the noise and go into our queue, so that they
+// never wait for, or delay, the write of a status. Its Services are guarded.
 type quietClient struct {
 	kubernetes.Interface
-	events kubernetes.Interface
+	cloud *Cloud
 }
 
 func (c quietClient) CoreV1() typedcorev1.CoreV1Interface {
-	return quietCore{c.Interface.CoreV1(), c.events.CoreV1()}
+	return quietCore{c.Interface.CoreV1(), c.cloud}
 }
 
 type quietCore struct {
 	typedcorev1.CoreV1Interface
-	events typedcorev1.CoreV1Interface
+	cloud *Cloud
+}
+
+func (c quietCore) Services(namespace string) typedcorev1.ServiceInterface {
+	return guarded{c.CoreV1Interface.Services(namespace), c.cloud, namespace}
 }
 
 func (c quietCore) Events(namespace string) typedcorev1.EventInterface {
-	return quietEvents{c.events.Events(namespace)}
+	return quietEvents{c.CoreV1Interface.Events(namespace), c.cloud.events}
 }
 
-type quietEvents struct{ typedcorev1.EventInterface }
+// quietEvents puts the service controller's events into our queue, and drops the noise. Whether one is new or repeats another
+// is found out again when it is written.
+type quietEvents struct {
+	typedcorev1.EventInterface
+	queue *events
+}
 
-func isNoise(e *corev1.Event) bool { return e.Type == corev1.EventTypeNormal && noise[e.Reason] }
+func (q quietEvents) add(e *corev1.Event) (*corev1.Event, error) {
+	if e.Type != corev1.EventTypeNormal || !noise[e.Reason] {
+		q.queue.add(e)
+	}
+	return e, nil
+}
 
 func (q quietEvents) CreateWithEventNamespace(e *corev1.Event) (*corev1.Event, error) {
-	return q.CreateWithEventNamespaceWithContext(context.Background(), e)
+	return q.add(e)
 }
 
-func (q quietEvents) CreateWithEventNamespaceWithContext(ctx context.Context, e *corev1.Event) (*corev1.Event, error) {
-	if isNoise(e) {
-		return e, nil
-	}
-	return q.EventInterface.CreateWithEventNamespaceWithContext(ctx, e)
+func (q quietEvents) CreateWithEventNamespaceWithContext(_ context.Context, e *corev1.Event) (*corev1.Event, error) {
+	return q.add(e)
 }
 
 func (q quietEvents) UpdateWithEventNamespace(e *corev1.Event) (*corev1.Event, error) {
-	return q.UpdateWithEventNamespaceWithContext(context.Background(), e)
+	return q.add(e)
 }
 
-func (q quietEvents) UpdateWithEventNamespaceWithContext(ctx context.Context, e *corev1.Event) (*corev1.Event, error) {
-	if isNoise(e) {
-		return e, nil
-	}
-	return q.EventInterface.UpdateWithEventNamespaceWithContext(ctx, e)
+func (q quietEvents) UpdateWithEventNamespaceWithContext(_ context.Context, e *corev1.Event) (*corev1.Event, error) {
+	return q.add(e)
 }
 
-func (q quietEvents) PatchWithEventNamespace(e *corev1.Event, patch []byte) (*corev1.Event, error) {
-	return q.PatchWithEventNamespaceWithContext(context.Background(), e, patch)
+func (q quietEvents) PatchWithEventNamespace(e *corev1.Event, _ []byte) (*corev1.Event, error) {
+	return q.add(e)
 }
 
-func (q quietEvents) PatchWithEventNamespaceWithContext(ctx context.Context, e *corev1.Event, patch []byte) (*corev1.Event, error) {
-	if isNoise(e) {
-		return e, nil
-	}
-	return q.EventInterface.PatchWithEventNamespaceWithContext(ctx, e, patch)
+func (q quietEvents) PatchWithEventNamespaceWithContext(_ context.Context, e *corev1.Event, _ []byte) (*corev1.Event, error) {
+	return q.add(e)
 }
 
 // quiet returns a logger without the lines in which the events package repeats each event: they are in the cluster.
@@ -92,4 +112,167 @@ func (w withoutEvents) Info(level int, message string, keysAndValues ...any) {
 	if message != "Event occurred" {
 		w.LogSink.Info(level, message, keysAndValues...)
 	}
+}
+
+// mostOfAnEvent is how long the text of an event may be.
+const mostOfAnEvent = 1000
+
+const (
+	// eventsLast is for how long an event is tried: later, nobody looks for it any more.
+	eventsLast = 5 * time.Minute
+	// eventsRetry is the pause after an attempt that failed.
+	eventsRetry = 5 * time.Second
+	// Events wait until no status was written for this long, since users wait for those, but not longer than that.
+	statusesRest     = 100 * time.Millisecond
+	eventsWaitAtMost = 30 * time.Second
+)
+
+// events is a queue of what users are to hear. It has room for one event of each reason about each object: of two, the later
+// counts. The recorder of client-go has room for a thousand, and drops the rest.
+type events struct {
+	source corev1.EventSource
+	// status is when a status was written last, in nanoseconds.
+	status atomic.Int64
+	names  atomic.Int64 // makes names of events differ that are made at one time
+	bell   chan struct{}
+
+	mu    sync.Mutex        // guards the rest
+	queue []*queued         // in the order in which they are written
+	line  map[about]*queued // the same
+}
+
+// about is what one event is kept of.
+type about struct {
+	uid    types.UID
+	name   string // namespace/name: not every object has a UID
+	reason string
+}
+
+type queued struct {
+	about
+	event *corev1.Event
+	since time.Time
+	// result is what the correlator made of it, which counts every question; nil before the first attempt.
+	result *record.EventCorrelateResult
+}
+
+func newEvents() *events {
+	return &events{source: corev1.EventSource{Component: "metallb-controller"}, bell: make(chan struct{}, 1), line: map[about]*queued{}}
+}
+
+// Eventf tells of an object.
+func (q *events) Eventf(object runtime.Object, kind, reason, format string, args ...any) {
+	ref, err := reference.GetReference(scheme.Scheme, object)
+	if err != nil {
+		klog.ErrorS(err, "Cannot tell of an object", "reason", reason)
+		return
+	}
+	now := metav1.Now()
+	q.add(&corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: cmp.Or(ref.Namespace, metav1.NamespaceDefault), Name: fmt.Sprintf("%s.%x", ref.Name, now.UnixNano()+q.names.Add(1))},
+		InvolvedObject: *ref, Type: kind, Reason: reason, Message: service.Cut(fmt.Sprintf(format, args...), mostOfAnEvent),
+		FirstTimestamp: now, LastTimestamp: now, Count: 1, Source: q.source, ReportingController: q.source.Component,
+	})
+}
+
+func (q *events) add(e *corev1.Event) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	key := about{e.InvolvedObject.UID, e.InvolvedObject.Namespace + "/" + e.InvolvedObject.Name, e.Reason}
+	if there := q.line[key]; there != nil {
+		there.event, there.result = e, nil
+		return
+	}
+	x := &queued{about: key, event: e, since: time.Now()}
+	q.queue, q.line[key] = append(q.queue, x), x
+	select {
+	case q.bell <- struct{}{}:
+	default:
+	}
+}
+
+// next takes the first event out of the queue; nil if there is none.
+func (q *events) next() (x *queued) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.queue) == 0 {
+		return nil
+	}
+	x, q.queue = q.queue[0], q.queue[1:]
+	delete(q.line, x.about)
+	return x
+}
+
+// again puts an event back that could not be written, unless it is too old or a later one is there.
+func (q *events) again(x *queued) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.line[x.about] != nil:
+	case time.Since(x.since) > eventsLast:
+		eventsDropped.Inc()
+	default:
+		q.queue, q.line[x.about] = append([]*queued{x}, q.queue...), x
+	}
+}
+
+// wrote takes note of a status that is being written.
+func (q *events) wrote() { q.status.Store(time.Now().UnixNano()) }
+
+// run writes events until ctx ends.
+func (q *events) run(ctx context.Context, sink typedcorev1.EventInterface) {
+	correlator := record.NewEventCorrelator(clock.RealClock{})
+	for ctx.Err() == nil {
+		x := q.next()
+		if x == nil {
+			select {
+			case <-ctx.Done():
+			case <-q.bell:
+			}
+			continue
+		}
+		for ctx.Err() == nil && time.Since(x.since) < eventsWaitAtMost && time.Since(time.Unix(0, q.status.Load())) < statusesRest {
+			pause(ctx, statusesRest)
+		}
+		if err := write(ctx, sink, correlator, x); err != nil && ctx.Err() == nil {
+			klog.V(2).InfoS("Cannot write an event yet", "object", x.name, "reason", x.reason, "why", err)
+			q.again(x)
+			pause(ctx, eventsRetry)
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// write writes one event, or counts it where it repeats another. That it cannot be written anywhere, as where the namespace
+// is going, is no error.
+func write(ctx context.Context, sink typedcorev1.EventInterface, correlator *record.EventCorrelator, x *queued) (err error) {
+	if x.result == nil {
+		if x.result, err = correlator.EventCorrelate(x.event); err != nil {
+			return err
+		}
+	}
+	result := x.result
+	if result.Skip {
+		return nil
+	}
+	var written *corev1.Event
+	if len(result.Patch) > 0 {
+		written, err = sink.PatchWithEventNamespaceWithContext(ctx, result.Event, result.Patch)
+	}
+	if len(result.Patch) == 0 || apierrors.IsNotFound(err) { // it was there for an hour
+		result.Event.ResourceVersion = ""
+		written, err = sink.CreateWithEventNamespaceWithContext(ctx, result.Event)
+	}
+	if err == nil {
+		correlator.UpdateState(written)
+	} else if apierrors.IsAlreadyExists(err) || apierrors.IsInvalid(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || apierrors.IsNotFound(err) {
+		err = nil
+	}
+	return err
 }

@@ -2,13 +2,26 @@ package provider
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	k8stesting "k8s.io/client-go/testing"
+	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/testutil"
 	"k8s.io/klog/v2/textlogger"
 )
 
@@ -29,46 +42,124 @@ func TestNormalNoiseIsDroppedAndEverythingElsePasses(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.kind+" "+test.reason, func(t *testing.T) {
-			main, events := fake.NewClientset(), fake.NewClientset()
+			client, cloud := fake.NewClientset(), New(Options{})
 			event := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web.1"}, Type: test.kind, Reason: test.reason}
 			// What the recorder calls.
-			sink := typedcorev1.EventSinkImpl{Interface: quietClient{main, events}.CoreV1().Events("")}
-			if got, err := sink.Create(event); err != nil || got.Reason != event.Reason {
-				t.Errorf("create: %v, %v", got, err)
+			sink := typedcorev1.EventSinkImpl{Interface: quietClient{client, cloud}.CoreV1().Events("")}
+			for name, call := range map[string]func() (*corev1.Event, error){
+				"create": func() (*corev1.Event, error) { return sink.Create(event) },
+				"patch":  func() (*corev1.Event, error) { return sink.Patch(event, []byte(`{"count":2}`)) },
+				"update": func() (*corev1.Event, error) { return sink.Update(event) },
+			} {
+				if got, err := call(); err != nil || got.Reason != event.Reason {
+					t.Errorf("%s: %v, %v", name, got, err)
+				}
+				x := cloud.events.next()
+				if passes := x != nil; passes != test.passes {
+					t.Errorf("%s: it passes: %t", name, passes)
+				}
 			}
-			if got, err := sink.Patch(event, []byte(`{"count":2}`)); err != nil || got.Reason != event.Reason {
-				t.Errorf("patch: %v, %v", got, err)
-			}
-			if got, err := sink.Update(event); err != nil || got.Reason != event.Reason {
-				t.Errorf("update: %v, %v", got, err)
-			}
-			var verbs []string
-			for _, a := range events.Actions() {
-				verbs = append(verbs, a.GetVerb())
-			}
-			want := ""
-			if test.passes {
-				want = "create patch update"
-			}
-			if got := strings.Join(verbs, " "); got != want {
-				t.Errorf("the API server sees %q, want %q", got, want)
-			}
-			if n := len(main.Actions()); n != 0 {
-				t.Errorf("%d requests of the other client: an event would delay a status", n)
+			if n := len(client.Actions()); n != 0 {
+				t.Errorf("%d requests of the client that writes statuses: an event would delay one", n)
 			}
 		})
 	}
 }
 
-func TestOnlyEventsGoThroughTheOtherClient(t *testing.T) {
-	main, events := fake.NewClientset(), fake.NewClientset()
-	c := quietClient{main, events}
-	if _, err := c.CoreV1().Services("shop").List(t.Context(), metav1.ListOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if len(main.Actions()) != 1 || len(events.Actions()) != 0 {
-		t.Errorf("%v by the main client, %v by that for events", main.Actions(), events.Actions())
-	}
+// Users hear of everything that happened to their Service once, however much happens at one time and whatever the API server
+// says meanwhile.
+func TestNoEventIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, stored := fake.NewClientset(), map[string]*corev1.Event{} // the fake one takes milliseconds for each
+		var refuses atomic.Bool
+		var mu sync.Mutex
+		client.PrependReactor("*", "events", func(a k8stesting.Action) (bool, runtime.Object, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if refuses.Load() {
+				return true, nil, errors.New("not now")
+			}
+			if create, ok := a.(k8stesting.CreateAction); ok {
+				e := create.GetObject().(*corev1.Event)
+				stored[e.Name] = e.DeepCopy()
+				return true, e, nil
+			}
+			e := stored[a.(k8stesting.PatchAction).GetName()]
+			return true, e, json.Unmarshal(a.(k8stesting.PatchAction).GetPatch(), e)
+		})
+		metrics.NewKubeRegistry().MustRegister(eventsDropped)
+		q := newEvents()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { q.run(ctx, client.CoreV1().Events("")); close(done) }()
+		defer func() { cancel(); <-done }()
+		written := func() (all []string) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, e := range stored {
+				all = append(all, fmt.Sprintf("%s %s %s ×%d", e.InvolvedObject.Name, e.Reason, e.Message, e.Count))
+			}
+			slices.Sort(all)
+			return all
+		}
+		for i := range 2000 { // an operator renumbers
+			q.Eventf(aService(t, fmt.Sprintf("shop/web%d", i)), "Normal", "Renumbered", "10.0.0.1 became 10.9.0.1 of pool vip")
+		}
+		synctest.Wait()
+		if got := len(written()); got != 2000 {
+			t.Errorf("%d of 2000 are written", got)
+		}
+
+		web := aService(t, "farm/web")
+		refuses.Store(true)
+		q.Eventf(web, "Normal", "IPAllocated", "assigned 10.0.0.1 from pool vip")
+		q.Eventf(web, "Warning", "AddressConflict", "another has it")
+		synctest.Wait()
+		q.Eventf(web, "Normal", "IPAllocated", "assigned 10.0.0.2 from pool vip")
+		<-time.After(4 * time.Minute)
+		refuses.Store(false)
+		<-time.After(time.Minute)
+		synctest.Wait()
+		var got []string
+		for _, e := range written() {
+			if strings.HasPrefix(e, "web ") {
+				got = append(got, e)
+			}
+		}
+		same(t, "after four minutes", got, []string{"web AddressConflict another has it ×1", "web IPAllocated assigned 10.0.0.2 from pool vip ×1"})
+
+		q.Eventf(web, "Warning", "AddressConflict", "another has it")
+		synctest.Wait()
+		if all := strings.Join(written(), "\n"); !strings.Contains(all, "web AddressConflict another has it ×2") {
+			t.Error("the same once more is not counted")
+		}
+
+		dropped, err := testutil.GetCounterMetricValue(eventsDropped)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refuses.Store(true)
+		q.Eventf(web, "Warning", "StatusConflict", "too late")
+		<-time.After(6 * time.Minute)
+		synctest.Wait()
+		if after, err := testutil.GetCounterMetricValue(eventsDropped); after != dropped+1 {
+			t.Errorf("%v events are counted as dropped, %v", after-dropped, err)
+		}
+
+		refuses.Store(false)
+		q.wrote()
+		q.Eventf(web, "Warning", "AddressNotInPool", "%s", strings.Repeat("x", 200_000))
+		synctest.Wait()
+		if strings.Contains(strings.Join(written(), "\n"), "AddressNotInPool") {
+			t.Error("the event did not wait behind statuses")
+		}
+		<-time.After(time.Second)
+		synctest.Wait()
+		all := strings.Join(written(), "\n")
+		if !strings.Contains(all, "AddressNotInPool xxx") || strings.Contains(all, strings.Repeat("x", 1001)) {
+			t.Error("a long event is not there, or not cut")
+		}
+	})
 }
 
 func TestTheLogDoesNotRepeatEvents(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // Whatever users write on a Service is either a request that the allocator understands, or has an error that fits into an
@@ -19,7 +20,7 @@ func FuzzWhatServicesAskFor(f *testing.F) {
 	f.Add("fe80::1%eth0", "10.0.0.1,10.0.0.2", ",", "vip", "sandbox", "\x00", uint8(2))
 	config := pools(f, "vip 10.0.0.0/30,fd00::/127; sandbox 10.1.0.0/31 manual")
 	f.Fuzz(func(t *testing.T, field, addrs1, addrs2, pool1, pool2, key string, shape uint8) {
-		svc := service(t, "shop/web port=80")
+		svc := aService(t, "shop/web port=80")
 		svc.Spec.LoadBalancerIP = field
 		for name, text := range map[string]string{
 			"metallb.universe.tf/loadBalancerIPs": addrs1, "metallb.io/loadBalancerIPs": addrs2,
@@ -36,7 +37,7 @@ func FuzzWhatServicesAskFor(f *testing.F) {
 			svc.Spec.IPFamilyPolicy = &policy
 		}
 
-		r := requestOf(svc)
+		r := service.Request(svc)
 		for _, err := range []error{r.Invalid} {
 			if err != nil && (len(err.Error()) > mostOfAnEvent || utf8.ValidString(addrs1+addrs2+field) && !utf8.ValidString(err.Error())) {
 				t.Fatalf("the error has %d bytes: %q", len(err.Error()), err)
@@ -52,16 +53,16 @@ func FuzzWhatServicesAskFor(f *testing.F) {
 
 		a := loadbalancer.NewAllocator()
 		a.Configure(config, nil)
-		other := a.Allocate(requestOf(service(t, "shop/other port=443 want=10.0.0.1")))
+		other := a.Allocate(service.Request(aService(t, "shop/other port=443 want=10.0.0.1")))
 		foreseen, _ := a.Check(r)
 		g := a.Allocate(r)
-		if shown(foreseen.Addrs) != shown(g.Addrs) || words(foreseen.Why) != words(g.Why) {
+		if shown(foreseen.Addrs) != shown(g.Addrs) || foreseen.Why != g.Why {
 			t.Fatalf("foreseen %v, and then %v", foreseen, g)
 		}
 		if got := a.Held("shop/other"); shown(got) != shown(other.Addrs) {
 			t.Fatalf("the other Service has %v", got)
 		}
-		if g.Why == nil && len(g.Addrs) == 0 || r.AllFamilies && g.Why == nil && len(g.Addrs) != len(r.Families) {
+		if g.Why.None() && len(g.Addrs) == 0 || r.AllFamilies && g.Why.None() && len(g.Addrs) != len(r.Families) {
 			t.Fatalf("it has %v, and no reason", g.Addrs)
 		}
 		if again, same := a.Check(r); !same || shown(again.Addrs) != shown(g.Addrs) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -12,169 +14,115 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/cache"
 	servicecontroller "k8s.io/cloud-provider/controllers/service"
-	servicehelper "k8s.io/cloud-provider/service/helpers"
 	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
-
-func TestTheCachedCopyHidesOurClassAndAnothersFinalizer(t *testing.T) {
-	tests := []struct {
-		name       string
-		service    string
-		class      string
-		finalizers []string
-	}{
-		{name: "no class", service: "shop/web finalizer", finalizers: []string{"example.com/mine", servicehelper.LoadBalancerCleanupFinalizer}},
-		{name: "our class", service: "shop/web finalizer class=" + loadbalancer.Class, finalizers: []string{"example.com/mine", servicehelper.LoadBalancerCleanupFinalizer}},
-		{name: "another's class", service: "shop/web finalizer class=example.com/lb", class: "example.com/lb", finalizers: []string{"example.com/mine"}},
-		{name: "another's class, without finalizers", service: "shop/web class=example.com/lb", class: "example.com/lb"},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			svc := service(t, test.service+" want=10.0.0.1 pool=vip shows=10.0.0.1 age=3 version=7")
-			svc.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
-			shared := svc.Finalizers // whoever holds the list must not see it change
-			before := slices.Clone(shared)
-			want := svc.DeepCopy()
-			want.ManagedFields, want.Spec.LoadBalancerClass, want.Finalizers = nil, nil, test.finalizers
-			if test.class != "" {
-				want.Spec.LoadBalancerClass = &test.class
-			}
-			object, err := newTrimmer(false).trim(svc)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := object.(*corev1.Service)
-			if !slices.Equal(got.Finalizers, test.finalizers) {
-				t.Errorf("finalizers %q, want %q", got.Finalizers, test.finalizers)
-			}
-			if got.Finalizers = test.finalizers; !reflect.DeepEqual(got, want) {
-				t.Errorf("got %+v, want %+v", got, want)
-			}
-			if !slices.Equal(shared, before) {
-				t.Errorf("the list of finalizers became %q", shared)
-			}
-			again, err := newTrimmer(false).trim(got)
-			if err != nil || !reflect.DeepEqual(again, object) {
-				t.Errorf("a second time gives %+v, %v", again, err)
-			}
-		})
-	}
-}
-
-// Histories of one Service, each state with the version of it, and whether the service controller sees the finalizer.
-func TestOnlyTheFinalizerThatWePutThereIsOurs(t *testing.T) {
-	const ours, others, internal = "", " class=example.com/lb", " type=ClusterIP"
-	for _, test := range []struct {
-		name  string
-		steps []string
-		sees  []bool
-	}{
-		{"ours becomes internal", []string{ours + " finalizer", internal + " finalizer"}, []bool{true, true}},
-		{"another's becomes internal", []string{others + " finalizer", internal + " finalizer"}, []bool{false, false}},
-		{"ours becomes another's while we do not look, and then internal",
-			[]string{ours + " finalizer", internal + " finalizer", others + " finalizer", internal + " finalizer"}, []bool{true, true, false, true}},
-		{"ours becomes another's, which puts its own there",
-			[]string{ours + " finalizer", internal, others, others + " finalizer", internal + " finalizer"}, []bool{true, false, false, false, false}},
-		{"ours becomes another's, which replaces the finalizer",
-			[]string{ours + " finalizer", others + " finalizer", others, others + " finalizer", internal + " finalizer"}, []bool{true, false, false, false, false}},
-	} {
-		trim := newTrimmer(false)
-		for i, step := range test.steps {
-			object := service(t, fmt.Sprintf("shop/web uid=1 version=%d%s", i+1, step))
-			for range 2 { // an informer may show the trimmer its own work once more
-				got, err := trim.trim(object)
-				if err != nil {
-					t.Fatal(err)
-				}
-				object = got.(*corev1.Service)
-				if sees := servicehelper.HasLBFinalizer(object); sees != test.sees[i] {
-					t.Errorf("%s: after %q the controller sees the finalizer: %v, want %v", test.name, step, sees, test.sees[i])
-				}
-			}
-		}
-		trim.forget(service(t, "shop/web uid=1"))
-		if len(trim.left)+len(trim.seen) > 0 {
-			t.Errorf("%s: %d and %d are remembered of a Service that is gone", test.name, len(trim.left), len(trim.seen))
-		}
-	}
-}
-
-func TestOtherObjectsLoseTheirManagedFieldsOnly(t *testing.T) {
-	got, err := forgetManagers(&corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Name: "config", Finalizers: []string{servicehelper.LoadBalancerCleanupFinalizer}, ManagedFields: []metav1.ManagedFieldsEntry{{}}},
-		Data:       map[string]string{"config": "x"},
-	})
-	want := &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Name: "config", Finalizers: []string{servicehelper.LoadBalancerCleanupFinalizer}},
-		Data:       map[string]string{"config": "x"},
-	}
-	if err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, %v", got, err)
-	}
-	if got, err := forgetManagers("no object at all"); got != "no object at all" || err != nil {
-		t.Errorf("got %v, %v", got, err)
-	}
-}
 
 // A controlled cluster is the real service controller on a Cloud, with client-go's fake API server behind it. It belongs
 // into synctest's bubble.
 type controlled struct {
-	t      *testing.T
-	cloud  *Cloud
-	book   *eventbook
-	client *fake.Clientset // for everything but events
-	events *fake.Clientset
+	t       *testing.T
+	cloud   *Cloud
+	book    *eventbook
+	client  *fake.Clientset // for everything but events
+	events  *fake.Clientset
+	refused sync.Map // patches that came too late
+	ours    service.Ours
+	manager string // whom the fake API server means by the one field manager that it knows
+	end     func() // of the controller manager
 }
 
 func newControlled(t *testing.T, services ...string) *controlled {
-	c := &controlled{t: t, cloud: New(Options{Namespace: "metallb-system", ConfigName: "config"}), book: &eventbook{}, client: fake.NewClientset(), events: fake.NewClientset()}
+	c := &controlled{t: t, client: fake.NewClientset(), events: fake.NewClientset()}
+	// What the fake API server lacks: a version for each change, and patches that insist on one.
+	version := 0
+	change := func(a k8stesting.Action) (bool, runtime.Object, error) {
+		version++
+		a.(k8stesting.UpdateAction).GetObject().(*corev1.Service).ResourceVersion = strconv.Itoa(version)
+		return false, nil, nil
+	}
+	c.client.PrependReactor("create", "services", change)
+	c.client.PrependReactor("update", "services", change)
+	c.client.PrependReactor("patch", "services", func(a k8stesting.Action) (bool, runtime.Object, error) {
+		p := a.(k8stesting.PatchAction)
+		is, err := c.client.Tracker().Get(p.GetResource(), p.GetNamespace(), p.GetName())
+		if err != nil {
+			return true, nil, err
+		}
+		for _, must := range regexp.MustCompile(`"resourceVersion":"(\d+)"`).FindAllStringSubmatch(string(p.GetPatch()), -1) {
+			if version := is.(*corev1.Service).ResourceVersion; version != must[1] {
+				c.refused.Store(string(p.GetPatch()), true)
+				return true, nil, apierrors.NewConflict(corev1.Resource("services"), p.GetName(), fmt.Errorf("it is %s by now", version))
+			}
+		}
+		return false, nil, nil
+	})
 	for _, short := range services {
 		c.create(short)
 	}
-	factory := informers.NewSharedInformerFactoryWithOptions(c.client, 0, informers.WithTransform(c.cloud.trim.trim))
+	c.start(nil)
+	t.Cleanup(func() { c.end() })
+	return c
+}
+
+// start begins with another process, which knows what the API server stores.
+func (c *controlled) start(config *loadbalancer.Config) {
+	t := c.t
+	c.cloud, c.book = New(Options{Namespace: "metallb-system", ConfigName: "config", Ours: c.ours}), &eventbook{}
+	factory := informers.NewSharedInformerFactoryWithOptions(c.client, 0, informers.WithTransform(func(object any) (any, error) {
+		if svc, ok := object.(*corev1.Service); ok && c.manager != "" {
+			for i := range svc.ManagedFields {
+				svc.ManagedFields[i].Manager = c.manager
+			}
+		}
+		return trim(object)
+	}))
 	c.cloud.record, c.cloud.freed = c.book, func() {}
-	c.cloud.watch = &requeuer{ServiceInformer: factory.Core().V1().Services()}
+	c.cloud.watch = &viewed{ServiceInformer: factory.Core().V1().Services(), view: c.cloud.view}
+	c.cloud.lookup = lookupIn(c.cloud.watch.ServiceInformer)
 	if _, err := factory.Core().V1().Services().Informer().AddEventHandler(c.cloud); err != nil {
 		t.Fatal(err)
 	}
-	controller, err := servicecontroller.New(c.cloud, quietClient{c.client, c.events}, c.cloud.watch, oneNode{}, "kubernetes", utilfeature.DefaultFeatureGate)
+	controller, err := servicecontroller.New(c.cloud, quietClient{c.client, c.cloud}, c.cloud.watch, oneNode{}, "kubernetes", utilfeature.DefaultFeatureGate)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
 	factory.Start(ctx.Done())
-	listed, err := listAll(ctx, c.client, c.cloud.trim)
+	running.Go(func() { c.cloud.events.run(ctx, c.events.CoreV1().Events("")) })
+	listed, err := listAll(ctx, c.client)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.cloud.begin()
-	c.cloud.adopt(nil, nil, listed)
-	var running sync.WaitGroup
+	c.cloud.adopt(config, nil, listed)
 	running.Go(func() {
 		controller.Run(ctx, 2, controllersmetrics.NewControllerManagerMetrics("test"))
 	})
-	t.Cleanup(func() {
+	c.end = func() {
 		cancel()
 		running.Wait()
 		factory.Shutdown()
 		synctest.Wait()
-	})
+	}
 	<-time.After(time.Second) // the controller looks every 100 ms whether the cache is filled
 	synctest.Wait()
-	return c
 }
 
 func (c *controlled) create(short string) {
-	svc := service(c.t, short)
+	svc := aService(c.t, short)
 	if _, err := c.client.CoreV1().Services(svc.Namespace).Create(c.t.Context(), svc, metav1.CreateOptions{}); err != nil {
 		c.t.Fatal(err)
 	}
@@ -197,26 +145,33 @@ func (c *controlled) change(name string, how func(*corev1.Service)) {
 	}
 }
 
-// wrote returns the requests that changed something, "patch services/status shop/web …".
-func wrote(client *fake.Clientset) (all []string) {
-	for _, a := range client.Actions() {
+// wrote returns the requests that changed something, "patch services/status shop/web …", without what guards them.
+func (c *controlled) wrote() (all []string) {
+	for _, a := range c.client.Actions() {
 		if verb := a.GetVerb(); verb != "get" && verb != "list" && verb != "watch" {
 			kind := verb + " " + a.GetResource().Resource
 			if a.GetSubresource() != "" {
 				kind += "/" + a.GetSubresource()
 			}
 			if p, ok := a.(k8stesting.PatchAction); ok {
+				if _, refused := c.refused.LoadAndDelete(string(p.GetPatch())); refused {
+					continue
+				}
 				kind = strings.Join([]string{kind, p.GetNamespace() + "/" + p.GetName(), string(p.GetPatch())}, " ")
+				kind = regexp.MustCompile(`"resourceVersion":"\d+",?|,?"uid":"[^"]*"|"metadata":{"uid":"[^"]*"},`).ReplaceAllString(kind, "")
+				kind = strings.ReplaceAll(kind, `,}`, `}`)
 			}
 			all = append(all, kind)
 		}
 	}
-	client.ClearActions()
+	c.client.ClearActions()
 	return all
 }
 
 // warnings returns the events that reached the API server.
 func (c *controlled) warnings() (all []string) {
+	<-time.After(time.Second) // they wait behind statuses
+	synctest.Wait()
 	list, err := c.events.CoreV1().Events(metav1.NamespaceAll).List(c.t.Context(), metav1.ListOptions{})
 	if err != nil {
 		c.t.Fatal(err)
@@ -230,23 +185,23 @@ func (c *controlled) warnings() (all []string) {
 func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newControlled(t, "shop/web class="+loadbalancer.Class, "other/web finalizer class=example.com/lb shows=10.0.0.9")
-		start := time.Now()
 		if got := c.get("shop/web").Status.LoadBalancer.Ingress; got != nil {
 			t.Fatalf("the status is %v before there is a configuration", got)
 		}
 		same(t, "events", c.warnings(), []string{
 			"shop/web Warning SyncLoadBalancerFailed Error syncing load balancer: failed to ensure load balancer: no address pool is configured: add one to address-pools"})
-		wrote(c.client)
+		c.wrote()
 
-		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/31"), nil, false)
+		start := time.Now()
+		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/31"), nil, loadbalancer.NoConsent)
 		synctest.Wait()
-		if got := statusAddresses(c.get("shop/web")); shown(got) != "10.0.0.0" {
+		if got := service.Addresses(c.get("shop/web")); shown(got) != "10.0.0.0" {
 			t.Errorf("the status shows %q", shown(got))
 		}
 		if class := c.get("shop/web").Spec.LoadBalancerClass; class == nil || *class != loadbalancer.Class {
 			t.Error("the class is gone")
 		}
-		same(t, "wrote", wrote(c.client), []string{`patch services/status shop/web {"status":{"loadBalancer":{"ingress":[{"ip":"10.0.0.0","ipMode":"VIP"}]}}}`})
+		same(t, "wrote", c.wrote(), []string{`patch services/status shop/web {"status":{"loadBalancer":{"ingress":[{"ip":"10.0.0.0","ipMode":"VIP"}]}}}`})
 		if d := time.Since(start); d != 0 { // the controller would have retried after ten minutes
 			t.Errorf("it took %s", d)
 		}
@@ -254,20 +209,20 @@ func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 		// Whatever happens to the status, it is mended.
 		c.change("shop/web", func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
 		synctest.Wait()
-		if got := statusAddresses(c.get("shop/web")); shown(got) != "10.0.0.0" {
+		if got := service.Addresses(c.get("shop/web")); shown(got) != "10.0.0.0" {
 			t.Errorf("the wiped status shows %q", shown(got))
 		}
-		wrote(c.client)
+		c.wrote()
 
 		// Nodes are none of our business, neither now nor when the controller looks again.
 		<-time.After(time.Hour)
 		synctest.Wait()
-		same(t, "wrote in an hour", wrote(c.client), nil)
+		same(t, "wrote in an hour", c.wrote(), nil)
 
 		// Another's Service is deleted: nobody but the other removes its finalizer.
 		c.change("other/web", func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
 		synctest.Wait()
-		same(t, "wrote when another's went", wrote(c.client), []string{"update services"}) // our own, a line above
+		same(t, "wrote when another's went", c.wrote(), []string{"update services"}) // our own, a line above
 		if got := c.get("other/web").Finalizers; len(got) != 2 {
 			t.Errorf("another's finalizers are %q", got)
 		}
@@ -281,18 +236,18 @@ func TestTheRealServiceControllerServesWhoWaitsAtOnce(t *testing.T) {
 func TestAServiceCostsTwoWritesAndItsDeletionNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newControlled(t)
-		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, false)
+		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, loadbalancer.NoConsent)
 		c.create("shop/web")
 		c.create("shop/blog pool=moon")
 		synctest.Wait()
-		same(t, "wrote", sorted(wrote(c.client)), []string{"create services", "create services",
+		same(t, "wrote", sorted(c.wrote()), []string{"create services", "create services",
 			`patch services/status shop/blog {"metadata":{"finalizers":["service.kubernetes.io/load-balancer-cleanup"]}}`,
 			`patch services/status shop/web {"metadata":{"finalizers":["service.kubernetes.io/load-balancer-cleanup"]}}`,
 			`patch services/status shop/web {"status":{"loadBalancer":{"ingress":[{"ip":"10.0.0.0","ipMode":"VIP"}]}}}`})
 
 		c.change("shop/blog", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP })
 		synctest.Wait()
-		same(t, "wrote when it became internal", wrote(c.client), []string{"update services",
+		same(t, "wrote when it became internal", c.wrote(), []string{"update services",
 			`patch services/status shop/blog {"metadata":{"finalizers":null}}`})
 
 		// Somebody else removed the finalizer: the Service goes without a call.
@@ -301,7 +256,7 @@ func TestAServiceCostsTwoWritesAndItsDeletionNone(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		same(t, "wrote", wrote(c.client), []string{"delete services"})
+		same(t, "wrote", c.wrote(), []string{"delete services"})
 		if status, held, err := c.cloud.GetLoadBalancer(t.Context(), "", svc); held || err != nil {
 			t.Errorf("it is gone and holds %v, %v", status, err)
 		}
@@ -334,14 +289,14 @@ func TestEveryWayToAddAHandlerIsWatched(t *testing.T) {
 	}
 	for name, add := range ways {
 		t.Run(name, func(t *testing.T) {
-			r := &requeuer{ServiceInformer: informers.NewSharedInformerFactory(fake.NewClientset(), 0).Core().V1().Services()}
-			r.Requeue(service(t, "shop/early")) // nobody listens yet
+			r := &viewed{ServiceInformer: informers.NewSharedInformerFactory(fake.NewClientset(), 0).Core().V1().Services(), view: newView(service.Ours{})}
+			r.Requeue(aService(t, "shop/early")) // nobody listens yet
 			var added []string
-			err := add(r.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: func(object any) { added = append(added, nameOf(object.(*corev1.Service))) }})
+			err := add(r.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: func(object any) { added = append(added, service.Name(object.(*corev1.Service))) }})
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.Requeue(service(t, "shop/web"))
+			r.Requeue(aService(t, "shop/web"))
 			same(t, "requeued", added, []string{"shop/web"})
 		})
 	}

@@ -11,9 +11,13 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// lookAgain is how old the last look at the Lease may be when a new address is given away. A process that was frozen for
-// longer may have been replaced meanwhile.
-const lookAgain = 3 * time.Second
+// fenceTime is how old the last look at the Lease may be when a new address is given away, and how long a write of a status
+// may take. Together they are half of the lease at most, so that a process that was frozen meanwhile has written before
+// another can lead.
+func fenceTime(lease time.Duration) time.Duration { return lease / 4 }
+
+// lookAtLeast is how old the last look may be however long the Lease is.
+const lookAtLeast = 3 * time.Second
 
 // A lease is the lock of the leader election, which remembers when the API server last confirmed that it is ours.
 type lease struct {
@@ -21,6 +25,8 @@ type lease struct {
 	// look asks the API server who holds the Lease. The lock's own Get will not do: it remembers the version that it saw, and
 	// with that of another holder, our next renewal would take the Lease from them.
 	look func(context.Context) (holder string, err error)
+	// lookAgain is how old the last look may be.
+	lookAgain time.Duration
 
 	mu        sync.Mutex
 	confirmed time.Time // with the monotonic clock's reading
@@ -55,7 +61,7 @@ func (l *lease) Confirm(ctx context.Context) error {
 	age, wall := time.Since(l.confirmed), time.Now().Round(0).Sub(l.calendar)
 	l.mu.Unlock()
 	// The monotonic clock stands still while the machine is suspended, and the wall clock can be set: believe the worse.
-	if age < lookAgain && wall < lookAgain && wall > -lookAgain {
+	if age < l.lookAgain && wall < l.lookAgain && wall > -l.lookAgain {
 		return nil
 	}
 	asked := time.Now()

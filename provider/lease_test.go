@@ -22,7 +22,7 @@ type doorplate struct {
 
 // lease is a lock that looks at the doorplate. Nobody but the election may use the lock's own way to read.
 func (d *doorplate) lease() *lease {
-	return &lease{Interface: d, look: func(context.Context) (string, error) {
+	return &lease{Interface: d, lookAgain: 3 * time.Second, look: func(context.Context) (string, error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.reads++

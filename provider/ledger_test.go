@@ -2,11 +2,16 @@ package provider
 
 import (
 	"fmt"
-	"maps"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // A step of a story does one thing to a ledger, and says what comes of it.
@@ -33,12 +38,20 @@ type step struct {
 func tell(t *testing.T, story []step) {
 	t.Helper()
 	l := newLedger()
-	for _, s := range story {
+	for i, s := range story {
 		switch {
 		case s.adopt != "":
 			var conflicts []string
-			for _, c := range l.adopt(listed(t, s.adopt)) {
-				conflicts = append(conflicts, nameOf(c.service))
+			var ours, others []*corev1.Service
+			for _, svc := range listed(t, s.adopt) {
+				if seen := newView(service.Ours{}).of(svc); seen != nil {
+					ours = append(ours, seen)
+				} else {
+					others = append(others, svc)
+				}
+			}
+			for _, c := range l.adopt(ours, others) {
+				conflicts = append(conflicts, service.Name(c.service))
 			}
 			if got := strings.Join(conflicts, " "); got != s.conflicts {
 				t.Errorf("%s: conflicts %q, want %q", s.then, got, s.conflicts)
@@ -49,23 +62,23 @@ func tell(t *testing.T, story []step) {
 				t.Errorf("%s: changed %q, want %q", s.then, got, s.changed)
 			}
 		case s.forget != "":
-			l.forget(service(t, s.forget).UID)
+			l.forget(aService(t, s.forget).UID)
 			if got := names(l.serve()); got != s.changed {
 				t.Errorf("%s: changed %q, want %q", s.then, got, s.changed)
 			}
 		case s.ask != "":
-			d := l.answer(service(t, s.ask))
-			if shown(d.addrs) != s.addr || words(d.why) != s.why || d.news != s.news || shown(d.left()) != s.moved {
+			d := l.answer(aService(t, s.ask))
+			if shown(d.addrs) != s.addr || d.why.String() != s.why || d.news != s.news || shown(d.left()) != s.moved {
 				t.Errorf("%s: got %q, %q, news %t, moved from %q, want %q, %q, %t, %q",
-					s.then, shown(d.addrs), words(d.why), d.news, shown(d.left()), s.addr, s.why, s.news, s.moved)
+					s.then, shown(d.addrs), d.why.String(), d.news, shown(d.left()), s.addr, s.why, s.news, s.moved)
 			}
-			if d.eased {
+			if d.stirs {
 				if got := names(l.serve()); got != s.changed {
 					t.Errorf("%s: changed %q, want %q", s.then, got, s.changed)
 				}
 			}
 		case s.see != "":
-			if again := l.see(service(t, s.see)); again != s.again {
+			if again := l.see(aService(t, s.see), time.Unix(0, 0).Add(time.Duration(i)*time.Hour)).again; again != s.again {
 				t.Errorf("%s: again %t, want %t", s.then, again, s.again)
 			}
 		default:
@@ -79,27 +92,25 @@ func tell(t *testing.T, story []step) {
 
 // inconsistency returns what of the ledger disagrees with itself.
 func (l *ledger) inconsistency() error {
-	for uid, e := range l.unserved {
-		g, _ := l.allocator.Check(requestOf(e.service))
-		switch {
-		case l.entries[uid] != e:
-			return fmt.Errorf("%s waits and is not in the ledger", uid)
-		case !wants(e.service):
-			return fmt.Errorf("%s waits and wants nothing", uid)
-		case g.Why == nil && !g.More && e.why == "" && e.asked && !e.owed:
-			return fmt.Errorf("%s waits, has no reason to and was told none", uid)
-		}
-	}
 	for uid, e := range l.entries {
-		if e.why != "" && wants(e.service) && l.unserved[uid] == nil {
-			return fmt.Errorf("%s was told %q and does not wait", uid, e.why)
+		g, _ := l.allocator.Check(e.wanted)
+		waits := l.allocator.Waits(string(uid))
+		switch {
+		case waits && !wants(e.service):
+			return fmt.Errorf("%s waits and wants nothing", uid)
+		case waits && g.Why.None() && !g.More && e.told.why.None() && e.told.asked && !e.told.owed:
+			return fmt.Errorf("%s waits, has no reason to and was told none", uid)
+		case !e.told.why.None() && wants(e.service) && !waits:
+			return fmt.Errorf("%s was told %q and does not wait", uid, e.told.why)
 		}
 	}
 	for _, h := range l.allocator.Holdings() {
 		for _, holder := range l.allocator.Holders(h.Addr) {
-			if !slices.ContainsFunc(slices.Collect(maps.Values(l.entries)), func(e *entry) bool { return string(e.service.UID) == holder.UID }) {
-				return fmt.Errorf("%s is held by %s, which is not in the ledger", h.Addr, holder.UID)
+			uid, _, ignored := strings.Cut(holder.UID, "/"+h.Addr.String())
+			if ignored && l.ignored[types.UID(uid)] != nil || l.entries[types.UID(holder.UID)] != nil {
+				continue
 			}
+			return fmt.Errorf("%s is held by %s, which is not in the ledger", h.Addr, holder.UID)
 		}
 	}
 	return nil
@@ -108,7 +119,7 @@ func (l *ledger) inconsistency() error {
 func TestEveryAddressStaysWhereAStatusShowsIt(t *testing.T) {
 	tell(t, []step{
 		{then: "there are two pools", configure: "vip 10.0.0.0/30; manual 10.9.0.0/30 manual"},
-		{then: "the cluster is as it is", adopt: "shop/web shows=10.0.0.3 age=1; shop/api shows=192.0.2.1 age=2; shop/new age=3; other/web shows=10.0.0.0 class=example.com/lb; shop/gone type=ClusterIP"},
+		{then: "the cluster is as it is", adopt: "shop/web shows=10.0.0.3 age=1; shop/api shows=192.0.2.1 age=2; shop/new age=3; other/web shows=192.0.2.7 class=example.com/lb; shop/gone type=ClusterIP"},
 		{then: "web keeps what it shows, and that is no news", ask: "shop/web shows=10.0.0.3", addr: "10.0.0.3"},
 		{then: "api keeps an address that no pool owns", ask: "shop/api shows=192.0.2.1", addr: "192.0.2.1"},
 		{then: "web's status is old: memory knows better", ask: "shop/web", addr: "10.0.0.3"},
@@ -256,7 +267,9 @@ func TestSharersStayTogetherOverARestartAndMakeRoomForEachOther(t *testing.T) {
 		{then: "its status is empty", see: "shop/dns share=k port=80 age=2", again: true},
 		{then: "and it hears why", ask: "shop/dns share=k port=80 age=2", why: full},
 		{then: "mail drops its key, and stays with a remark", ask: "shop/mail shows=10.0.0.0 port=25 age=3", addr: "10.0.0.0", why: full},
-		{then: "www goes, and the older of the two is served: mail, which wants no company", forget: "shop/www", changed: "shop/mail"},
+		{then: "www goes, and dns is served, which has none: mail is older, and would only like one without company", forget: "shop/www", changed: "shop/dns"},
+		{then: "dns has it", ask: "shop/dns share=k port=80 age=2", addr: "10.0.0.1", news: true},
+		{then: "dns goes, and now mail is served", forget: "shop/dns", changed: "shop/mail"},
 		{then: "it moves", ask: "shop/mail shows=10.0.0.0 port=25 age=3", addr: "10.0.0.1", news: true, moved: "10.0.0.0"},
 	})
 }
@@ -413,17 +426,78 @@ func TestWhateverMadeAServiceWaitItIsAskedAboutAgain(t *testing.T) {
 	})
 }
 
-func TestForeignServicesAreNotInTheLedger(t *testing.T) {
+func TestWhoAsksBetweenTwoSlicesOvertakesNobody(t *testing.T) {
+	const none = `no free address in pool "vip": add addresses, or delete a Service that holds one`
+	l := newLedger()
+	l.configure(pools(t, "vip 10.0.0.0/32"), nil)
+	ask := func(short, addr, why string) (stirs bool) {
+		t.Helper()
+		d := l.answer(aService(t, short))
+		if shown(d.addrs) != addr || d.why.String() != why {
+			t.Errorf("%s: got %q, %q, want %q, %q", short, shown(d.addrs), d.why, addr, why)
+		}
+		return d.stirs
+	}
+	ask("shop/web", "10.0.0.0", "")
+	ask("shop/old age=9", "", none)
+	l.forget("shop/web")
+	if !ask("shop/new age=1", "", "") {
+		t.Error("nobody is to be served")
+	}
+	ask("shop/new age=1", "", "")
+	if got := names(l.serve()); got != "shop/old shop/new" {
+		t.Errorf("changed: %q", got)
+	}
+	ask("shop/old age=9", "10.0.0.0", "")
+	ask("shop/new age=1", "", none)
+	l.forget("shop/old")
+	ask("shop/late age=0", "", "")
+	ask("shop/new age=1", "10.0.0.0", "") // whose turn it is
+	l.forget("shop/new")
+	l.forget("shop/late")
+	ask("shop/old age=9", "10.0.0.0", "")
+	l.forget("shop/old")
+	l.forget("shop/new")
+	ask("shop/more", "10.0.0.0", "") // there is nobody to wait for
+}
+
+func TestWhatServicesOfOthersShowIsTaken(t *testing.T) {
+	const other = "other/web class=example.com/lb"
 	l := newLedger()
 	l.configure(pools(t, "vip 10.0.0.0/30"), nil)
-	l.adopt(listed(t, "other/web shows=10.0.0.1 class=example.com/lb; other/internal type=ClusterIP"))
-	for _, short := range []string{"other/web class=example.com/lb", "other/new class=example.com/lb", "other/internal type=ClusterIP", "other/web class=example.com/lb deleted"} {
-		if l.see(service(t, short)) {
-			t.Errorf("%s is looked at again", short)
+	l.adopt(listed(t, "shop/web shows=10.0.0.2"), listed(t, other+" shows=10.0.0.0,10.0.0.1,10.0.0.2,192.0.2.7; other/internal type=ClusterIP shows=10.0.0.3"))
+	take := func(then, service, want string) {
+		t.Helper()
+		svc := aService(t, service)
+		if d := l.answer(svc); shown(d.addrs) != want {
+			t.Errorf("%s: %s has %q, want %q", then, service, shown(d.addrs), want)
+		}
+		for _, h := range l.holdings() {
+			if h.Service == "other/web" && len(l.ignored) > 0 {
+				t.Errorf("%s: %v counts as ours", then, h)
+			}
 		}
 	}
-	if len(l.entries) != 0 || len(l.allocator.Holdings()) != 0 {
-		t.Errorf("the ledger has %d entries and %v", len(l.entries), l.allocator.Holdings())
+	take("two are taken, and one is web's", "shop/api", "10.0.0.3")
+	take("web keeps what another shows", "shop/web shows=10.0.0.2", "10.0.0.2")
+	take("there is no more", "shop/blog", "")
+	l.forget("shop/web")
+	l.serve()
+	take("web goes, and the other still shows its address", "shop/blog", "")
+	if l.ignore(aService(t, other+" shows=10.0.0.0,10.0.0.1,10.0.0.2,192.0.2.7")) {
+		t.Error("nothing changed, and something was freed")
+	}
+	if !l.ignore(aService(t, other+" shows=10.0.0.0,10.0.0.1")) {
+		t.Error("the other lets one go, and nothing is free")
+	}
+	take("the other let one go", "shop/blog", "10.0.0.2")
+	if l.see(aService(t, "other/web"), time.Time{}).again {
+		t.Error("the service controller is about to ask, and is to ask again")
+	}
+	take("the other becomes ours", "other/web", "10.0.0.0")
+	take("what it showed is free", "shop/more", "10.0.0.1")
+	if len(l.ignored) > 0 {
+		t.Errorf("%d are ignored", len(l.ignored))
 	}
 }
 
@@ -436,7 +510,7 @@ func TestAdoptionDoesNotDependOnTheOrderOfTheList(t *testing.T) {
 		rand.Shuffle(len(services), func(i, j int) { services[i], services[j] = services[j], services[i] })
 		l := newLedger()
 		l.configure(pools(t, "vip 10.0.0.0-10.0.0.4"), nil)
-		conflicts := l.adopt(services)
+		conflicts := l.adopt(services, nil)
 		if got := outcome(l, conflicts); got != want {
 			t.Fatalf("got\n\t%s\nwant\n\t%s", got, want)
 		}
@@ -452,7 +526,77 @@ func outcome(l *ledger, conflicts []conflict) string {
 		held = append(held, h.Service+" "+h.Addr.String())
 	}
 	for _, c := range conflicts {
-		lost = append(lost, nameOf(c.service))
+		lost = append(lost, service.Name(c.service))
 	}
 	return strings.Join(held, ", ") + "; conflicts " + strings.Join(lost, ", ")
+}
+
+func TestWhoeverRepairsTires(t *testing.T) {
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var r repairs
+	for _, step := range []struct {
+		then string
+		at   time.Duration
+		want action
+	}{
+		{"a single wipe is mended at once, without a word", 0, action{again: true}},
+		{"the second waits a second", 10 * time.Millisecond, action{again: true, after: time.Second, contested: true}},
+		{"what is written while one is due changes nothing", 500 * time.Millisecond, action{}},
+		{"the third waits two", 1100 * time.Millisecond, action{again: true, after: 2 * time.Second, contested: true}},
+		{"the fourth waits four", 4 * time.Second, action{again: true, after: 4 * time.Second, contested: true}},
+		{"eight", 9 * time.Second, action{again: true, after: 8 * time.Second, contested: true}},
+		{"sixteen", 18 * time.Second, action{again: true, after: 16 * time.Second, contested: true}},
+		{"thirty-two", 40 * time.Second, action{again: true, after: 32 * time.Second, contested: true}},
+		{"a minute", 80 * time.Second, action{again: true, after: time.Minute, contested: true}},
+		{"and no more", 150 * time.Second, action{again: true, after: time.Minute, contested: true}},
+		{"after some minutes of peace it begins anew", 10 * time.Minute, action{again: true}},
+	} {
+		if got := r.next(begin.Add(step.at)); got != step.want {
+			t.Errorf("%s: %+v, want %+v", step.then, got, step.want)
+		}
+	}
+}
+
+// What is done about a Service depends on what was told and observed of it, and on nothing else.
+func TestWhatIsNext(t *testing.T) {
+	held := addrs("10.0.0.0")
+	full := loadbalancer.Reason{Cause: loadbalancer.NoneFree}
+	ingress := func(shows string) []corev1.LoadBalancerIngress {
+		if shows == "" {
+			return nil
+		}
+		return service.Status(addrs(shows)).Ingress
+	}
+	for _, step := range []struct {
+		then    string
+		told    told
+		shown   bool   // the decision was
+		before  string // what the status showed when the decision was given
+		shows   string // what it shows now
+		why     loadbalancer.Reason
+		changes bool // the answer would be another one
+		again   bool
+		shownBy bool // it counts as shown then
+	}{
+		{then: "the service controller has not asked yet, and will", shows: "", changes: true},
+		{then: "it was given the decision, and writes it", told: told{asked: true}, shows: ""},
+		{then: "the decision is there", told: told{asked: true}, shows: "10.0.0.0", shownBy: true},
+		{then: "nothing is new", told: told{asked: true}, shown: true, shows: "10.0.0.0", shownBy: true},
+		{then: "somebody wipes it", told: told{asked: true}, shown: true, shows: "", again: true},
+		{then: "somebody writes another while ours is on its way", told: told{asked: true}, shows: "192.0.2.1", again: true},
+		{then: "it shows what it did when the decision was given", told: told{asked: true}, before: "192.0.2.1", shows: "192.0.2.1"},
+		{then: "it was adopted, and somebody wipes it", shown: true, shows: "", again: true},
+		{then: "another answer is due", told: told{asked: true}, shown: true, shows: "10.0.0.0", changes: true, again: true, shownBy: true},
+		{then: "the reason is owed", told: told{asked: true, owed: true}, shown: true, shows: "10.0.0.0", why: full, again: true, shownBy: true},
+		{then: "it waits for something else than it was told", told: told{asked: true}, shown: true, shows: "10.0.0.0", why: full, again: true, shownBy: true},
+		{then: "it waits for what it was told", told: told{asked: true, why: full}, shown: true, shows: "10.0.0.0", why: full, shownBy: true},
+	} {
+		svc := aService(t, "shop/web")
+		svc.Status.LoadBalancer.Ingress = ingress(step.shows)
+		e := entry{service: svc, told: step.told, observed: observed{shown: step.shown, before: ingress(step.before)}}
+		do, is := e.next(held, loadbalancer.Grant{Addrs: held, Why: step.why}, !step.changes, time.Unix(1, 0))
+		if want := (action{again: step.again}); do != want || is.shown != step.shownBy {
+			t.Errorf("%s: %+v, shown %t, want %+v, %t", step.then, do, is.shown, want, step.shownBy)
+		}
+	}
 }

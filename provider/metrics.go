@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -25,6 +26,11 @@ var (
 	updateErrors = metrics.NewCounter(&metrics.CounterOpts{
 		Name:           "metallb_k8s_client_update_errors_total",
 		Help:           "How many of these could not be dealt with, and were tried again.",
+		StabilityLevel: metrics.ALPHA,
+	})
+	eventsDropped = metrics.NewCounter(&metrics.CounterOpts{
+		Name:           "metallb_controller_events_dropped_total",
+		Help:           "How many events the API server did not take for five minutes.",
 		StabilityLevel: metrics.ALPHA,
 	})
 	assignment = metrics.NewHistogram(&metrics.HistogramOpts{
@@ -60,7 +66,7 @@ var (
 
 // register offers the Cloud's metrics where the framework serves its own.
 func (c *Cloud) register() {
-	legacyregistry.MustRegister(updates, updateErrors, assignment)
+	legacyregistry.MustRegister(updates, updateErrors, eventsDropped, assignment)
 	legacyregistry.CustomMustRegister(&collector{cloud: c})
 }
 
@@ -126,25 +132,27 @@ type figures struct {
 	config   configState
 }
 
-// figures returns false for a standby.
+// figures returns false for a standby. What takes longer than a copy is done after the lock.
 func (c *Cloud) figures() (f figures, leads bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if !c.ready || c.frozen {
+		c.mu.Unlock()
 		return figures{}, false
 	}
-	f = figures{usage: c.ledger.allocator.Usage(), config: c.config}
+	a := c.ledger.allocator
+	f = figures{usage: a.Usage(), assigned: a.InUse(), pending: a.Pending(), config: c.config}
+	config, others := a.Config(), c.ledger.others()
+	c.mu.Unlock()
+	f.assigned = without(f.assigned, others)
 	// A Service that was deleted and made again is two for a moment, and one metric given twice would fail the scrape.
-	f.assigned = slices.Compact(c.ledger.allocator.Holdings())
+	slices.SortFunc(f.assigned, func(x, y loadbalancer.Holding) int {
+		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Service, y.Service))
+	})
+	f.assigned = slices.Compact(f.assigned)
 	f.pools = make([]string, len(f.assigned))
 	for i, h := range f.assigned {
-		if pool := c.ledger.allocator.Pool(h.Addr); pool != nil {
+		if pool := config.Pool(h.Addr); pool != nil {
 			f.pools[i] = pool.Name
-		}
-	}
-	for _, e := range c.ledger.unserved {
-		if e.why != "" || e.owed || len(c.ledger.held(e.service)) == 0 {
-			f.pending++
 		}
 	}
 	return f, true

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-base/metrics"
 )
 
@@ -75,7 +74,7 @@ func TestTheWaitForAFirstAddressIsMeasured(t *testing.T) {
 	registry.MustRegister(assignment)
 	c, _ := newCloud(t, "vip 10.0.0.0/30", "")
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	see := func(short string, after time.Duration) { c.clock(service(t, short), at.Add(after)) }
+	see := func(short string, after time.Duration) { c.clock(aService(t, short), at.Add(after)) }
 	see("shop/web", 0)
 	see("shop/web finalizer", time.Second)
 	see("shop/web shows=10.0.0.0", 3*time.Second)
@@ -129,55 +128,5 @@ func TestAProcessThatCannotReadForLongIsNotWell(t *testing.T) {
 		if err := w.check(now); (err == nil) != step.well {
 			t.Errorf("%s, at %s: %v", step.then, step.after, err)
 		}
-	}
-}
-
-func TestOnlyServicesOfOurClassAreServedWhereTheOperatorSaysSo(t *testing.T) {
-	trim := newTrimmer(true)
-	for _, test := range []struct {
-		name, service string
-		wants         bool
-		finalizer     bool // is left in what the service controller sees
-	}{
-		{name: "no class", service: "shop/web finalizer uid=1"},
-		{name: "no class, once more", service: "shop/web finalizer uid=1"},
-		{name: "our class", service: "shop/web finalizer uid=2 class=metallb.universe.tf/metallb", wants: true, finalizer: true},
-		{name: "our class, which is blanked already", service: "shop/web finalizer uid=2", wants: true, finalizer: true},
-		{name: "one of ours that became internal", service: "shop/web finalizer uid=2 type=ClusterIP", finalizer: true},
-		{name: "and came back without a class", service: "shop/web finalizer uid=2"},
-		{name: "another's", service: "shop/web finalizer uid=3 class=example.com/lb"},
-		{name: "another's that became internal", service: "shop/web finalizer uid=3 type=ClusterIP"},
-		{name: "one without a class that became internal", service: "shop/web finalizer uid=1 type=ClusterIP"},
-	} {
-		object, err := trim.trim(service(t, test.service))
-		if err != nil {
-			t.Fatal(err)
-		}
-		svc := object.(*corev1.Service)
-		if wants(svc) != test.wants || (len(svc.Finalizers) == 2) != test.finalizer {
-			t.Errorf("%s: served %t, finalizers %v", test.name, wants(svc), svc.Finalizers)
-		}
-	}
-	trim = newTrimmer(false)
-	for _, test := range []struct {
-		name, service string
-		finalizers    int
-	}{
-		{name: "another's", service: "shop/web finalizer uid=3 class=example.com/lb", finalizers: 1},
-		{name: "another's that became internal, and is its to clean up", service: "shop/web finalizer uid=3 type=ClusterIP", finalizers: 1},
-		{name: "the same that became ours", service: "shop/web finalizer uid=3", finalizers: 2},
-		{name: "and internal again", service: "shop/web finalizer uid=3 type=ClusterIP", finalizers: 2},
-	} {
-		object, err := trim.trim(service(t, test.service))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if svc := object.(*corev1.Service); len(svc.Finalizers) != test.finalizers {
-			t.Errorf("%s: finalizers %v", test.name, svc.Finalizers)
-		}
-	}
-	trim.forget(service(t, "shop/web uid=3"))
-	if len(trim.seen) != 0 {
-		t.Errorf("it remembers %v", trim.seen)
 	}
 }

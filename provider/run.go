@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"os"
-	"slices"
 	"time"
 
 	"go4.org/netipx"
@@ -19,15 +19,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/informers"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/tools/pager"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/transport"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
@@ -39,6 +37,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // Initialize prepares a Cloud for the framework's command. It takes the leader election out of the framework's hands, whose
@@ -76,7 +75,7 @@ type gate struct {
 	services   informers.SharedInformerFactory
 	controller *servicecontroller.Controller
 	admission  *admission
-	events     record.EventBroadcaster
+	events     kubernetes.Interface // writes events
 }
 
 func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
@@ -85,12 +84,18 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 		return nil, fmt.Errorf("make a client: %w", err)
 	}
 	// Events have a client of their own, so that they never delay a status.
-	events, err := kubernetes.NewForConfig(rest.AddUserAgent(config.Kubeconfig, "events"))
+	telling := rest.AddUserAgent(config.Kubeconfig, "events")
+	telling.Timeout = 10 * time.Second
+	events, err := kubernetes.NewForConfig(telling)
 	if err != nil {
 		return nil, fmt.Errorf("make a client for events: %w", err)
 	}
 	writing := rest.CopyConfig(config.Kubeconfig)
+	writing.UserAgent = fieldManager + "/service-controller"
 	writing.Timeout = 30 * time.Second // a hung API server must not hold up the stop
+	if c.election.LeaderElect {
+		writing.Timeout = min(writing.Timeout, fenceTime(c.election.LeaseDuration.Duration))
+	}
 	writing.WrapTransport = transport.Wrappers(writing.WrapTransport, func(next http.RoundTripper) http.RoundTripper {
 		f := &fence{next: next}
 		c.mu.Lock()
@@ -107,26 +112,27 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 		cloud:    c,
 		config:   config,
 		client:   client,
-		services: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(c.trim.trim)),
-		events:   record.NewBroadcaster(),
+		services: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
+		events:   events,
 	}
-	c.record = g.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "metallb-controller"})
-	g.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: events.CoreV1().Events("")})
 
-	c.watch = &requeuer{ServiceInformer: g.services.Core().V1().Services()}
-	if err := c.watches.over(c.watch.ServiceInformer.Informer()); err != nil {
-		return nil, fmt.Errorf("watch services: %w", err)
-	}
+	c.watch = &viewed{ServiceInformer: g.services.Core().V1().Services(), view: c.view}
+	c.lookup = lookupIn(c.watch.ServiceInformer)
 	if _, err := c.watch.ServiceInformer.Informer().AddEventHandler(c); err != nil {
 		return nil, fmt.Errorf("watch services: %w", err)
 	}
-	g.controller, err = servicecontroller.New(c, quietClient{writer, events}, c.watch, oneNode{},
+	g.controller, err = servicecontroller.New(c, quietClient{writer, c}, c.watch, oneNode{},
 		config.ComponentConfig.KubeCloudShared.ClusterName, utilfeature.DefaultFeatureGate)
 	if err != nil {
 		return nil, fmt.Errorf("make the service controller: %w", err)
 	}
 	if g.admission, err = newAdmission(client, writer, c); err != nil {
 		return nil, err
+	}
+	for _, informer := range append(g.admission.informers, c.watch.ServiceInformer.Informer()) {
+		if err := c.watches.over(informer); err != nil {
+			return nil, fmt.Errorf("watch the watches: %w", err)
+		}
 	}
 	// A text that was refused because a Service would lose its address may be admitted once that is free.
 	c.freed = g.admission.ring
@@ -137,6 +143,7 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 func (g *gate) run(ctx context.Context, framework genericcontrollermanager.ControllerContext) {
 	g.services.Start(ctx.Done())
 	g.admission.start(ctx)
+	go g.cloud.events.run(ctx, g.events.CoreV1().Events(""))
 	lead := func(ctx context.Context) {
 		if err := g.lead(ctx, framework); err != nil && ctx.Err() == nil {
 			klog.ErrorS(err, "Stopped, to start again")
@@ -181,7 +188,7 @@ func (g *gate) elect(ctx context.Context, election componentbaseconfig.LeaderEle
 	if err != nil {
 		return fmt.Errorf("make a client for the lease: %w", err)
 	}
-	g.cloud.lease = &lease{Interface: lock, look: func(ctx context.Context) (string, error) {
+	g.cloud.lease = &lease{Interface: lock, lookAgain: min(lookAtLeast, fenceTime(election.LeaseDuration.Duration)), look: func(ctx context.Context) (string, error) {
 		found, err := client.CoordinationV1().Leases(election.ResourceNamespace).Get(ctx, election.ResourceName, metav1.GetOptions{})
 		if err != nil || found.Spec.HolderIdentity == nil {
 			return "", err
@@ -217,7 +224,7 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	// An API server that does not answer yet is waited for: restarting would not make it answer sooner.
 	err := wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
 		var err error
-		if services, err = listAll(ctx, g.client, c.trim); err != nil {
+		if services, err = listAll(ctx, g.client); err != nil {
 			klog.ErrorS(err, "Cannot read the Services yet")
 			return false, nil
 		}
@@ -230,7 +237,12 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	if err != nil {
 		return err
 	}
-	c.adopt(config, g.admission.givenUp, services)
+	// A Node's own address is not handed out. Without the permission to read Nodes, nobody waits for long.
+	patience, enough := context.WithTimeout(ctx, 2*time.Second)
+	cache.WaitForCacheSync(patience.Done(), g.admission.facts.nodes.HasSynced)
+	enough()
+	c.withhold(g.admission.facts.now())
+	c.adopt(config, g.admission.inForce.givenUp, services)
 	informer := g.services.Core().V1().Services().Informer()
 	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
 		return ctx.Err()
@@ -238,10 +250,21 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	for _, svc := range informer.GetStore().List() {
 		c.see(svc) // what changed while we listed
 	}
+	g.admission.begin(ctx)
 	go g.admission.run(ctx)
+	go func() {
+		missing := c.compare(nil)
+		for wait := 10 * time.Second; ; wait = compareEvery {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+				missing = c.compare(missing)
+			}
+		}
+	}()
 	// The service controller logs every event, the noise too.
-	ctx = klog.NewContext(ctx, quiet(klog.FromContext(ctx)))
-	g.controller.Run(ctx, int(g.config.ComponentConfig.ServiceController.ConcurrentServiceSyncs), framework.ControllerManagerMetrics)
+	g.controller.Run(klog.NewContext(ctx, quiet(klog.FromContext(ctx))), int(g.config.ComponentConfig.ServiceController.ConcurrentServiceSyncs), framework.ControllerManagerMetrics)
 	return errors.New("the service controller ended")
 }
 
@@ -258,8 +281,18 @@ func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, servic
 	if config != nil {
 		c.ledger.configure(config, givenUp)
 	}
-	conflicts := c.ledger.adopt(slices.DeleteFunc(services, func(svc *corev1.Service) bool { return c.gone[svc.UID] }))
-	addresses := len(c.ledger.allocator.Holdings())
+	var ours, others []*corev1.Service
+	for _, svc := range services {
+		if seen := c.view.of(svc); c.gone[svc.UID] {
+			c.view.forget(svc)
+		} else if seen != nil {
+			ours = append(ours, seen)
+		} else {
+			others = append(others, svc)
+		}
+	}
+	conflicts := c.ledger.adopt(ours, others)
+	addresses := len(c.ledger.holdings())
 	var strays []stray
 	if config != nil {
 		strays = c.ledger.strays()
@@ -270,22 +303,38 @@ func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, servic
 
 	klog.InfoS("Adopted the cluster's addresses", "addresses", addresses, "configured", config != nil)
 	for _, x := range conflicts {
-		klog.InfoS("Found two Services on one address", "service", nameOf(x.service), "why", x.why)
+		klog.InfoS("Found two Services on one address", "service", service.Name(x.service), "why", x.why)
 		c.record.Eventf(x.service, corev1.EventTypeWarning, "AddressConflict", "%s. This Service showed it too, is younger, and loses it", x.why)
 	}
 	c.warnNotInPool(strays)
 }
 
 func (c *Cloud) warnNotInPool(strays []stray) {
-	for _, x := range strays {
-		c.record.Eventf(x.service, corev1.EventTypeWarning, "AddressNotInPool",
-			"address %s belongs to no pool: it is kept, and not announced; add it to a pool, or delete the Service", x.addr)
+	for i := 0; i < len(strays); i++ {
+		svc, addrs := strays[i].service, []netip.Addr{strays[i].addr}
+		for ; i+1 < len(strays) && strays[i+1].service == svc; i++ {
+			addrs = append(addrs, strays[i+1].addr)
+		}
+		c.record.Eventf(svc, corev1.EventTypeWarning, "AddressNotInPool",
+			"address %s belongs to no pool: it is kept, and not announced; add it to a pool, or delete the Service", service.InWords(addrs))
+	}
+}
+
+func lookupIn(services coreinformers.ServiceInformer) func(namespace, name string) *corev1.Service {
+	store := services.Informer().GetStore()
+	return func(namespace, name string) *corev1.Service {
+		object, _, err := store.GetByKey(namespace + "/" + name)
+		svc, ok := object.(*corev1.Service)
+		if err != nil || !ok {
+			return nil
+		}
+		return svc
 	}
 }
 
 // listAll reads every Service from a quorum of the storage, page by page. An informer's cache may lag behind, and an address
 // forgotten is an address given twice.
-func listAll(ctx context.Context, client kubernetes.Interface, t *trimmer) ([]*corev1.Service, error) {
+func listAll(ctx context.Context, client kubernetes.Interface) ([]*corev1.Service, error) {
 	page := func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return client.CoreV1().Services(metav1.NamespaceAll).List(ctx, options)
 	}
@@ -295,7 +344,7 @@ func listAll(ctx context.Context, client kubernetes.Interface, t *trimmer) ([]*c
 	}
 	var all []*corev1.Service
 	err = meta.EachListItem(list, func(object runtime.Object) error {
-		trimmed, err := t.trim(object)
+		trimmed, err := trim(object)
 		if svc, ok := trimmed.(*corev1.Service); ok {
 			all = append(all, svc)
 		}

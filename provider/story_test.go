@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -21,11 +22,12 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
-// service writes a Service in short: "shop/web want=10.0.0.1 pool=vip shows=10.0.0.2 …". Its UID is its name unless it says
+// aService writes a Service in short: "shop/web want=10.0.0.1 pool=vip shows=10.0.0.2 …". Its UID is its name unless it says
 // otherwise.
-func service(t rapid.TB, short string) *corev1.Service {
+func aService(t rapid.TB, short string) *corev1.Service {
 	t.Helper()
 	words := strings.Fields(short)
 	namespace, name, ok := strings.Cut(words[0], "/")
@@ -45,7 +47,7 @@ func service(t rapid.TB, short string) *corev1.Service {
 		case "pool":
 			metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "metallb.universe.tf/address-pool", text)
 		case "shows":
-			svc.Status.LoadBalancer = *statusOf(addrs(text))
+			svc.Status.LoadBalancer = *service.Status(addrs(text))
 		case "shows-without-mode":
 			svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: text}}
 		case "shows-host":
@@ -101,7 +103,7 @@ func service(t rapid.TB, short string) *corev1.Service {
 func listed(t testing.TB, short string) (all []*corev1.Service) {
 	t.Helper()
 	for one := range strings.SplitSeq(short, ";") {
-		all = append(all, service(t, one))
+		all = append(all, aService(t, one))
 	}
 	return all
 }
@@ -137,10 +139,23 @@ func pools(t testing.TB, short string) *loadbalancer.Config {
 	return config
 }
 
+// admit puts a text in force if nothing speaks against it, as an admission does.
+func (c *Cloud) admit(config, next *loadbalancer.Config, givenUp *netipx.IPSet, by loadbalancer.Consent) (loadbalancer.Verdict, *netipx.IPSet) {
+	facts := loadbalancer.Facts{NodesKnown: true, KeysKnown: true, Held: c.hold()}
+	defer c.resume()
+	v := config.Admit(next, facts)
+	if against := v.But(by); !against.Admits() {
+		return against, givenUp
+	}
+	givenUp = with(givenUp, v.Lost)
+	c.enforce(next, givenUp, config == nil)
+	return loadbalancer.Verdict{}, givenUp
+}
+
 func names(services []*corev1.Service) string {
 	var all []string
 	for _, svc := range services {
-		all = append(all, nameOf(svc))
+		all = append(all, service.Name(svc))
 	}
 	return strings.Join(all, " ")
 }
@@ -174,22 +189,14 @@ type eventbook struct {
 	events []string
 }
 
-func (b *eventbook) Event(object runtime.Object, kind, reason, message string) {
+func (b *eventbook) Eventf(object runtime.Object, kind, reason, format string, args ...any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	name := "?"
 	if m, err := metaOf(object); err == nil {
 		name = m.GetNamespace() + "/" + m.GetName()
 	}
-	b.events = append(b.events, strings.Join([]string{name, kind, reason, message}, " "))
-}
-
-func (b *eventbook) Eventf(object runtime.Object, kind, reason, format string, args ...any) {
-	b.Event(object, kind, reason, fmt.Sprintf(format, args...))
-}
-
-func (b *eventbook) AnnotatedEventf(object runtime.Object, _ map[string]string, kind, reason, format string, args ...any) {
-	b.Eventf(object, kind, reason, format, args...)
+	b.events = append(b.events, strings.Join([]string{name, kind, reason, fmt.Sprintf(format, args...)}, " "))
 }
 
 // take returns what was written since the last time.

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
@@ -22,6 +23,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // A world is an API server, an informer and a service controller around a Cloud. They behave as the real ones where it
@@ -48,6 +50,10 @@ type world struct {
 	check func() // if not nil, what must hold after everything that happens
 	// meanwhile, if not nil, happens while the service controller works on a Service: before it asks, and before it writes.
 	meanwhile func(name string)
+	// listed, if not nil, happens between the list from the quorum and the informer's first.
+	listed  func()
+	missing map[types.UID]bool // at the last comparison
+	clock   time.Time
 
 	questions, finalizers, statuses int // how often the service controller asked, and wrote
 }
@@ -67,9 +73,18 @@ func (w *world) restart() {
 	w.cloud = New(Options{})
 	w.cloud.record = w.book
 	w.cloud.freed = func() {}
-	w.cloud.watch = &requeuer{}
+	w.cloud.now = func() time.Time { w.clock = w.clock.Add(time.Hour); return w.clock } // nobody tires
+	w.cloud.watch = &viewed{}
+	w.cloud.lookup = func(namespace, name string) *corev1.Service { return w.cache[namespace+"/"+name] }
 	var handler cache.ResourceEventHandler = cache.ResourceEventHandlerFuncs{AddFunc: func(object any) { w.enqueue(object.(*corev1.Service)) }}
-	w.cloud.watch.handler.Store(&handler)
+	w.cloud.watch.handler = handler
+	var listed []*corev1.Service
+	for _, svc := range w.server {
+		listed = append(listed, svc.DeepCopy())
+	}
+	if w.listed != nil {
+		w.listed()
+	}
 	w.read, w.told = len(w.log), len(w.log)
 	w.cache, w.known, w.queue, w.answers = maps.Clone(w.server), map[string]*corev1.Service{}, nil, map[types.UID]string{}
 	for _, name := range slices.Sorted(maps.Keys(w.cache)) {
@@ -77,13 +92,12 @@ func (w *world) restart() {
 			w.enqueue(svc)
 		}
 	}
-	var listed []*corev1.Service
-	for _, svc := range w.server {
-		listed = append(listed, svc.DeepCopy())
-	}
 	w.cloud.begin()
 	w.cloud.adopt(w.config, w.givenUp, listed)
 }
+
+// compare compares the ledger with the cache, as it happens every few minutes.
+func (w *world) compare() { w.missing = w.cloud.compare(w.missing) }
 
 // put stores a Service. A nil one is gone.
 func (w *world) put(name string, after *corev1.Service) {
@@ -129,7 +143,7 @@ func needsCleanup(svc *corev1.Service) bool {
 
 func (w *world) enqueue(svc *corev1.Service) {
 	if wantsBalancer(svc) || needsCleanup(svc) {
-		w.add(nameOf(svc))
+		w.add(service.Name(svc))
 	}
 }
 
@@ -148,10 +162,10 @@ func (w *world) observe() bool {
 	c := w.log[w.read]
 	w.read++
 	if c.after == nil {
-		delete(w.cache, nameOf(c.before))
+		delete(w.cache, service.Name(c.before))
 		return true
 	}
-	name := nameOf(c.after)
+	name := service.Name(c.after)
 	w.cache[name] = c.after
 	before := c.before
 	switch {
@@ -298,26 +312,26 @@ func (w *world) wrong() error {
 		}
 		held := l.held(svc)
 		holders[svc.UID] = len(held) > 0
-		if !shows(svc, held) {
+		if !service.Shows(svc, held) {
 			return fmt.Errorf("%s holds %q and shows %v", name, shown(held), svc.Status.LoadBalancer.Ingress)
 		}
-		r := requestOf(svc)
+		r := service.Request(svc)
 		g, same := l.allocator.Check(r)
 		if !same {
 			return fmt.Errorf("%s could have %q and has %q", name, shown(g.Addrs), shown(held))
 		}
-		waiting[svc.UID] = g.Why != nil || g.More
+		waiting[svc.UID] = !g.Why.None() || g.More
 		// Of several reasons to wait, the one that it was told may have become the second.
-		if got := w.answers[svc.UID]; (got == "") != (g.Why == nil) {
-			return fmt.Errorf("%s was told %q, and the reason is %q", name, got, words(g.Why))
+		if got := w.answers[svc.UID]; (got == "") != (g.Why.None()) {
+			return fmt.Errorf("%s was told %q, and the reason is %q", name, got, g.Why.String())
 		}
 		for _, f := range r.Families {
-			if r.AllFamilies && g.Why == nil && !slices.ContainsFunc(held, func(a netip.Addr) bool { return loadbalancer.FamilyOf(a) == f }) {
+			if r.AllFamilies && g.Why.None() && !slices.ContainsFunc(held, func(a netip.Addr) bool { return loadbalancer.FamilyOf(a) == f }) {
 				return fmt.Errorf("%s has %q and no reason not to have %s", name, shown(held), f)
 			}
 		}
 		for _, addr := range r.Addrs {
-			if g.Why == nil && !slices.Contains(held, addr) {
+			if g.Why.None() && !slices.Contains(held, addr) {
 				return fmt.Errorf("%s could have %s and has %q", name, addr, shown(held))
 			}
 		}
@@ -334,7 +348,7 @@ func (w *world) wrong() error {
 		if e == nil {
 			return fmt.Errorf("%s is held by %s, which nobody knows", h.Addr, h.Service)
 		}
-		for _, p := range e.request.Ports {
+		for _, p := range e.wanted.Ports {
 			at := fmt.Sprint(h.Addr, p)
 			if other, taken := used[at]; taken {
 				return fmt.Errorf("%s and %s both use %s", other, h.Service, at)
@@ -343,7 +357,7 @@ func (w *world) wrong() error {
 		}
 		keys := 0
 		for _, holder := range all {
-			if l.entries[types.UID(holder.UID)].request.Key != "" {
+			if l.entries[types.UID(holder.UID)].wanted.Key != "" {
 				keys++
 			}
 		}
@@ -352,7 +366,7 @@ func (w *world) wrong() error {
 		}
 	}
 	for uid := range waiting {
-		if _, waits := l.unserved[uid]; waits != waiting[uid] {
+		if waits := l.allocator.Waits(string(uid)); waits != waiting[uid] {
 			return fmt.Errorf("%s waits: %t, and is known to wait: %t", uid, waiting[uid], waits)
 		}
 	}
@@ -366,7 +380,7 @@ func (w *world) wrong() error {
 
 func (l *ledger) uidOf(name string) types.UID {
 	for uid, e := range l.entries {
-		if nameOf(e.service) == name && len(l.held(e.service)) > 0 {
+		if service.Name(e.service) == name && len(l.held(e.service)) > 0 {
 			return uid
 		}
 	}
@@ -447,7 +461,7 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 		w.check = func() {
 			now := map[string]tenure{}
 			for uid, addrs := range w.held() {
-				r := requestOf(w.cloud.ledger.entries[types.UID(uid)].service)
+				r := service.Request(w.cloud.ledger.entries[types.UID(uid)].service)
 				r.Labels = nil
 				is := tenure{addrs: addrs, wish: fmt.Sprint(r)}
 				if was, ok := before[uid]; ok {
@@ -456,7 +470,7 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 					if !strings.Contains(addrs, was.addrs) && !is.another && !internal[uid] && !renumbered {
 						t.Fatalf("%s had %s and now has %s, and nobody wished for it", uid, was.addrs, addrs)
 					}
-					is.another = is.another && (was.addrs == addrs || w.cloud.ledger.unserved[types.UID(uid)] != nil)
+					is.another = is.another && (was.addrs == addrs || w.cloud.ledger.allocator.Waits(uid))
 				}
 				now[uid] = is
 			}
@@ -469,15 +483,17 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 			}
 			for range rapid.IntRange(0, 3).Draw(t, "interlude") {
 				w.check()
-				switch rapid.IntRange(0, 4).Draw(t, "meanwhile") {
+				switch rapid.IntRange(0, 5).Draw(t, "meanwhile") {
 				case 0:
-					w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = *statusOf(addrs(addr())) })
+					w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = *service.Status(addrs(addr())) })
 				case 1:
 					w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
 				case 2:
 					w.change(name, wish)
 				case 3:
 					w.observe()
+				case 5:
+					w.put(name, nil)
 				case 4:
 					for w.observe() || w.tell() {
 					}
@@ -492,7 +508,7 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 					t.SkipNow()
 				}
 				created++
-				svc := service(t, name+" uid="+strconv.Itoa(created)+" age="+strconv.Itoa(100-created))
+				svc := aService(t, name+" uid="+strconv.Itoa(created)+" age="+strconv.Itoa(100-created))
 				wish(svc)
 				traffic(svc)
 				families(svc)
@@ -510,7 +526,7 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 				w.change(name(), func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
 			},
 			"forge": func(*rapid.T) {
-				status := statusOf(addrs(addr()))
+				status := service.Status(addrs(addr()))
 				w.change(name(), func(s *corev1.Service) { s.Status.LoadBalancer = *status })
 			},
 			"label": func(*rapid.T) { w.change(name(), func(*corev1.Service) {}) },
@@ -527,6 +543,8 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 			"delete": func(*rapid.T) {
 				w.change(name(), func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{} })
 			},
+			"vanish":  func(*rapid.T) { w.put(name(), nil) },
+			"compare": func(*rapid.T) { w.compare() },
 			"strip": func(*rapid.T) { // another cloud controller manager removes our finalizer
 				w.change(name(), func(s *corev1.Service) {
 					if s.DeletionTimestamp != nil {
@@ -536,15 +554,15 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 			},
 			"configure": func(t *rapid.T) {
 				next := rapid.SampledFrom(configs).Draw(t, "config")
-				var lost []loadbalancer.Holding
-				if lost, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, false); len(lost) == 0 {
+				var against loadbalancer.Verdict
+				if against, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, loadbalancer.NoConsent); against.Admits() {
 					w.config = next
 				}
 			},
 			"renumber": func(t *rapid.T) {
 				renumbered = true
 				next := rapid.SampledFrom(configs).Draw(t, "config")
-				_, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, true)
+				_, w.givenUp = w.cloud.admit(w.config, next, w.givenUp, loadbalancer.Renumber)
 				w.config = next
 			},
 			"observe": func(*rapid.T) { w.observe() },
@@ -555,6 +573,9 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 				meanwhile := w.meanwhile
 				defer func() { w.meanwhile = meanwhile }()
 				w.meanwhile = nil
+				w.settle()
+				w.compare()
+				w.compare()
 				w.settle()
 				held := w.held()
 				w.restart()
@@ -570,8 +591,26 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 					t.Fatalf("the restart said %s", events)
 				}
 			},
+			"start over while some vanish": func(t *rapid.T) {
+				meanwhile := w.meanwhile
+				w.meanwhile = nil
+				w.settle() // what somebody wrote into a status would be adopted
+				w.meanwhile = meanwhile
+				w.listed = func() {
+					for _, name := range slices.Sorted(maps.Keys(w.server)) {
+						if rapid.Bool().Draw(t, "vanishes") {
+							w.put(name, nil)
+						}
+					}
+				}
+				w.restart()
+				w.listed = nil
+			},
 			"": func(*rapid.T) { w.check() },
 		})
+		w.settle()
+		w.compare()
+		w.compare()
 		w.settle()
 		if err := w.wrong(); err != nil {
 			t.Fatal(err)
@@ -583,8 +622,8 @@ func TestANewServiceCostsTwoPatchesAndOneQuestion(t *testing.T) {
 	for _, order := range []string{"every event comes at once", "the Cloud hears of everything last"} {
 		t.Run(order, func(t *testing.T) {
 			w := newWorld(t)
-			w.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, false)
-			w.put("shop/web", service(t, "shop/web"))
+			w.cloud.admit(nil, pools(t, "vip 10.0.0.0/24"), nil, loadbalancer.NoConsent)
+			w.put("shop/web", aService(t, "shop/web"))
 			if order == "the Cloud hears of everything last" {
 				for w.observe() || w.work() {
 				}
@@ -601,10 +640,83 @@ func TestANewServiceCostsTwoPatchesAndOneQuestion(t *testing.T) {
 	}
 }
 
+// A Service may vanish at once, if another controller manager removes the finalizer, and nobody tells us of it: between our
+// list and the informer's, between the service controller's finalizer and its question, and while we look at a snapshot.
+func TestWhatVanishesWithoutAWordIsForgotten(t *testing.T) {
+	for name, vanish := range map[string]func(*world){
+		"between the two lists": func(w *world) {
+			w.put("shop/web", aService(t, "shop/web"))
+			w.settle()
+			w.listed = func() { w.put("shop/web", nil) }
+			w.restart()
+		},
+		"between finalizer and question": func(w *world) {
+			w.meanwhile = func(string) {
+				w.meanwhile = nil
+				w.put("shop/web", nil)
+				for w.observe() || w.tell() {
+				}
+			}
+			w.put("shop/web", aService(t, "shop/web"))
+		},
+		"in a snapshot": func(w *world) {
+			svc := aService(t, "shop/web")
+			w.cloud.OnDelete(svc)
+			w.cloud.see(svc)
+			if len(w.cloud.ledger.entries) > 0 {
+				t.Error("it is in the ledger")
+			}
+		},
+		"after another's": func(w *world) {
+			w.put("shop/web", aService(t, "shop/web class=example.com/lb shows=10.0.0.0"))
+			w.settle()
+			w.listed = func() { w.put("shop/web", nil) }
+			w.restart()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.config = pools(t, "vip 10.0.0.0/32")
+			w.cloud.admit(nil, w.config, nil, loadbalancer.NoConsent)
+			vanish(w)
+			w.settle()
+			w.compare()
+			w.compare()
+			w.put("shop/api", aService(t, "shop/api"))
+			w.settle()
+			if got := fmt.Sprint(w.held()); got != "map[shop/api:10.0.0.0]" {
+				t.Errorf("held: %s", got)
+			}
+			if got := len(w.cloud.ledger.known()) + len(w.cloud.view.remembered()) + len(w.cloud.began); got != 2 { // api, and its finalizer
+				t.Errorf("%d things are remembered", got)
+			}
+			if err := w.wrong(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// The informer's list may be older than ours: what it lacks once may be on its way.
+func TestWhatTheInformerDoesNotHaveYetIsKept(t *testing.T) {
+	w := newWorld(t)
+	w.config = pools(t, "vip 10.0.0.0/31")
+	w.put("shop/web", aService(t, "shop/web shows=10.0.0.1"))
+	w.restart()
+	late := w.cache
+	w.cache = map[string]*corev1.Service{}
+	w.compare()
+	w.cache = late
+	w.compare()
+	if got := fmt.Sprint(w.held()); got != "map[shop/web:10.0.0.1]" {
+		t.Errorf("held: %s", got)
+	}
+}
+
 func TestAServiceDeletedWhileWeListedIsNotAdopted(t *testing.T) {
 	w := newWorld(t)
 	w.cloud = New(Options{})
-	w.cloud.record, w.cloud.watch, w.cloud.freed = w.book, &requeuer{}, func() {}
+	w.cloud.record, w.cloud.watch, w.cloud.freed = w.book, &viewed{}, func() {}
 	w.cloud.begin()
 	list := listed(t, "shop/web shows=10.0.0.0; shop/api shows=10.0.0.1")
 	w.cloud.OnDelete(cache.DeletedFinalStateUnknown{Key: "shop/web", Obj: list[0]})
@@ -616,14 +728,14 @@ func TestAServiceDeletedWhileWeListedIsNotAdopted(t *testing.T) {
 
 func TestAStatusThatSomebodyWritesBeforeWeAreFirstAskedIsPutRight(t *testing.T) {
 	w := newWorld(t)
-	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, false)
+	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, loadbalancer.NoConsent)
 	w.meanwhile = func(name string) { // the service controller has read it, and has not asked yet
 		w.meanwhile = nil
-		w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = *statusOf(addrs("10.0.0.0")) })
+		w.change(name, func(s *corev1.Service) { s.Status.LoadBalancer = *service.Status(addrs("10.0.0.0")) })
 		for w.observe() || w.tell() {
 		}
 	}
-	w.put("shop/web", service(t, "shop/web want=10.9.9.9"))
+	w.put("shop/web", aService(t, "shop/web want=10.9.9.9"))
 	w.settle()
 	if err := w.wrong(); err != nil {
 		t.Error(err)
@@ -632,10 +744,10 @@ func TestAStatusThatSomebodyWritesBeforeWeAreFirstAskedIsPutRight(t *testing.T) 
 
 func TestADeletionThatOnlyAListRevealsFreesTheAddress(t *testing.T) {
 	w := newWorld(t)
-	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, false)
-	w.put("shop/web", service(t, "shop/web"))
+	w.cloud.admit(nil, pools(t, "vip 10.0.0.0/32"), nil, loadbalancer.NoConsent)
+	w.put("shop/web", aService(t, "shop/web"))
 	w.settle()
-	w.put("shop/api", service(t, "shop/api"))
+	w.put("shop/api", aService(t, "shop/api"))
 	w.settle()
 	w.cloud.OnDelete(cache.DeletedFinalStateUnknown{Key: "shop/web", Obj: w.server["shop/web"]})
 	delete(w.server, "shop/web")

@@ -3,7 +3,6 @@ package speaker
 import (
 	"cmp"
 	"fmt"
-	"iter"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -12,40 +11,58 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // A Service is a Kubernetes Service and where its pods are.
 type Service struct {
 	*corev1.Service
 	Slices []*discoveryv1.EndpointSlice
+	// Kept are addresses that left its status a moment ago, and are announced as if they were there; see keep.
+	Kept []netip.Addr
+}
+
+// addresses are those that the status shows, and those that are kept.
+func (s Service) addresses() []netip.Addr { return append(service.Addresses(s.Service), s.Kept...) }
+
+// Announced is an address that a Service has.
+type Announced struct {
+	Service string // namespace/name
+	Addr    netip.Addr
 }
 
 // A Withheld is an address that this node does not announce, and why.
 type Withheld struct {
-	Service string // namespace/name
-	Addr    netip.Addr
-	Why     string
+	Announced
+	Why string
 }
 
 // Announcements decides what the node tells routers. The routes are sorted by prefix; no two of them send one prefix to
-// one peer. The order of the services does not matter.
-func Announcements(config *loadbalancer.Config, node *corev1.Node, services []Service) (routes []loadbalancer.Route, withheld []Withheld) {
-	return announcements(config, node, services, unfit(node), nil)
+// one peer. The order of the services does not matter, nor are those looked at that are not ours.
+func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.Node, services []Service) (routes []loadbalancer.Route, withheld []Withheld) {
+	return announcements(config, node, served(ours, services), unfit(node), nil)
 }
 
-// announcements is Announcements where somebody else has decided whether the node is fit, and says why not, and which places
-// are newcomers.
-func announcements(config *loadbalancer.Config, node *corev1.Node, services []Service, unfit string, young map[place]bool) (routes []loadbalancer.Route, withheld []Withheld) {
-	services = slices.Clone(services)
-	slices.SortFunc(services, func(a, b Service) int {
+// served returns the services that are ours, in the order of their names.
+func served(ours service.Ours, services []Service) (all []Service) {
+	all = make([]Service, 0, len(services))
+	for _, svc := range services {
+		if ours.Serves(svc.Service) {
+			all = append(all, svc)
+		}
+	}
+	slices.SortFunc(all, func(a, b Service) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
+	return all
+}
+
+// announcements is Announcements of served Services, where somebody else has decided whether the node is fit, and says why
+// not, and which places are newcomers.
+func announcements(config *loadbalancer.Config, node *corev1.Node, services []Service, unfit string, young map[place]bool) (routes []loadbalancer.Route, withheld []Withheld) {
 	byPrefix := make(map[netip.Prefix][]loadbalancer.Route, len(services))
 	for _, svc := range services {
-		if !ours(svc.Service) {
-			continue
-		}
-		for addr := range addresses(svc.Service) {
+		for _, addr := range svc.addresses() {
 			why := cmp.Or(dying(svc.Service), unfit)
 			if why == "" {
 				why = svc.unserved(addr, node.Name)
@@ -57,7 +74,7 @@ func announcements(config *loadbalancer.Config, node *corev1.Node, services []Se
 				why = add(byPrefix, config, addr, node)
 			}
 			if why != "" {
-				withheld = append(withheld, Withheld{svc.Namespace + "/" + svc.Name, addr, why})
+				withheld = append(withheld, Withheld{Announced{service.Name(svc.Service), addr}, why})
 			}
 		}
 	}
@@ -105,22 +122,6 @@ func meet(a, b []string) bool {
 	return len(a) == 0 || len(b) == 0 || slices.ContainsFunc(a, func(name string) bool { return slices.Contains(b, name) })
 }
 
-func ours(svc *corev1.Service) bool {
-	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer &&
-		(svc.Spec.LoadBalancerClass == nil || *svc.Spec.LoadBalancerClass == loadbalancer.Class)
-}
-
-// addresses are those that the Service's status shows.
-func addresses(svc *corev1.Service) iter.Seq[netip.Addr] {
-	return func(yield func(netip.Addr) bool) {
-		for _, ingress := range svc.Status.LoadBalancer.Ingress {
-			if addr, err := netip.ParseAddr(ingress.IP); err == nil && !yield(addr.Unmap()) {
-				return
-			}
-		}
-	}
-}
-
 func dying(svc *corev1.Service) string {
 	if svc.DeletionTimestamp != nil {
 		return "the Service is being deleted"
@@ -153,24 +154,27 @@ func unfit(node *corev1.Node) string {
 // in step with kube-proxy's CategorizeEndpoints.
 func (s Service) unserved(addr netip.Addr, node string) string {
 	family := familyOf(addr)
-	var readyHere, readyAnywhere, lastHere, lastAnywhere bool
+	var readyHere, readyAnywhere, lastHere, lastAnywhere, others bool
 	for _, slice := range s.Slices {
-		if slice.AddressType != family {
-			continue
-		}
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
 			here := e.NodeName != nil && *e.NodeName == node
-			if or(e.Conditions.Ready, true) {
+			last := or(e.Conditions.Serving, true) && or(e.Conditions.Terminating, false)
+			switch ready := or(e.Conditions.Ready, true); {
+			case slice.AddressType != family:
+				others = others || ready || last
+			case ready:
 				readyAnywhere = true
 				readyHere = readyHere || here
-			} else if or(e.Conditions.Serving, true) && or(e.Conditions.Terminating, false) {
+			case last:
 				lastAnywhere = true
 				lastHere = lastHere || here
 			}
 		}
 	}
 	switch local := s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal; {
+	case !readyAnywhere && !lastAnywhere && others:
+		return fmt.Sprintf("no %s endpoint of the Service can serve, on any node, though its others can: do its pods have %[1]s addresses?", family)
 	case !readyAnywhere && !lastAnywhere:
 		return "no endpoint of the Service can serve, on any node"
 	case !local, readyHere, !readyAnywhere && lastHere:

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 const (
@@ -108,7 +110,7 @@ var rules = []announcing{
 	{name: "ready elsewhere in another slice", services: []string{"shop/web 10.0.0.1 Local | a:last | b:ready"},
 		withheld: `shop/web 10.0.0.1: externalTrafficPolicy is Local, and no endpoint on node a is ready`},
 	{name: "only the other IP version's pods are ready", services: []string{"shop/web 10.0.0.1 | v6 a:ready | a:unready"},
-		withheld: `shop/web 10.0.0.1: no endpoint of the Service can serve, on any node`},
+		withheld: `shop/web 10.0.0.1: no IPv4 endpoint of the Service can serve, on any node, though its others can: do its pods have IPv4 addresses?`},
 	{name: "the other IP version's ready pods do not keep the last one from announcing", services: []string{"shop/web 10.0.0.1 Local | a:last | v6 b:ready"}, routes: `10.0.0.1/32 pref 100`},
 
 	// The node.
@@ -142,7 +144,7 @@ var rules = []announcing{
 			2001:db8::1/128 pref 100`},
 	{name: "one IP version of it has no pod", config: "address-pools:\n- {name: default, cidr: [10.0.0.0/24, '2001:db8::/64'], advertisements: [{aggregation-length-v6: 64}]}\n",
 		services: []string{"shop/web 10.0.0.1 2001:db8::1 | v6 a:ready"},
-		routes:   `2001:db8::/64 pref 100`, withheld: "shop/web 10.0.0.1: no endpoint of the Service can serve, on any node"},
+		routes:   `2001:db8::/64 pref 100`, withheld: "shop/web 10.0.0.1: no IPv4 endpoint of the Service can serve, on any node, though its others can: do its pods have IPv4 addresses?"},
 	{name: "the Service is asked before the pool", services: []string{"shop/web 192.0.2.1 | a:unready"},
 		withheld: `shop/web 192.0.2.1: no endpoint of the Service can serve, on any node`},
 	{name: "each address counts for itself", services: []string{"shop/web 10.0.0.1 192.0.2.1 ::ffff:10.0.0.2 | a:ready"},
@@ -205,13 +207,13 @@ func TestTheRules(t *testing.T) {
 			var services []Service
 			var before []runtime.Object
 			for _, short := range r.services {
-				services = append(services, service(t, short))
+				services = append(services, svc(t, short))
 			}
 			for _, s := range services {
 				before = append(before, s.Service.DeepCopy())
 			}
 			for range 10 {
-				routes, withheld := Announcements(config, on, services)
+				routes, withheld := Announcements(config, service.Ours{}, on, services)
 				same(t, "announced", notation(routes), lines(r.routes))
 				var got []string
 				for _, w := range withheld {
@@ -243,7 +245,7 @@ func tenThousand(b *testing.B) []Service {
 		if i%3 == 0 {
 			policy = "Local"
 		}
-		services = append(services, service(b, fmt.Sprintf("shop/web-%05d 10.0.%d.%d %s | a:ready@a%[1]d b:ready@b%[1]d c:unready@c%[1]d", i, i/256, i%256, policy)))
+		services = append(services, svc(b, fmt.Sprintf("shop/web-%05d 10.0.%d.%d %s | a:ready@a%[1]d b:ready@b%[1]d c:unready@c%[1]d", i, i/256, i%256, policy)))
 	}
 	rand.Shuffle(len(services), func(i, j int) { services[i], services[j] = services[j], services[i] })
 	return services
@@ -255,7 +257,7 @@ func BenchmarkAnnouncements(b *testing.B) {
 	on, services := node(b, "a"), tenThousand(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if routes, withheld := Announcements(config, on, services); len(routes) != 10_000 || withheld != nil {
+		if routes, withheld := Announcements(config, service.Ours{}, on, services); len(routes) != 10_000 || withheld != nil {
 			b.Fatal(len(routes), len(withheld))
 		}
 	}
@@ -267,7 +269,7 @@ func BenchmarkAnnouncementsOfAnAggregate(b *testing.B) {
 	on, services := node(b, "d"), tenThousand(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if routes, withheld := Announcements(config, on, services); len(routes) != 1 || len(withheld) != 3334 {
+		if routes, withheld := Announcements(config, service.Ours{}, on, services); len(routes) != 1 || len(withheld) != 3334 {
 			b.Fatal(len(routes), len(withheld))
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // mark reads a mark as kubectl writes taints and labels.
@@ -105,7 +106,7 @@ func TestDrainedRoutesAreTheLastChoice(t *testing.T) {
 func TestADrainedNodeStaysTheLastChoiceUntilItsTimeIsOver(t *testing.T) {
 	const drained = "10.0.0.1/32 pref 0 [65535:0] prepend 3"
 	const gone = "shop/web 10.0.0.1: node a is drained: it is tainted maintenance:NoExecute"
-	services := []Service{service(t, "shop/web 10.0.0.1 | a:ready")}
+	services := []Service{svc(t, "shop/web 10.0.0.1 | a:ready")}
 	on := node(t, "a")
 	config := draining(parse(t, onePool), "maintenance", "", 0)
 	var m memory
@@ -113,7 +114,7 @@ func TestADrainedNodeStaysTheLastChoiceUntilItsTimeIsOver(t *testing.T) {
 		t.Helper()
 		now := paceStart.Add(at)
 		why, since := Drained(config, on)
-		routes, kept, next, wake := m.announcements(now, config, on, services, why, since)
+		routes, kept, _, next, wake := m.announcements(now, config, service.Ours{}, on, services, why, since)
 		m = next
 		same(t, "announced", notation(routes), lines(route))
 		var got []string
@@ -168,9 +169,9 @@ func TestWeightsGoOnThroughADrain(t *testing.T) {
 	var m memory
 	look := func(at time.Duration, ready int, drained, want string) {
 		t.Helper()
-		services := []Service{service(t, "shop/web 10.0.0.1 Local | "+strings.Repeat("a:ready ", ready))}
+		services := []Service{svc(t, "shop/web 10.0.0.1 Local | "+strings.Repeat("a:ready ", ready))}
 		var routes []loadbalancer.Route
-		routes, _, m, _ = m.announcements(paceStart.Add(at), config, on, services, drained, time.Time{})
+		routes, _, _, m, _ = m.announcements(paceStart.Add(at), config, service.Ours{}, on, services, drained, time.Time{})
 		same(t, "announced", notation(routes), []string{want})
 	}
 	look(0, 3, "", "10.0.0.1/32 pref 100 weight 3")
@@ -183,12 +184,12 @@ func TestWeightsGoOnThroughADrain(t *testing.T) {
 func TestTheLoopDrainsAndWithdrawsAndReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := enact(t, Options{}, append(append(objects(t, "shop/web 10.0.0.1 | a:ready"), objects(t, "shop/api 10.0.0.2 | a:unready")...), node(t, "a"), admitted(onePeer+onePool))...)
-		logged.take()
+		logged.Take()
 		const drained = "10.0.0.1/32 pref 0 [65535:0] prepend 3"
 		on := node(t, "a @metallb.universe.tf/drain=true")
 		s.put(on)
 		s.want("annotated", drained, "leaf")
-		same(t, "log", logged.take(), []string{`"Began to drain" node="a" why="it is annotated metallb.universe.tf/drain"`})
+		same(t, "log", logged.Take(), []string{`"Began to drain" node="a" why="it is annotated metallb.universe.tf/drain"`})
 		times := s.said.count()
 		<-time.After(24 * time.Hour)
 		s.want("a day later", drained, "leaf")
@@ -197,7 +198,7 @@ func TestTheLoopDrainsAndWithdrawsAndReturns(t *testing.T) {
 		}
 		s.put(node(t, "a cordoned"))
 		s.want("it is over", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), []string{`"Drain is over" node="a" was="it is annotated metallb.universe.tf/drain"`})
+		same(t, "log", logged.Take(), []string{`"Drain is over" node="a" was="it is annotated metallb.universe.tf/drain"`})
 
 		// With a time, which this stage gives the configuration as it is read: its loop is asleep.
 		draining(s.speaker.config, "", "maintenance", 10*time.Minute)
@@ -206,12 +207,12 @@ func TestTheLoopDrainsAndWithdrawsAndReturns(t *testing.T) {
 		<-time.After(10*time.Minute - time.Nanosecond)
 		synctest.Wait()
 		s.want("ten minutes later", drained, "leaf")
-		logged.take()
+		logged.Take()
 		times = s.said.count()
 		<-time.After(time.Nanosecond)
 		synctest.Wait()
 		s.want("the time is over", "", "leaf")
-		same(t, "log", logged.take(), []string{
+		same(t, "log", logged.Take(), []string{
 			`"Not announcing" service="shop/api" address="10.0.0.2" why="node a is drained: it is labelled maintenance="`,
 			`"Not announcing" service="shop/web" address="10.0.0.1" why="node a is drained: it is labelled maintenance="`})
 		<-time.After(24 * time.Hour)
@@ -220,7 +221,7 @@ func TestTheLoopDrainsAndWithdrawsAndReturns(t *testing.T) {
 		}
 		s.put(node(t, "a"))
 		s.want("all is back", "10.0.0.1/32 pref 100", "leaf")
-		drains := logged.take()
+		drains := logged.Take()
 		s.put(node(t, "a maintenance="))
 		s.put(node(t, "a"))
 		times = s.said.count()
@@ -239,7 +240,7 @@ func TestTheLoopSendsAWeightWhenItHasSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := enact(t, Options{}, append(objects(t, "shop/web 10.0.0.1 Local | a:ready@1 b:ready@2"), node(t, "a"), admitted(onePeer+onePool))...)
 		weighing(s.speaker.config)
-		pods := func(short string) { s.put(service(t, "shop/web 10.0.0.1 Local |"+short).Slices[0]) }
+		pods := func(short string) { s.put(svc(t, "shop/web 10.0.0.1 Local |"+short).Slices[0]) }
 		pods("a:ready@1 b:ready@2")
 		s.want("the start", "10.0.0.1/32 pref 100 weight 1", "leaf")
 		pods("a:ready@1 a:ready@3 b:ready@2")

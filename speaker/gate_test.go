@@ -52,7 +52,7 @@ func TestTheGateOpensAtTheFirstSuccess(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				logged.take()
+				logged.Take()
 				s := &Speaker{options: Options{WaitForURL: test.url}}
 				begin := time.Now()
 				if !s.passGate(t.Context(), &http.Client{Transport: &answers{list: test.answers}}) {
@@ -64,7 +64,7 @@ func TestTheGateOpensAtTheFirstSuccess(t *testing.T) {
 				if s.status.closed != "" {
 					t.Errorf("an open gate is said to be closed: %s", s.status.closed)
 				}
-				same(t, "log", logged.take(), test.log)
+				same(t, "log", logged.Take(), test.log)
 			})
 		})
 	}
@@ -84,7 +84,7 @@ func TestAClosedGateIsSaidToBeClosedAndEndsWithTheProcess(t *testing.T) {
 		if <-done {
 			t.Error("it opened without an answer")
 		}
-		if n := len(logged.take()); n != 1 {
+		if n := len(logged.Take()); n != 1 {
 			t.Errorf("%d lines in the log, want 1", n)
 		}
 	})

@@ -25,60 +25,69 @@ func placeOf(svc *corev1.Service, family discoveryv1.AddressType) place {
 	return place{svc.Namespace, svc.Name, family}
 }
 
+// A standing is what a place was like when the speaker last looked at it.
+type standing struct {
+	slices []*discoveryv1.EndpointSlice
+	ready  bool // an endpoint on this node
+	// until is when the place is no newcomer any more, or zero; before is what it was like until it became one.
+	until  time.Time
+	before Service
+}
+
 // newcomers returns the places with the policy Local whose first pod on the node has only just become ready while other nodes
-// have one, since when each place could be served from here, and when the first of the newcomers is none any more; zero if
-// there is none. Where nobody else serves, nothing is gained by waiting, and the policy Cluster needs no pod here. last is
-// nil at the start, when a pod may have been ready for long.
-func newcomers(now time.Time, last map[place]time.Time, services []Service, node string) (young map[place]bool, next map[place]time.Time, wake time.Time) {
-	next = make(map[place]time.Time, len(last))
+// go on to serve that did before, what each place was like, and when the first of the newcomers is none any more; zero if
+// there is none. Where nobody else has served until now, nothing is gained by waiting, and the policy Cluster needs no pod
+// here. A place that was not there before is no newcomer: nobody knows since when its pods are ready. last is nil at the
+// start, when that is so of all.
+func newcomers(now time.Time, last map[place]standing, services []Service, node string) (young map[place]bool, next map[place]standing, wake time.Time) {
+	next = make(map[place]standing, len(last))
 	for _, svc := range services {
-		if !ours(svc.Service) {
+		if svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
 			continue
 		}
-		local := svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-		for addr := range addresses(svc.Service) {
+		for _, addr := range svc.addresses() {
 			at := placeOf(svc.Service, familyOf(addr))
 			if _, done := next[at]; done {
 				continue
 			}
-			here, elsewhere := !local, false
-			if local {
-				here, elsewhere = svc.ready(node, at.family)
+			was, known := last[at]
+			is := standing{slices: svc.Slices, ready: svc.ready(at.family, func(on string) bool { return on == node })}
+			if is.ready && was.ready {
+				is.until, is.before = was.until, was.before
+			} else if is.ready && known {
+				is.until, is.before = now.Add(headStart), Service{Slices: was.slices}
 			}
-			if !here {
-				continue
-			}
-			since, known := last[at]
-			if !known && last != nil {
-				since = now
-			}
-			next[at] = since
-			if until := since.Add(headStart); elsewhere && now.Before(until) {
+			// Is an endpoint ready on a node where one was ready before?
+			if now.Before(is.until) && svc.ready(at.family, func(on string) bool {
+				return is.before.ready(at.family, func(before string) bool { return before == on })
+			}) {
 				if young == nil {
 					young = map[place]bool{}
 				}
 				young[at] = true
-				wake = earlier(wake, until)
+				wake = earlier(wake, is.until)
+			} else {
+				is.until, is.before = time.Time{}, Service{}
 			}
+			next[at] = is
 		}
 	}
 	return young, next, wake
 }
 
-// ready reports whether an endpoint of the IP version is ready on the node, and whether one is on another.
-func (s Service) ready(node string, family discoveryv1.AddressType) (here, elsewhere bool) {
+// ready reports whether an endpoint of the IP version is ready on such a node; "" stands for one without a node.
+func (s Service) ready(family discoveryv1.AddressType, on func(node string) bool) bool {
 	for _, slice := range s.Slices {
-		if slice.AddressType != family {
-			continue
-		}
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
-			if !or(e.Conditions.Ready, true) {
-				continue
+			node := ""
+			if e.NodeName != nil {
+				node = *e.NodeName
 			}
-			on := e.NodeName != nil && *e.NodeName == node
-			here, elsewhere = here || on, elsewhere || !on
+			if slice.AddressType == family && or(e.Conditions.Ready, true) && on(node) {
+				return true
+			}
 		}
 	}
-	return here, elsewhere
+	return false
 }

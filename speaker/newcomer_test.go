@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 func TestKubeProxyGetsAHeadStartWhereOthersServe(t *testing.T) {
@@ -26,12 +28,36 @@ func TestKubeProxyGetsAHeadStartWhereOthersServe(t *testing.T) {
 		{"nobody else serves", `
 			0: Local | b:unready -> no
 			10: Local | a:ready b:unready -> announced
-			11: Local | a:ready b:ready -> until 12
-			12: Local | a:ready b:ready -> announced`},
+			11: Local | a:ready b:ready -> announced`},
 		{"nobody else serves any more", `
 			0: Local | b:ready -> no
 			10: Local | a:ready b:ready -> until 12
 			11: Local | a:ready b:last -> announced`},
+		{"all are new", `
+			0: Local | a:unready b:unready -> no
+			10: Local | a:ready b:ready -> announced
+			11: Local | a:ready b:ready c:ready -> announced`},
+		{"all are new but one, which goes on to serve", `
+			0: Local | a:unready b:unready c:ready -> no
+			10: Local | a:ready b:ready c:ready -> until 12
+			11: Local | a:ready b:ready -> announced`},
+		{"all are replaced at once by pods on other nodes", `
+			0: Local | c:ready -> no
+			10: Local | a:ready b:ready -> announced`},
+		{"those that served before are gone when others have come", `
+			0: Local | c:ready -> no
+			10: Local | a:ready c:ready -> until 12
+			11: Local | a:ready b:ready -> announced`},
+		{"a new Service, and pods that have been ready for long", `
+			0: absent -> no
+			10: Local | a:ready b:ready -> announced`},
+		{"a new Service whose pods all come a moment later", `
+			0: absent -> no
+			10: Local | -> no
+			11: Local | a:ready b:ready -> announced`},
+		{"an address for a Service that had none", `
+			0: without -> no
+			10: Local | a:ready b:ready -> announced`},
 		{"a pod that fails again starts anew", `
 			0: Local | b:ready -> no
 			10: Local | a:ready b:ready -> until 12
@@ -59,9 +85,15 @@ func TestKubeProxyGetsAHeadStartWhereOthersServe(t *testing.T) {
 				if _, err := fmt.Sscan(at, &seconds); err != nil {
 					t.Fatal(err)
 				}
-				services := []Service{service(t, "shop/web 10.0.0.1 "+short)}
+				services := []Service{svc(t, "shop/web 10.0.0.1 "+strings.TrimPrefix(short, "without"))}
+				switch short {
+				case "absent":
+					services = nil
+				case "without":
+					services = []Service{svc(t, "shop/web Local | a:ready b:ready")}
+				}
 				now := paceStart.Add(time.Duration(seconds) * time.Second)
-				routes, withheld, next, wake := m.announcements(now, config, on, services, "", time.Time{})
+				routes, withheld, _, next, wake := m.announcements(now, config, service.Ours{}, on, services, "", time.Time{})
 				m = next
 				got := "no"
 				switch {

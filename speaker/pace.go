@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // Every change of a weight moves flows to other nodes, where nobody knows them. So weights are coarse, and change slowly.
@@ -116,24 +117,30 @@ func near(sent, count uint16) bool {
 type memory struct {
 	weights map[netip.Prefix]paced
 	drain   drain
-	served  map[place]time.Time // since when, with the policy Local; nil at the start
+	places  map[place]standing // with the policy Local; nil at the start
+	shown   map[holder][]shown
 }
 
-// announcements is Announcements with time: what routers should be told now, what to remember, and when to look again at
-// the latest; zero if only when something changes. drained and since are what Drained says.
-func (m memory) announcements(now time.Time, config *loadbalancer.Config, node *corev1.Node, services []Service, drained string, since time.Time) (
-	routes []loadbalancer.Route, withheld []Withheld, next memory, wake time.Time) {
+// announcements is Announcements with time: what routers should be told now, what to remember, the services with what each
+// keeps, and when to look again at the latest; zero if only when something changes. drained and since are what Drained says.
+func (m memory) announcements(now time.Time, config *loadbalancer.Config, ours service.Ours, node *corev1.Node, all []Service, drained string, since time.Time) (
+	routes []loadbalancer.Route, withheld []Withheld, services []Service, next memory, wake time.Time) {
 	next.drain = m.drain.next(now, drained, since)
 	why, at := unfit(node), next.drain.withdrawal(config.Drain)
 	if !at.IsZero() && !now.Before(at) {
 		why, at = cmp.Or(why, fmt.Sprintf("node %s is drained: %s", node.Name, drained)), time.Time{}
 	}
-	young, served, late := newcomers(now, m.served, services, node.Name)
-	next.served = served
+	all, shown, leave := keep(now, m.shown, config, ours, all)
+	services = served(ours, all)
+	young, places, late := newcomers(now, m.places, services, node.Name)
+	next.shown, next.places = shown, places
 	routes, withheld = announcements(config, node, services, why, young)
 	routes, next.weights, wake = pace(now, m.weights, routes)
 	if drained != "" {
 		routes = shutDown(routes)
 	}
-	return routes, withheld, next, earlier(earlier(wake, at), late)
+	for _, t := range []time.Time{at, late, leave} {
+		wake = earlier(wake, t)
+	}
+	return routes, withheld, services, next, wake
 }

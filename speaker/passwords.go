@@ -108,20 +108,30 @@ func (s *Speaker) passwords(ctx context.Context, node *corev1.Node) map[string]P
 			keys = append(keys, p.PasswordKey)
 		}
 	}
-	w := &s.secret
-	if len(keys) > 0 && w.asked.IsZero() {
-		w.asked = time.Now()
-		w.factory.Start(ctx.Done())
-		go func() { // a Secret that does not exist does not ring
-			late, cancel := context.WithTimeout(ctx, secretPatience)
-			defer cancel()
-			if !cache.WaitForCacheSync(late.Done(), w.synced) {
-				s.ring()
-				cache.WaitForCacheSync(ctx.Done(), w.synced)
-			}
-			s.ring()
-		}()
+	if len(keys) > 0 && s.secret.asked.IsZero() {
+		s.secret.watch(ctx, s.ring)
 	}
+	return s.secret.look(keys)
+}
+
+// watch begins to read the Secret, and rings when it is read, or is not after a while: a Secret that does not exist does not
+// ring by itself.
+func (w *secretWatch) watch(ctx context.Context, ring func()) {
+	w.asked = time.Now()
+	w.factory.Start(ctx.Done())
+	go func() {
+		late, cancel := context.WithTimeout(ctx, secretPatience)
+		defer cancel()
+		if !cache.WaitForCacheSync(late.Done(), w.synced) {
+			ring()
+			cache.WaitForCacheSync(ctx.Done(), w.synced)
+		}
+		ring()
+	}()
+}
+
+// look returns what is known of these keys now, and remembers it.
+func (w *secretWatch) look(keys []string) map[string]Password {
 	before := w.known
 	if len(keys) > 0 && !w.synced() {
 		w.known = make(map[string]Password, len(keys))

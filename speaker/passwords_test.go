@@ -84,9 +84,9 @@ func withKeys(t *testing.T, keys ...string) *loadbalancer.Config {
 
 func TestAPeerWithoutItsPasswordIsNotSpokenTo(t *testing.T) {
 	config := withKeys(t, "", "good", "kept", "bad", "unread")
-	peers, problems := Peers(config, node(t, "a internal=10.0.0.1 internal=fd00::1 external=198.51.100.1 internal=10.0.0.2"), map[string]Password{
+	peers, mute, problems := Peers(config, node(t, "a internal=10.0.0.1 internal=fd00::1 external=198.51.100.1 internal=10.0.0.2"), map[string]Password{
 		"good": {Value: "one"}, "kept": {Value: "two", Why: "it is gone"}, "bad": {Why: "it is empty"}, "unread": {},
-	})
+	}, nil)
 	var got []string
 	for _, p := range peers {
 		got = append(got, p.Name+" "+string(p.Password))
@@ -96,10 +96,72 @@ func TestAPeerWithoutItsPasswordIsNotSpokenTo(t *testing.T) {
 	}
 	same(t, "peers", got, []string{"p0 ", "p1 one", "p2 two"})
 	same(t, "problems", problems, []string{"peer p3: it is empty"})
+	got = nil
+	for _, p := range mute {
+		got = append(got, p.Name)
+	}
+	same(t, "not spoken to", got, []string{"p3", "p4"})
 	for _, p := range config.Peers {
 		if p.Password != "" || p.NodeIPs != nil {
 			t.Errorf("the configuration now holds %s's password or addresses", p.Name)
 		}
+	}
+}
+
+// What a session needs may go while it is up: then it goes on as it was. The router is the same under another name.
+func TestASessionGoesOnAsItWasWhenWhatItNeedsIsMissing(t *testing.T) {
+	const peer = "peers: [{%s, peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64512}]\n"
+	var before []loadbalancer.Peer
+	for _, step := range []struct {
+		then, text, node string
+		known            map[string]Password
+		peer, mute       string
+		problem          string
+	}{
+		{then: "a password in the text", text: "name: tor, password: hunter2", node: "a internal=10.0.0.1", peer: "tor hunter2 from"},
+		{then: "it moves to a Secret that has not been read", text: "name: tor, password-key: tor", node: "a internal=10.0.0.1",
+			known: map[string]Password{"tor": {}}, peer: "tor hunter2 from"},
+		{then: "and that does not exist", text: "name: tor, password-key: tor", node: "a internal=10.0.0.1",
+			known: map[string]Password{"tor": {Why: "there is no Secret"}}, peer: "tor hunter2 from",
+			problem: "peer tor: there is no Secret; its session goes on as it was"},
+		{then: "under another name", text: "name: leaf, password-key: tor", node: "a internal=10.0.0.1",
+			known: map[string]Password{"tor": {Why: "there is no Secret"}}, peer: "leaf hunter2 from",
+			problem: "peer leaf: there is no Secret; its session goes on as it was"},
+		{then: "now it does", text: "name: leaf, password-key: tor", node: "a internal=10.0.0.1",
+			known: map[string]Password{"tor": {Value: "hunter3"}}, peer: "leaf hunter3 from"},
+		{then: "from the node's address", text: "name: leaf, source-address: node-ip", node: "a internal=10.0.0.1", peer: "leaf  from 10.0.0.1"},
+		{then: "which is no longer the first", text: "name: leaf, source-address: node-ip", node: "a internal=10.0.0.2 internal=10.0.0.1", peer: "leaf  from 10.0.0.1"},
+		{then: "which goes", text: "name: leaf, source-address: node-ip", node: "a", peer: "leaf  from 10.0.0.1",
+			problem: "peer leaf: source-address is node-ip, and node a has no InternalIP of the peer's IP version; its session goes on as it was"},
+		{then: "a peer of other nodes", text: "name: leaf, password-key: tor, node-selectors: [{match-labels: {rack: b}}]", node: "a"},
+		{then: "a peer whose session ended", text: "name: leaf, password-key: tor", node: "a",
+			known: map[string]Password{"tor": {Why: "there is no Secret"}}, mute: "leaf", problem: "peer leaf: there is no Secret"},
+	} {
+		peers, mute, problems := Peers(parse(t, fmt.Sprintf(peer, step.text)), node(t, step.node), step.known, before)
+		var got, silent []string
+		for _, p := range peers {
+			got = append(got, strings.TrimSpace(p.Name+" "+string(p.Password)+" from "+written(p.SourceAddress)))
+		}
+		for _, p := range mute {
+			silent = append(silent, p.Name)
+		}
+		same(t, step.then+": spoken to", got, lines(step.peer))
+		same(t, step.then+": not spoken to", silent, lines(step.mute))
+		same(t, step.then+": problems", problems, lines(step.problem))
+		before = peers
+	}
+}
+
+func TestOneOfTwoNeighborsToARouterDoesNotGoOnAsTheOther(t *testing.T) {
+	const config = `
+peers:
+- {name: left, peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64512, source-address: 10.0.0.7}
+- {name: right, peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64512, source-address: 10.0.0.8, password-key: tor}
+`
+	before, _, _ := Peers(parse(t, config), node(t, "a"), nil, nil)
+	peers, mute, _ := Peers(parse(t, config), node(t, "a"), nil, before)
+	if len(peers) != 1 || peers[0].Name != "left" || len(mute) != 1 || mute[0].Name != "right" {
+		t.Errorf("spoken to %v, and not to %v", peers, mute)
 	}
 }
 
@@ -117,7 +179,7 @@ func rehearse(t *testing.T) *rehearsal {
 		r.lists.Add(1)
 		return r.fails.Load(), nil, errors.New("forbidden")
 	})
-	logged.take()
+	logged.Take()
 	var err error
 	if r.speaker, err = New(r.client, r.said, Options{NodeName: "a", Namespace: "metallb-system", ConfigName: "config"}); err != nil {
 		t.Fatal(err)
@@ -162,16 +224,16 @@ func TestTheSecretIsReadFromWhenAPeerNeedsIt(t *testing.T) {
 		r.speaker.ring()
 		r.turn()
 		r.want("one cannot be read", "10.0.0.1/32 pref 100", "p0")
-		same(t, "log", withoutClient(logged.take()), []string{`"Began to announce" peers=1 routes=1 withheld=0`})
+		same(t, "log", withoutClient(logged.Take()), []string{`"Began to announce" peers=1 routes=1 withheld=0`})
 		<-time.After(secretPatience)
 		r.turn()
-		same(t, "log", withoutClient(logged.take()), []string{`"Cannot speak yet" why="peer p1: Secret metallb-system/metallb-bgp-auth has not been read yet: may this speaker list and watch it?"`})
+		same(t, "log", withoutClient(logged.Take()), []string{`"Cannot speak yet" why="peer p1: Secret metallb-system/metallb-bgp-auth has not been read yet: may this speaker list and watch it?"`})
 
 		r.fails.Store(false)
 		<-time.After(time.Hour) // the informer has become patient
 		r.turn()
 		r.want("there is none", "10.0.0.1/32 pref 100", "p0")
-		same(t, "log", withoutClient(logged.take()), []string{`"Cannot speak yet" why="peer p1: Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`})
+		same(t, "log", withoutClient(logged.Take()), []string{`"Cannot speak yet" why="peer p1: Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`})
 		selected := ""
 		for _, a := range r.client.Actions() {
 			if list, ok := a.(k8stesting.ListActionImpl); ok && list.GetResource().Resource == "secrets" {
@@ -188,7 +250,7 @@ func TestTheSecretIsReadFromWhenAPeerNeedsIt(t *testing.T) {
 		}
 		r.turn()
 		r.want("there it is", "10.0.0.1/32 pref 100", "p0", "p1 hunter2")
-		same(t, "log", logged.take(), nil)
+		same(t, "log", logged.Take(), nil)
 		if _, err := secrets.Update(r.ctx, secret("tor", "hunter3"), metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -201,7 +263,7 @@ func TestTheSecretIsReadFromWhenAPeerNeedsIt(t *testing.T) {
 		r.want("it is gone", "10.0.0.1/32 pref 100", "p0", "p1 hunter3")
 		r.speaker.ring()
 		r.turn()
-		same(t, "log", logged.take(), []string{`"Kept the previous password" why="Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`})
+		same(t, "log", logged.Take(), []string{`"Kept the previous password" why="Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`})
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -11,36 +12,67 @@ import (
 )
 
 // Peers returns the routers to which the node speaks, with what depends on the node or on passwords, by their keys, filled
-// in, and in words which of them it cannot speak to.
-func Peers(config *loadbalancer.Config, node *corev1.Node, passwords map[string]Password) (peers []loadbalancer.Peer, problems []string) {
+// in, those to which it should and cannot, and why in words. before are those to which it spoke until now: where something
+// is missing, the session with a router goes on as it was. Of peers that are one router, the first counts.
+func Peers(config *loadbalancer.Config, node *corev1.Node, passwords map[string]Password, before []loadbalancer.Peer) (peers, mute []loadbalancer.Peer, problems []string) {
 	for _, p := range config.Peers {
 		if !loadbalancer.Selects(p.NodeSelectors, node.Labels) {
 			continue
 		}
+		ready, why := complete(&p, node, passwords)
+		router := p
 		if p.SourceNodeIP {
-			p.SourceAddress = internalIP(node, p.Addr.Is4())
-			if !p.SourceAddress.IsValid() {
-				problems = append(problems, fmt.Sprintf("peer %s: source-address is node-ip, and node %s has no InternalIP of the peer's IP version", p.Name, node.Name))
+			router.SourceAddress = netip.Addr{} // whichever it was
+		}
+		i := slices.IndexFunc(before, router.SameRouter)
+		if p.SourceNodeIP && i >= 0 && slices.Contains(p.NodeIPs, before[i].SourceAddress) {
+			p.SourceAddress = before[i].SourceAddress // Kubernetes promises no order of addresses
+		}
+		known := slices.Concat(peers, mute)
+		if j := slices.IndexFunc(known, p.SameRouter); j >= 0 {
+			problems = append(problems, fmt.Sprintf("peer %s: for node %s it is the same router as peer %s, which counts: keep one, or give them node-selectors that select different nodes",
+				p.Name, node.Name, known[j].Name))
+			continue
+		}
+		if !ready {
+			if why != "" && i >= 0 {
+				why += "; its session goes on as it was"
+			}
+			if why != "" {
+				problems = append(problems, fmt.Sprintf("peer %s: %s", p.Name, why))
+			}
+			if i < 0 {
+				mute = append(mute, p)
 				continue
 			}
+			was := before[i]
+			was.Name, was.ConnectTime, was.NodeIPs = p.Name, p.ConnectTime, p.NodeIPs
+			p = was
 		}
-		if p.PasswordKey != "" {
-			known := passwords[p.PasswordKey]
-			if known.Value == "" {
-				if known.Why != "" {
-					problems = append(problems, fmt.Sprintf("peer %s: %s", p.Name, known.Why))
-				}
-				continue // without its password the router would not answer
-			}
-			p.Password = known.Value
-		}
-		if !p.RouterID.IsValid() {
-			p.RouterID = routerID(node)
-		}
-		p.NodeIPs = internalIPs(node)
 		peers = append(peers, p)
 	}
-	return peers, problems
+	return peers, mute, problems
+}
+
+// complete fills in what depends on the node or on passwords. If something is missing, it is not ready, and why may be
+// empty: the Secret has not been read yet.
+func complete(p *loadbalancer.Peer, node *corev1.Node, passwords map[string]Password) (ready bool, why string) {
+	p.NodeIPs = internalIPs(node)
+	if !p.RouterID.IsValid() {
+		p.RouterID = routerID(node)
+	}
+	if p.SourceNodeIP {
+		p.SourceAddress = internalIP(node, p.Addr.Is4())
+		if !p.SourceAddress.IsValid() {
+			return false, fmt.Sprintf("source-address is node-ip, and node %s has no InternalIP of the peer's IP version", node.Name)
+		}
+	}
+	if p.PasswordKey != "" {
+		known := passwords[p.PasswordKey]
+		p.Password = known.Value
+		return known.Value != "", known.Why // without its password the router would not answer
+	}
+	return true, ""
 }
 
 // internalIPs returns the node's InternalIPs.
@@ -66,13 +98,20 @@ func internalIP(node *corev1.Node, is4 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// routerID is the node's first IPv4 InternalIP. A node without one gets four bytes that follow from its name: a router ID
-// must be unique within an AS (RFC 6286), and stay the same over restarts.
+// routerID is the node's lowest IPv4 InternalIP: Kubernetes promises no order. A node without one gets four bytes that follow
+// from its name: a router ID must be unique within an AS (RFC 6286), stay the same over restarts, and look like an address of
+// a host to routers that check it, from 1.0.0.0 to 126.255.255.255.
 func routerID(node *corev1.Node) netip.Addr {
-	if addr := internalIP(node, true); addr.IsValid() {
-		return addr
+	var lowest netip.Addr
+	for _, addr := range internalIPs(node) {
+		if addr.Is4() && (!lowest.IsValid() || addr.Less(lowest)) {
+			lowest = addr
+		}
+	}
+	if lowest.IsValid() {
+		return lowest
 	}
 	sum := sha256.Sum256([]byte(node.Name))
-	sum[0] |= 1 // never 0.0.0.0
+	sum[0] = 1 + sum[0]%126
 	return netip.AddrFrom4([4]byte(sum[:4]))
 }

@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -24,15 +25,15 @@ peers:
 				rack-1 from  as 10.0.0.1
 				own-source from 10.0.0.1 as 10.0.0.1
 				fixed from 192.0.2.5 as 192.0.2.7`},
-		{name: "a node of rack 3 with several addresses", node: "a rack=3 external=198.51.100.1 internal=fd00::1 internal=10.0.0.3 internal=10.0.0.4",
+		{name: "a node of rack 3 with several addresses", node: "a rack=3 external=198.51.100.1 internal=fd00::1 internal=10.0.0.30 internal=10.0.0.4",
 			peers: `
-				everybody from  as 10.0.0.3
-				rack-2-or-3 from  as 10.0.0.3
-				own-source from 10.0.0.3 as 10.0.0.3
+				everybody from  as 10.0.0.4
+				rack-2-or-3 from  as 10.0.0.4
+				own-source from 10.0.0.30 as 10.0.0.4
 				fixed from 192.0.2.5 as 192.0.2.7`},
 		{name: "a node with IPv6 only", node: "node-six internal=fd00::1",
 			peers: `
-				everybody from  as 171.211.57.39
+				everybody from  as 45.211.57.39
 				fixed from 192.0.2.5 as 192.0.2.7`,
 			problems: `peer own-source: source-address is node-ip, and node node-six has no InternalIP of the peer's IP version`},
 		{name: "a node whose kubelet did not say its addresses yet", node: "b internal=pending external=198.51.100.1",
@@ -45,34 +46,70 @@ peers:
 		t.Run(test.name, func(t *testing.T) {
 			parsed := parse(t, config)
 			for range 2 { // what was filled in for one node must not stay for the next
-				peers, problems := Peers(parsed, node(t, test.node), nil)
+				peers, _, problems := Peers(parsed, node(t, test.node), nil, nil)
 				var got []string
 				for _, p := range peers {
-					got = append(got, fmt.Sprintf("%s from %s as %s", p.Name, shown(p.SourceAddress), shown(p.RouterID)))
+					got = append(got, fmt.Sprintf("%s from %s as %s", p.Name, written(p.SourceAddress), written(p.RouterID)))
 				}
 				same(t, "peers", got, lines(test.peers))
 				same(t, "problems", problems, lines(test.problems))
 			}
 			for _, p := range parsed.Peers {
 				if p.Name != "fixed" && (p.RouterID.IsValid() || p.SourceAddress.IsValid()) {
-					t.Errorf("the configuration now says that %s is spoken to from %s as %s", p.Name, shown(p.SourceAddress), shown(p.RouterID))
+					t.Errorf("the configuration now says that %s is spoken to from %s as %s", p.Name, written(p.SourceAddress), written(p.RouterID))
 				}
 			}
 		})
 	}
 }
 
-func TestRouterIDsWithoutAnIPv4AddressDifferAndAreNeverZero(t *testing.T) {
+func TestRouterIDsWithoutAnIPv4AddressDifferAndLookLikeHosts(t *testing.T) {
 	seen := map[string]string{}
 	for i := range 1000 {
 		name := fmt.Sprintf("node-%d", i)
 		id := routerID(node(t, name))
-		if !id.Is4() || id.IsUnspecified() {
+		if first := id.As4()[0]; first < 1 || first > 126 {
 			t.Fatalf("%s is %s", name, id)
 		}
 		if other := seen[id.String()]; other != "" {
 			t.Fatalf("%s and %s are both %s", name, other, id)
 		}
 		seen[id.String()] = name
+	}
+}
+
+func TestTheRouterIDDoesNotDependOnTheOrderOfAddresses(t *testing.T) {
+	for _, order := range []string{"internal=10.0.0.9 internal=10.0.0.10", "internal=10.0.0.10 internal=fd00::1 internal=10.0.0.9"} {
+		if got := routerID(node(t, "a "+order)).String(); got != "10.0.0.9" {
+			t.Errorf("%s: %s", order, got)
+		}
+	}
+}
+
+func TestOfTwoPeersThatAreOneRouterForANodeTheFirstCounts(t *testing.T) {
+	const config = `
+peers:
+- {name: rack, peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64512, node-selectors: [{match-labels: {rack: '1'}}]}
+- {name: everybody, peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64513}
+- {name: other-port, peer-address: 10.9.0.1, peer-port: 1790, peer-asn: 64500, my-asn: 64513}
+- {name: left, peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64512, source-address: 10.0.0.7}
+- {name: right, peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64512, source-address: 10.0.0.8}
+- {name: secret, peer-address: 10.9.0.3, peer-asn: 64500, my-asn: 64512, password-key: tor}
+- {name: open, peer-address: 10.9.0.3, peer-asn: 64500, my-asn: 64512}
+`
+	for _, c := range []struct{ node, peers, problems string }{
+		{"a rack=1", "rack other-port left right", `
+			peer everybody: for node a it is the same router as peer rack, which counts: keep one, or give them node-selectors that select different nodes
+			peer open: for node a it is the same router as peer secret, which counts: keep one, or give them node-selectors that select different nodes`},
+		{"b", "everybody other-port left right", `
+			peer open: for node b it is the same router as peer secret, which counts: keep one, or give them node-selectors that select different nodes`},
+	} {
+		peers, _, problems := Peers(parse(t, config), node(t, c.node), nil, nil)
+		var got []string
+		for _, p := range peers {
+			got = append(got, p.Name)
+		}
+		same(t, c.node, got, strings.Fields(c.peers))
+		same(t, c.node, problems, lines(c.problems))
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // An Announcer tells routers. It shall tell exactly these routes to exactly these peers, and return at once. since is when
@@ -59,15 +59,12 @@ type Speaker struct {
 	text     string
 	broken   bool // the text cannot be read
 	config   *loadbalancer.Config
+	ours     service.Ours
 	memory   memory
-	withheld map[announced]string // why, by what is not announced; nil before the first round
+	peers    []loadbalancer.Peer  // to which the node speaks
+	withheld map[Announced]string // why, by what is not announced; nil before the first round
+	kept     map[Announced]bool
 	problems []string
-}
-
-// announced is an address of a Service.
-type announced struct {
-	service string
-	addr    netip.Addr
 }
 
 // byService is the index of EndpointSlices by the namespace/name of their Service.
@@ -226,21 +223,22 @@ func (s *Speaker) round(ctx context.Context) {
 		s.report([]string{waitingFor(s.config, node, s.options)})
 		return
 	}
-	services := s.known()
 	now := time.Now()
 	drained, since := Drained(s.config, node)
 	node = s.forgive(node)
-	routes, withheld, next, wake := s.memory.announcements(now, s.config, node, services, drained, since)
+	routes, withheld, services, next, wake := s.memory.announcements(now, s.config, s.ours, node, s.known(), drained, since)
 	if s.alarm.Stop(); !wake.IsZero() {
 		s.alarm.Reset(wake.Sub(now))
 	}
-	peers, problems := Peers(s.config, node, s.passwords(ctx, node))
+	peers, mute, problems := Peers(s.config, node, s.passwords(ctx, node), s.peers)
 	s.report(problems)
 	s.to.AnnounceSince(peers, routes, due)
 	s.logDrain(s.memory.drain, next.drain)
-	s.memory = next
-	s.logChanges(len(peers), len(routes), withheld)
-	s.status.set(func(st *status) { st.spoken, st.services, st.withheld = true, services, s.withheld })
+	s.memory, s.peers = next, peers
+	s.logChanges(len(routes), services, withheld)
+	s.status.set(func(st *status) {
+		st.spoken, st.config, st.labels, st.services, st.withheld, st.mute = true, s.config, node.Labels, services, s.withheld, mute
+	})
 }
 
 func waitingFor(config *loadbalancer.Config, node *corev1.Node, o Options) string {
@@ -276,7 +274,8 @@ func (s *Speaker) readConfig() (stale bool) {
 	if !ok {
 		return s.config != nil
 	}
-	if text == s.text {
+	ours := service.FromData(stored.Data)
+	if text == s.text && (ours.Equal(s.ours) || s.broken) {
 		return s.broken
 	}
 	s.text = text
@@ -287,7 +286,7 @@ func (s *Speaker) readConfig() (stale bool) {
 		s.status.failed(1)
 		return true
 	}
-	s.config = config
+	s.config, s.ours = config, ours
 	klog.InfoS("Loaded configuration", "configmap", klog.KObj(stored), "hash", stored.Data["hash"], "ignored", ignored)
 	return false
 }
@@ -335,35 +334,40 @@ func (s *Speaker) known() []Service {
 	return all
 }
 
-// logChanges says what is announced no longer, or not for the same reason, and what is announced again.
-func (s *Speaker) logChanges(peers, routes int, withheld []Withheld) {
-	now := make(map[announced]string, len(withheld))
+// logChanges says what is announced no longer, or not for the same reason, what is announced again, and what although its
+// Service no longer shows it.
+func (s *Speaker) logChanges(routes int, services []Service, withheld []Withheld) {
+	now, kept := make(map[Announced]string, len(withheld)), map[Announced]bool{}
 	for _, w := range withheld {
-		now[announced{w.Service, w.Addr}] = w.Why
+		now[w.Announced] = w.Why
 	}
 	before := s.withheld
 	s.withheld = now
 	if before == nil {
-		klog.InfoS("Began to announce", "peers", peers, "routes", routes, "withheld", len(withheld))
+		klog.InfoS("Began to announce", "peers", len(s.peers), "routes", routes, "withheld", len(withheld))
 	}
 	const most = 20 // of many changes at once, the number says more
 	changed := 0
+	worthwhile := func() bool { changed++; return changed <= most }
 	for _, w := range withheld {
-		if before[announced{w.Service, w.Addr}] == w.Why {
-			continue
-		}
-		if changed++; changed <= most {
+		if before[w.Announced] != w.Why && worthwhile() {
 			klog.InfoS("Not announcing", "service", w.Service, "address", w.Addr, "why", w.Why)
 		}
 	}
 	for a := range before {
-		if _, still := now[a]; still {
-			continue
-		}
-		if changed++; changed <= most {
-			klog.InfoS("No longer withheld", "service", a.service, "address", a.addr)
+		if _, still := now[a]; !still && worthwhile() {
+			klog.InfoS("No longer withheld", "service", a.Service, "address", a.Addr)
 		}
 	}
+	for _, svc := range services {
+		for _, addr := range svc.Kept {
+			a := Announced{service.Name(svc.Service), addr}
+			if kept[a] = true; !s.kept[a] && worthwhile() {
+				klog.InfoS("Still announcing", "service", a.Service, "address", a.Addr, "why", "it left the status of its Service, and nobody released it: at most "+keptFor.String())
+			}
+		}
+	}
+	s.kept = kept
 	if changed > most {
 		klog.InfoS("More changes", "changes", changed-most, "routes", routes, "withheld", len(withheld))
 	}

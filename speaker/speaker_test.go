@@ -64,7 +64,7 @@ func enact(t *testing.T, options Options, objects ...runtime.Object) *stage {
 }
 
 func (s *stage) begin(options Options) {
-	logged.take()
+	logged.Take()
 	options.NodeName, options.Namespace, options.ConfigName = "a", "metallb-system", "config"
 	var err error
 	if s.speaker, err = New(s.client, s.said, options); err != nil {
@@ -124,7 +124,7 @@ func (s *stage) want(then string, routes string, peers ...string) {
 
 // objects are a Service and its slices.
 func objects(t *testing.T, short string) []runtime.Object {
-	s := service(t, short)
+	s := svc(t, short)
 	all := []runtime.Object{s.Service}
 	for _, slice := range s.Slices {
 		all = append(all, slice)
@@ -164,7 +164,7 @@ func TestASpeakerWaitsForItsConfigurationAndItsNode(t *testing.T) {
 		if s.said.times != 0 {
 			t.Errorf("announced %q to %q without a configuration", s.said.routes, s.said.peers)
 		}
-		same(t, "log", logged.take(), []string{`"Cannot speak yet" why="no configuration is admitted yet: ConfigMap metallb-system/config-admitted"`})
+		same(t, "log", logged.Take(), []string{`"Cannot speak yet" why="no configuration is admitted yet: ConfigMap metallb-system/config-admitted"`})
 		refused := admitted("")
 		refused.Data = map[string]string{"refused": "hash: abc"}
 		s.put(refused)
@@ -173,7 +173,7 @@ func TestASpeakerWaitsForItsConfigurationAndItsNode(t *testing.T) {
 		}
 		s.put(admitted(onePeer + onePool))
 		s.want("there it is", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), []string{
+		same(t, "log", logged.Take(), []string{
 			`"Loaded configuration" configmap="metallb-system/config-admitted" hash="abc" ignored=0`,
 			`"Began to announce" peers=1 routes=1 withheld=0`})
 	})
@@ -184,7 +184,7 @@ func TestASpeakerWaitsForItsConfigurationAndItsNode(t *testing.T) {
 		}
 		s.put(node(t, "a"))
 		s.want("there it is", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), []string{
+		same(t, "log", logged.Take(), []string{
 			`"Loaded configuration" configmap="metallb-system/config-admitted" hash="abc" ignored=0`,
 			`"Cannot speak yet" why="node a does not exist"`,
 			`"Began to announce" peers=1 routes=1 withheld=0`})
@@ -194,14 +194,14 @@ func TestASpeakerWaitsForItsConfigurationAndItsNode(t *testing.T) {
 func TestWhateverHappensToTheCopyTheConfigurationStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := enact(t, Options{}, append(objects(t, "shop/web 10.0.0.1 | a:ready"), node(t, "a"), admitted(onePeer+onePool))...)
-		logged.take()
+		logged.Take()
 		s.put(admitted("address-pools: 7"))
 		s.want("broken", "10.0.0.1/32 pref 100", "leaf")
-		if log := logged.take(); len(log) != 1 || !strings.HasPrefix(log[0], `"Kept the previous configuration"`) {
+		if log := logged.Take(); len(log) != 1 || !strings.HasPrefix(log[0], `"Kept the previous configuration"`) {
 			t.Errorf("log %q", log)
 		}
 		s.put(node(t, "a cordoned"))
-		same(t, "log of the same text", logged.take(), nil)
+		same(t, "log of the same text", logged.Take(), nil)
 		empty := admitted("")
 		empty.Data = nil
 		s.put(empty)
@@ -211,10 +211,10 @@ func TestWhateverHappensToTheCopyTheConfigurationStays(t *testing.T) {
 		}
 		synctest.Wait()
 		s.want("deleted", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), nil)
+		same(t, "log", logged.Take(), nil)
 		s.put(admitted(onePeer + onePool + "  colour: blue\n"))
 		s.want("of a later version", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), []string{`"Loaded configuration" configmap="metallb-system/config-admitted" hash="abc" ignored=1`})
+		same(t, "log", logged.Take(), []string{`"Loaded configuration" configmap="metallb-system/config-admitted" hash="abc" ignored=1`})
 		s.put(admitted("address-pools: []"))
 		s.want("of another operator", "")
 	})
@@ -235,20 +235,20 @@ func TestOnlyWhatConcernsAnAddressRingsTheBell(t *testing.T) {
 		s.want("the start", "10.0.0.1/32 pref 100", "leaf")
 		times := s.said.times
 		for range 3 {
-			internal := service(t, "shop/internal type=ClusterIP | a:ready")
+			internal := svc(t, "shop/internal type=ClusterIP | a:ready")
 			s.put(internal.Slices[0])
-			s.put(service(t, "shop/internal type=ClusterIP | a:unready").Slices[0])
+			s.put(svc(t, "shop/internal type=ClusterIP | a:unready").Slices[0])
 		}
 		if s.said.times != times {
 			t.Errorf("the slices of an internal Service made it look %d times", s.said.times-times)
 		}
-		s.put(service(t, "shop/web 10.0.0.1 Local | a:last b:ready").Slices[0])
+		s.put(svc(t, "shop/web 10.0.0.1 Local | a:last b:ready").Slices[0])
 		s.want("the pod terminates", "", "leaf")
-		s.put(service(t, "shop/web 10.0.0.1 Local | a:ready b:ready").Slices[0])
+		s.put(svc(t, "shop/web 10.0.0.1 Local | a:ready b:ready").Slices[0])
 		<-time.After(headStart)
 		synctest.Wait()
 		s.want("it is back", "10.0.0.1/32 pref 100", "leaf")
-		moved := service(t, "shop/web 10.0.0.1 Local | a:ready").Slices[0]
+		moved := svc(t, "shop/web 10.0.0.1 Local | a:ready").Slices[0]
 		moved.Labels[discoveryv1.LabelServiceName] = "internal"
 		s.put(moved)
 		s.want("the slice is another Service's now", "", "leaf")
@@ -258,7 +258,7 @@ func TestOnlyWhatConcernsAnAddressRingsTheBell(t *testing.T) {
 		synctest.Wait()
 		times = s.said.times
 		// First the slice, then its Service.
-		late := service(t, "shop/late 10.0.0.2 | b:ready")
+		late := svc(t, "shop/late 10.0.0.2 | b:ready")
 		s.put(late.Slices[0])
 		s.put(late.Service)
 		s.want("a new Service", "10.0.0.2/32 pref 100", "leaf")
@@ -271,12 +271,12 @@ func TestOnlyWhatConcernsAnAddressRingsTheBell(t *testing.T) {
 func TestAChangeWithoutConsequencesSaysTheSameAgainAndLogsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := enact(t, Options{}, append(append(objects(t, "shop/web 10.0.0.1 | a:ready b:ready"), objects(t, "shop/api 10.0.0.2 | a:unready")...), node(t, "a"), admitted(onePeer+onePool))...)
-		same(t, "log", logged.take()[1:], []string{
+		same(t, "log", logged.Take()[1:], []string{
 			`"Began to announce" peers=1 routes=1 withheld=1`,
 			`"Not announcing" service="shop/api" address="10.0.0.2" why="no endpoint of the Service can serve, on any node"`})
 		times := s.said.times
 		s.put(node(t, "a cordoned not-ready"))
-		s.put(service(t, "shop/web 10.0.0.1 | a:ready b:unready").Slices[0])
+		s.put(svc(t, "shop/web 10.0.0.1 | a:ready b:unready").Slices[0])
 		refused := admitted(onePeer + onePool)
 		refused.Data["refused"] = "hash: def"
 		s.put(refused)
@@ -284,17 +284,37 @@ func TestAChangeWithoutConsequencesSaysTheSameAgainAndLogsNothing(t *testing.T) 
 			t.Errorf("looked %d times, want 3", s.said.times-times)
 		}
 		s.want("the same", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), nil)
+		same(t, "log", logged.Take(), nil)
 		s.put(node(t, "a network-unavailable"))
 		s.want("nothing more", "", "leaf")
-		same(t, "log", logged.take(), []string{
+		same(t, "log", logged.Take(), []string{
 			`"Not announcing" service="shop/api" address="10.0.0.2" why="node a is NetworkUnavailable"`,
 			`"Not announcing" service="shop/web" address="10.0.0.1" why="node a is NetworkUnavailable"`})
 		s.put(node(t, "a network-available"))
 		s.want("all again", "10.0.0.1/32 pref 100", "leaf")
-		same(t, "log", logged.take(), []string{
+		same(t, "log", logged.Take(), []string{
 			`"Not announcing" service="shop/api" address="10.0.0.2" why="no endpoint of the Service can serve, on any node"`,
 			`"No longer withheld" service="shop/web" address="10.0.0.1"`})
+	})
+}
+
+func TestAStatusThatSomebodyWipesTakesNoRouteAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := enact(t, Options{}, append(objects(t, "shop/web 10.0.0.1 | a:ready"), node(t, "a"), admitted(onePeer+onePool))...)
+		logged.Take()
+		s.put(svc(t, "shop/web").Service)
+		s.want("it is wiped", "10.0.0.1/32 pref 100", "leaf")
+		s.put(svc(t, "shop/web 10.0.0.1").Service)
+		s.put(svc(t, "shop/web").Service)
+		s.want("again", "10.0.0.1/32 pref 100", "leaf")
+		const still = `"Still announcing" service="shop/web" address="10.0.0.1" why="it left the status of its Service, and nobody released it: at most 2m0s"`
+		same(t, "log", logged.Take(), []string{still, still})
+		<-time.After(keptFor)
+		synctest.Wait()
+		s.want("nobody mends it", "", "leaf")
+		s.put(svc(t, "shop/web 10.0.0.1").Service)
+		s.put(svc(t, "shop/web deleted").Service)
+		s.want("it is released", "", "leaf")
 	})
 }
 
@@ -305,9 +325,9 @@ func TestOfManyChangesAtOnceTheLogTellsTheNumber(t *testing.T) {
 			all = append(all, objects(t, "shop/web-"+string(rune('A'+i))+" 10.0.0.1 | a:ready")...)
 		}
 		s := enact(t, Options{}, all...)
-		logged.take()
+		logged.Take()
 		s.put(node(t, "a network-unavailable"))
-		log := logged.take()
+		log := logged.Take()
 		if len(log) != 21 || log[20] != `"More changes" changes=30 routes=0 withheld=50` {
 			t.Errorf("%d lines, at last %q", len(log), log[len(log)-1:])
 		}
@@ -335,12 +355,12 @@ func TestAPeerThatCannotBeSpokenToIsNamedOnce(t *testing.T) {
 		s.want("without an address", "10.0.0.1/32 pref 100", "leaf")
 		s.put(node(t, "a cordoned"))
 		const why = `"Cannot speak yet" why="peer own: source-address is node-ip, and node a has no InternalIP of the peer's IP version"`
-		if log := logged.take(); !slices.Contains(log, why) || len(log) != 3 {
+		if log := logged.Take(); !slices.Contains(log, why) || len(log) != 3 {
 			t.Errorf("log %q", log)
 		}
 		s.put(node(t, "a internal=10.0.0.7"))
 		s.want("with one", "10.0.0.1/32 pref 100", "leaf", "own")
-		same(t, "log", logged.take(), nil)
+		same(t, "log", logged.Take(), nil)
 	})
 }
 
@@ -366,7 +386,7 @@ func TestASpeakerAsksForAsLittleAsItNeeds(t *testing.T) {
 }
 
 func TestOfASliceOnlyNodesAndConditionsAreKeptAndWhoIsOnOurNode(t *testing.T) {
-	given := service(t, "shop/web | a:ready b:last a:ready :ready").Slices[0]
+	given := svc(t, "shop/web | a:ready b:last a:ready :ready").Slices[0]
 	given.ManagedFields = []metav1.ManagedFieldsEntry{{}}
 	want := given.DeepCopy()
 	want.ManagedFields = nil

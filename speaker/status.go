@@ -2,8 +2,12 @@ package speaker
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // A Status is what a Speaker tells others about itself.
@@ -19,12 +23,9 @@ type Status struct {
 
 	Changes uint64 // of the cluster that were seen
 	Errors  uint64 // configurations that cannot be read, and peers that cannot be spoken to
-}
 
-// Announced is an address that this node announces, and a Service that has it.
-type Announced struct {
-	Service string // namespace/name
-	Addr    netip.Addr
+	// Mute are routers to which the configuration wants sessions from this node, and none can be.
+	Mute []netip.AddrPort
 }
 
 // status is what Status needs to know. Unlike the rest of a Speaker, it may be touched by anybody.
@@ -40,9 +41,12 @@ type status struct {
 	errors  uint64
 	// due is when the first change was seen that the next round will look at, and that routers may have to hear of.
 	due time.Time
-	// services and withheld are those of the last table. Nobody changes them.
-	services []Service
-	withheld map[announced]string
+	// What the last table was made of, and who cannot be told of it. Nobody changes them.
+	config   *loadbalancer.Config
+	labels   map[string]string // of the node
+	services []Service         // those that are ours
+	withheld map[Announced]string
+	mute     []loadbalancer.Peer
 }
 
 func (s *status) set(change func(*status)) {
@@ -81,6 +85,9 @@ func (s *Speaker) Status() Status {
 
 func (s *status) status(now time.Time) Status {
 	all := Status{Loaded: s.loaded, Stale: s.stale, Changes: s.changes, Errors: s.errors}
+	for _, p := range s.mute {
+		all.Mute = append(all.Mute, netip.AddrPortFrom(p.Addr, p.Port))
+	}
 	if !s.began.IsZero() {
 		all.Busy = now.Sub(s.began)
 	}
@@ -98,23 +105,23 @@ func (s *status) status(now time.Time) Status {
 	return all
 }
 
-// Announced returns what this node announces. Anybody may call it; nobody waits for it, however much it is.
-func (s *Speaker) Announced() (all []Announced) {
+// Announced returns which addresses this node has told some router of: those whose prefixes are among told. Anybody may call
+// it; nobody waits for it, however much it is.
+func (s *Speaker) Announced(told map[netip.Prefix]bool) (all []Announced) {
 	s.status.mu.Lock()
-	services, withheld := s.status.services, s.status.withheld
+	config, labels, services, withheld := s.status.config, s.status.labels, s.status.services, s.status.withheld
 	s.status.mu.Unlock()
-	seen := make(map[announced]bool, len(services))
+	seen := make(map[Announced]bool, len(services))
 	for _, svc := range services {
-		if !ours(svc.Service) {
-			continue
-		}
-		for addr := range addresses(svc.Service) {
-			a := announced{svc.Namespace + "/" + svc.Name, addr}
+		for _, addr := range svc.addresses() {
+			a := Announced{service.Name(svc.Service), addr}
 			if _, not := withheld[a]; not || seen[a] {
 				continue
 			}
 			seen[a] = true
-			all = append(all, Announced{a.service, a.addr})
+			if slices.ContainsFunc(config.Routes(addr, labels), func(r loadbalancer.Route) bool { return told[r.Prefix] }) {
+				all = append(all, a)
+			}
 		}
 	}
 	return all

@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -88,10 +89,14 @@ func TestWhatIsAnnouncedIsKnownByServiceAndAddress(t *testing.T) {
 		all = append(all, objects(t, "shop/other 10.0.0.4 class=example.com/lb | a:ready")...)
 		all = append(all, objects(t, "shop/new | a:ready")...)
 		s := enact(t, Options{}, append(all, node(t, "a"), admitted(onePeer+onePool))...)
+		told := map[netip.Prefix]bool{}
+		for i := range byte(5) {
+			told[netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, i}), 32)] = true
+		}
 		announced := func(then string, want ...string) {
 			t.Helper()
 			var got []string
-			for _, a := range s.speaker.Announced() {
+			for _, a := range s.speaker.Announced(told) {
 				got = append(got, fmt.Sprint(a.Service, " ", a.Addr))
 			}
 			slices.Sort(got)
@@ -99,13 +104,63 @@ func TestWhatIsAnnouncedIsKnownByServiceAndAddress(t *testing.T) {
 		}
 		announced("at first", "shop/api 10.0.0.1", "shop/two 10.0.0.2", "shop/web 10.0.0.1")
 		before := s.speaker.Status().Changes
-		s.put(service(t, "shop/local 10.0.0.3 Local | a:ready").Slices[0])
+		s.put(svc(t, "shop/local 10.0.0.3 Local | a:ready").Slices[0])
 		announced("one more", "shop/api 10.0.0.1", "shop/local 10.0.0.3", "shop/two 10.0.0.2", "shop/web 10.0.0.1")
 		if now := s.speaker.Status().Changes; now != before+1 {
 			t.Errorf("%d changes were counted, want 1", now-before)
 		}
+		delete(told, netip.MustParsePrefix("10.0.0.1/32"))
+		announced("a route that no router takes", "shop/local 10.0.0.3", "shop/two 10.0.0.2")
+		told = nil
+		announced("no session is up")
 		s.put(node(t, "a network-unavailable"))
 		announced("nothing more")
+	})
+}
+
+func TestARouterThatShouldBeSpokenToAndCannotBeIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const peers = `
+peers:
+- {name: leaf, peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64512}
+- {name: own, peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64512, source-address: node-ip}
+- {name: secret, peer-address: 10.9.0.3, peer-port: 1790, peer-asn: 64500, my-asn: 64512, password-key: tor}
+- {name: elsewhere, peer-address: 10.9.0.4, peer-asn: 64500, my-asn: 64512, node-selectors: [{match-labels: {rack: b}}]}
+`
+		s := enact(t, Options{}, append(objects(t, "shop/web 10.0.0.1 | a:ready"), node(t, "a"), admitted(peers+onePool))...)
+		mute := func(then, want string) {
+			t.Helper()
+			if got := fmt.Sprint(s.speaker.Status().Mute); got != want {
+				t.Errorf("%s: %s, want %s", then, got, want)
+			}
+		}
+		mute("at first", "[10.9.0.2:179 10.9.0.3:1790]")
+		s.put(node(t, "a internal=10.0.0.7"))
+		mute("with an address", "[10.9.0.3:1790]")
+		s.put(admitted(onePeer + onePool))
+		mute("without peers that lack something", "[]")
+	})
+}
+
+func TestSpeakersAnnounceTheClassesThatTheAdmittedCopyNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := append(objects(t, "shop/web 10.0.0.1 | a:ready"), objects(t, "shop/ours 10.0.0.2 class=metallb.universe.tf/metallb | a:ready")...)
+		all = append(all, objects(t, "shop/named 10.0.0.3 class=example.com/lb | a:ready")...)
+		s := enact(t, Options{}, append(all, node(t, "a"), admitted(onePeer+onePool))...)
+		const first, second, third = "10.0.0.1/32 pref 100\n", "10.0.0.2/32 pref 100\n", "10.0.0.3/32 pref 100\n"
+		s.want("without a word", first+second, "leaf")
+		with := admitted(onePeer + onePool)
+		with.Data["classes"], with.Data["class-only"] = "metallb.universe.tf/metallb,example.com/lb", "true"
+		s.put(with)
+		s.want("another class, and no Services without one", second+third, "leaf")
+		with = with.DeepCopy()
+		with.Data["class-only"] = "perhaps"
+		s.put(with)
+		s.want("what cannot be read is as if it were not there", first+second+third, "leaf")
+		broken := with.DeepCopy()
+		broken.Data["config"], broken.Data["class-only"] = "address-pools: 7", "true"
+		s.put(broken)
+		s.want("with a text that cannot be read, all stays as it was", first+second+third, "leaf")
 	})
 }
 
@@ -119,12 +174,12 @@ func TestTheFirstUrgentChangeSinceTheLastLookCounts(t *testing.T) {
 			}
 		}
 		<-time.After(time.Minute)
-		s.put(service(t, "shop/web 10.0.0.1 Local | b:ready").Slices[0])
+		s.put(svc(t, "shop/web 10.0.0.1 Local | b:ready").Slices[0])
 		due("an endpoint moves", time.Now())
 		<-time.After(time.Minute)
 		s.put(node(t, "a cordoned"))
 		due("nobody waits for the node's marks", time.Time{})
-		s.put(service(t, "shop/web 10.0.0.2 Local | b:ready").Service)
+		s.put(svc(t, "shop/web 10.0.0.2 Local | b:ready").Service)
 		due("an address changes", time.Now())
 
 		var st status

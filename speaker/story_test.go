@@ -5,7 +5,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,16 +13,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
-	"k8s.io/klog/v2"
-	"k8s.io/klog/v2/textlogger"
 
+	"github.com/metallb/cloud-provider-metallb/internal/logbook"
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
-// service writes a Service and its endpoints in short: "shop/web 10.0.0.1 Local | a:ready b:last | v6 a:ready". What follows
+// svc writes a Service and its endpoints in short: "shop/web 10.0.0.1 Local | a:ready b:last | v6 a:ready". What follows
 // a bar is one slice. An endpoint is its node and its state, see conditions; it may have no node. Behind an @ stands who it
 // is: the UID of a pod, or an address.
-func service(t testing.TB, short string) Service {
+func svc(t testing.TB, short string) Service {
 	t.Helper()
 	parts := strings.Split(short, "|")
 	words := strings.Fields(parts[0])
@@ -41,6 +39,12 @@ func service(t testing.TB, short string) Service {
 			svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 		case "class":
 			svc.Spec.LoadBalancerClass = &value
+		case "uid":
+			svc.UID = types.UID(value)
+		case "families":
+			for family := range strings.SplitSeq(value, ",") {
+				svc.Spec.IPFamilies = append(svc.Spec.IPFamilies, corev1.IPFamily(family))
+			}
 		case "type":
 			svc.Spec.Type = corev1.ServiceType(value)
 		case "deleted":
@@ -202,7 +206,7 @@ func same(t testing.TB, what string, got, want []string) {
 	}
 }
 
-func shown(addr netip.Addr) string {
+func written(addr netip.Addr) string {
 	if !addr.IsValid() {
 		return ""
 	}
@@ -210,32 +214,9 @@ func shown(addr netip.Addr) string {
 }
 
 // logged is everything the package logs.
-var logged logbook
-
-type logbook struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (b *logbook) Write(line []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	_, text, _ := strings.Cut(string(line), "] ")
-	b.lines = append(b.lines, strings.TrimSpace(text))
-	return len(line), nil
-}
-
-// take returns what was logged since the last time.
-func (b *logbook) take() []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	lines := b.lines
-	b.lines = nil
-	return lines
-}
+var logged = logbook.Open()
 
 func TestMain(m *testing.M) {
-	klog.SetLogger(textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&logged))))
 	// The handler behind the first slows everybody down who reports errors, by a clock that synctest's bubbles do not share.
 	utilruntime.ErrorHandlers = utilruntime.ErrorHandlers[:1]
 	os.Exit(m.Run())

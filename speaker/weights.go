@@ -36,10 +36,10 @@ func weigh(routes []loadbalancer.Route, config *loadbalancer.Config, services []
 	}
 	seen := make(map[string]bool)
 	for _, svc := range services {
-		if !ours(svc.Service) || dying(svc.Service) != "" {
+		if dying(svc.Service) != "" {
 			continue
 		}
-		for addr := range addresses(svc.Service) {
+		for _, addr := range svc.addresses() {
 			pool := config.Pool(addr)
 			if pool == nil {
 				continue

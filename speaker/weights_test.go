@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // weighing asks for weights in all advertisements of the configuration, or of the pools that are named.
@@ -122,12 +123,12 @@ address-pools:
 			config := weighing(parse(t, text))
 			var services []Service
 			for _, short := range test.services {
-				services = append(services, service(t, short))
+				services = append(services, svc(t, short))
 			}
 			for range 10 {
-				routes, _ := Announcements(config, node(t, "a rack=a"), services)
+				routes, _ := Announcements(config, service.Ours{}, node(t, "a rack=a"), services)
 				same(t, "announced by a", notation(routes), lines(test.onA))
-				routes, _ = Announcements(config, node(t, "b rack=b"), services)
+				routes, _ = Announcements(config, service.Ours{}, node(t, "b rack=b"), services)
 				same(t, "announced by b", notation(routes), lines(test.onB))
 				rand.Shuffle(len(services), func(i, j int) { services[i], services[j] = services[j], services[i] })
 			}
@@ -137,8 +138,8 @@ address-pools:
 
 func TestAPoolThatAsksForWeightsAndOneThatDoesNotContradictEachOther(t *testing.T) {
 	config := weighing(parse(t, fmt.Sprintf(twoPools, "", "1", "")), "first")
-	services := []Service{service(t, "shop/web 10.1.1.1 Local | a:ready@1 a:ready@2"), service(t, "shop/api 10.1.1.200 Local | a:ready@3")}
-	routes, withheld := Announcements(config, node(t, "a"), services)
+	services := []Service{svc(t, "shop/web 10.1.1.1 Local | a:ready@1 a:ready@2"), svc(t, "shop/api 10.1.1.200 Local | a:ready@3")}
+	routes, withheld := Announcements(config, service.Ours{}, node(t, "a"), services)
 	same(t, "announced", notation(routes), []string{"10.1.1.0/24 pref 100 [64512:1]"})
 	if len(withheld) != 1 || !strings.Contains(withheld[0].Why, "give the two pools the same") {
 		t.Errorf("withheld %v", withheld)
@@ -147,7 +148,7 @@ func TestAPoolThatAsksForWeightsAndOneThatDoesNotContradictEachOther(t *testing.
 
 func TestAWeightHasAnEnd(t *testing.T) {
 	short := "shop/web 10.0.0.1 Local |" + strings.Repeat(" a:ready", 70_000)
-	routes, _ := Announcements(weighing(parse(t, onePool)), node(t, "a"), []Service{service(t, short)})
+	routes, _ := Announcements(weighing(parse(t, onePool)), service.Ours{}, node(t, "a"), []Service{svc(t, short)})
 	same(t, "announced", notation(routes), []string{"10.0.0.1/32 pref 100 weight 65535"})
 }
 
@@ -157,7 +158,7 @@ func BenchmarkAnnouncementsWithWeights(b *testing.B) {
 	on, services := node(b, "a"), tenThousand(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if routes, withheld := Announcements(config, on, services); len(routes) != 10_000 || withheld != nil {
+		if routes, withheld := Announcements(config, service.Ours{}, on, services); len(routes) != 10_000 || withheld != nil {
 			b.Fatal(len(routes), len(withheld))
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/version"
@@ -51,7 +52,8 @@ func newCommand() (*cobra.Command, error) {
 	fs := flags.FlagSet("metallb")
 	fs.StringVar(&ours.Namespace, "config-namespace", ours.Namespace, "Namespace of the configuration's ConfigMap and of its admitted copy.")
 	fs.StringVar(&ours.ConfigName, "config-name", ours.ConfigName, "Name of the configuration's ConfigMap; the admitted copy's is this with \"-admitted\" behind it.")
-	fs.BoolVar(&ours.ClassOnly, "load-balancer-class-only", ours.ClassOnly, "Serve only Services with spec.loadBalancerClass "+loadbalancer.Class+", and leave those without a class to others.")
+	fs.StringArrayVar(&ours.Ours.Classes, "load-balancer-class", nil, "Serve Services with this spec.loadBalancerClass, too, beside "+loadbalancer.Class+". Repeat the flag for more than one.")
+	fs.BoolVar(&ours.Ours.ClassOnly, "load-balancer-class-only", false, "Serve only Services with a spec.loadBalancerClass that is ours, and leave those without a class to others.")
 
 	// The framework returns as soon as stopped is closed, so that it is closed only after the Lease is given up.
 	stopped := make(chan struct{})
@@ -83,6 +85,10 @@ func setDefaults(o *ccmoptions.CloudControllerManagerOptions) {
 	// The framework's Lease has the name that every other cloud controller manager uses.
 	o.Generic.LeaderElection.ResourceNamespace = "metallb-system"
 	o.Generic.LeaderElection.ResourceName = "metallb-controller"
+	// A leader that is killed is followed within ten seconds.
+	o.Generic.LeaderElection.LeaseDuration.Duration = 8 * time.Second
+	o.Generic.LeaderElection.RenewDeadline.Duration = 5 * time.Second
+	o.Generic.LeaderElection.RetryPeriod.Duration = time.Second
 	// 20 requests a second would make 10,000 new Services take half an hour; the API server protects itself.
 	o.Generic.ClientConnection.QPS = 1000
 	o.Generic.ClientConnection.Burst = 1000

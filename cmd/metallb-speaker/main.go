@@ -11,10 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -78,6 +75,7 @@ func newCommand() *cobra.Command {
 	fs.StringVar(&f.WaitForURL, "wait-for-url", "", "URL that must answer with success before the first announcement, such as http://127.0.0.1:10256/healthz of kube-proxy.")
 	fs.StringVar(&f.address, "bind-address", "", "IP address on which health and metrics are served, by HTTPS. The default is every address of the node.")
 	fs.IntVar(&f.port, "secure-port", f.port, "Port on which health and metrics are served; 0 is none.")
+	fs.IntVar(&f.probePort, "probe-port", 0, "Port of 127.0.0.1 on which the kubelet's probes are answered, by HTTP; 0 is none. Nobody on the network can keep the kubelet from that.")
 	fs.StringVar(&f.certFile, "tls-cert-file", "", "File with the certificate, and its chain if there is one. The default is one that this process makes for itself.")
 	fs.StringVar(&f.keyFile, "tls-private-key-file", "", "File with the certificate's key.")
 	logsapi.AddFlags(logging, fs)
@@ -112,12 +110,20 @@ func run(f flags) error {
 	if err != nil {
 		return err
 	}
+	if f.probePort != 0 {
+		stop, err := probe(f.serving, s.Status)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	if f.port != 0 {
 		asked, err := newReviews(config)
 		if err != nil {
 			return fmt.Errorf("make a client: %w", err)
 		}
-		(&collector{node: f.NodeName, status: s.Status, announced: s.Announced, sessions: sessions.List}).register()
+		announced := func() []speaker.Announced { return s.Announced(sessions.Told()) }
+		(&collector{node: f.NodeName, status: s.Status, announced: announced, sessions: sessions.List}).register()
 		stop, err := serve(f.serving, s.Status, asked.may, legacyregistry.Handler())
 		if err != nil {
 			return err
@@ -126,6 +132,11 @@ func run(f flags) error {
 	}
 	ctx, forget := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer forget()
+	go func() {
+		if err := sessions.WatchAddresses(ctx); err != nil {
+			klog.ErrorS(err, "Missing next hops are looked for every few seconds only")
+		}
+	}()
 	s.Run(ctx)
 	forget() // a second signal ends the process at once
 
@@ -142,39 +153,4 @@ func run(f flags) error {
 		sessions.Withdraw(end, "speaker stopped: "+why)
 	}
 	return nil
-}
-
-// successor looks for evidence that another speaker will take this one's place. Without an answer there is none.
-func successor(ctx context.Context, client kubernetes.Interface, nodeName string) (bool, string) {
-	ctx, cancel := context.WithTimeout(ctx, lastWords/2)
-	defer cancel()
-	name, namespace := os.Getenv("POD_NAME"), os.Getenv("POD_NAMESPACE")
-	if name == "" || namespace == "" {
-		return false, "POD_NAME and POD_NAMESPACE are not set"
-	}
-	pod, err := found(client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{}))
-	if err != nil {
-		return false, err.Error()
-	}
-	var daemonSet *appsv1.DaemonSet
-	if pod != nil {
-		if owner := metav1.GetControllerOf(pod); owner != nil && owner.Kind == "DaemonSet" {
-			if daemonSet, err = found(client.AppsV1().DaemonSets(namespace).Get(ctx, owner.Name, metav1.GetOptions{})); err != nil {
-				return false, err.Error()
-			}
-		}
-	}
-	node, err := found(client.CoreV1().Nodes().Get(ctx, nodeName, metav1.GetOptions{}))
-	if err != nil {
-		return false, err.Error()
-	}
-	return speaker.Successor(pod, daemonSet, node)
-}
-
-// found turns "not found" into nil.
-func found[T any](object *T, err error) (*T, error) {
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	return object, err
 }

@@ -18,12 +18,12 @@ func desc(name, help string, labels ...string) *metrics.Desc {
 // The metrics have MetalLB's names where it has them, so that dashboards and alerts go on working. So has the label peer,
 // which is the router's address and port.
 var (
-	sessionUp      = desc("metallb_bgp_session_up", "1 if the session is up.", "peer")
+	sessionUp      = desc("metallb_bgp_session_up", "1 if the session is up; 0 also if there can be none.", "peer")
 	updatesTotal   = desc("metallb_bgp_updates_total", "How many UPDATE messages were sent to the router.", "peer")
 	prefixes       = desc("metallb_bgp_announced_prefixes_total", "How many prefixes the router is told of now.", "peer")
 	droppedTotal   = desc("metallb_bgp_dropped_updates_total", "How many UPDATE messages of the router were dropped unread, as all are.", "peer")
 	failuresTotal  = desc("metallb_bgp_failed_attempts_total", "How many attempts did not bring the session up.", "peer")
-	announcedBool  = desc("metallb_speaker_announced", "1 for each address of a Service that this node announces.", "service", "node", "ip")
+	announcedBool  = desc("metallb_speaker_announced", "1 for each address of a Service that this node has told some router of, in a session that is up.", "service", "node", "ip")
 	changesTotal   = desc("metallb_k8s_client_updates_total", "How many changes of Services, endpoints, the node and the configuration were seen.")
 	errorsTotal    = desc("metallb_k8s_client_update_errors_total", "How many times a configuration could not be read, or a peer not be spoken to.")
 	configLoaded   = desc("metallb_k8s_client_config_loaded_bool", "1 if a configuration is in force.")
@@ -65,7 +65,11 @@ func (c *collector) CollectWithStability(to chan<- metrics.Metric) {
 	give := func(d *metrics.Desc, kind metrics.ValueType, value float64, labels ...string) {
 		to <- metrics.NewLazyConstMetric(d, kind, value, labels...)
 	}
-	for _, s := range byRouter(c.sessions()) {
+	status, sessions := c.status(), c.sessions()
+	for _, r := range status.Mute { // a series for each router of the configuration, so that an alert can miss it
+		sessions = append(sessions, bgp.Session{Addr: r.Addr(), Port: r.Port()})
+	}
+	for _, s := range byRouter(sessions) {
 		peer := router(s).String()
 		give(sessionUp, metrics.GaugeValue, oneIf(s.Up), peer)
 		give(updatesTotal, metrics.CounterValue, float64(s.Updates), peer)
@@ -76,7 +80,6 @@ func (c *collector) CollectWithStability(to chan<- metrics.Metric) {
 	for _, a := range c.announced() {
 		give(announcedBool, metrics.GaugeValue, 1, a.Service, c.node, a.Addr.String())
 	}
-	status := c.status()
 	give(changesTotal, metrics.CounterValue, float64(status.Changes))
 	give(errorsTotal, metrics.CounterValue, float64(status.Errors))
 	give(configLoaded, metrics.GaugeValue, oneIf(status.Loaded))

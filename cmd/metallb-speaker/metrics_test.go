@@ -19,7 +19,7 @@ func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
 	c := &collector{
 		node: "a",
 		status: func() speaker.Status {
-			return speaker.Status{Loaded: true, Changes: 12, Errors: 3}
+			return speaker.Status{Loaded: true, Changes: 12, Errors: 3, Mute: []netip.AddrPort{netip.MustParseAddrPort("10.9.0.9:179")}}
 		},
 		announced: func() []speaker.Announced {
 			return []speaker.Announced{{Service: "shop/web", Addr: netip.MustParseAddr("192.0.2.1")}, {Service: "shop/api", Addr: netip.MustParseAddr("192.0.2.1")}}
@@ -50,14 +50,19 @@ func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
 	}
 	want := []string{
 		"metallb_bgp_announced_prefixes_total{peer=10.9.0.1:179} 2",
+		"metallb_bgp_announced_prefixes_total{peer=10.9.0.9:179} 0",
 		"metallb_bgp_announced_prefixes_total{peer=[fd00::1]:1790} 0",
 		"metallb_bgp_dropped_updates_total{peer=10.9.0.1:179} 100",
+		"metallb_bgp_dropped_updates_total{peer=10.9.0.9:179} 0",
 		"metallb_bgp_dropped_updates_total{peer=[fd00::1]:1790} 0",
 		"metallb_bgp_failed_attempts_total{peer=10.9.0.1:179} 9",
+		"metallb_bgp_failed_attempts_total{peer=10.9.0.9:179} 0",
 		"metallb_bgp_failed_attempts_total{peer=[fd00::1]:1790} 0",
 		"metallb_bgp_session_up{peer=10.9.0.1:179} 0",
+		"metallb_bgp_session_up{peer=10.9.0.9:179} 0",
 		"metallb_bgp_session_up{peer=[fd00::1]:1790} 0",
 		"metallb_bgp_updates_total{peer=10.9.0.1:179} 8",
+		"metallb_bgp_updates_total{peer=10.9.0.9:179} 0",
 		"metallb_bgp_updates_total{peer=[fd00::1]:1790} 0",
 		"metallb_k8s_client_config_loaded_bool{} 1",
 		"metallb_k8s_client_config_stale_bool{} 0",

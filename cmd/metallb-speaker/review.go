@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -29,18 +31,32 @@ const (
 	mostVerdicts = 1000
 	// reviewTimeout is how long the API server may take.
 	reviewTimeout = 10 * time.Second
-	// mostReviews bounds how many tokens the API server is asked about at once; others wait for their turn, or give up.
-	mostReviews = 10
+	// mostReviews bounds how many tokens of a kind the API server is asked about at once; others wait for their turn, or give up.
+	mostReviews = 5
+	// reviewPause and reviewBurst bound how often strangers from one place may make us ask: so often, and so many at once.
+	reviewPause = time.Second
+	reviewBurst = 5
 )
 
 // Reviews ask the API server whether a token's user may get /metrics. Kubernetes' own authenticator and authorizer for that
 // would more than double this program, with the languages in which API servers write policies.
+//
+// Whoever comes with new tokens all the time must not keep others from being heard. So those whose token was good before have
+// slots and requests of their own, and strangers have a budget for each place that they come from.
 type reviews struct {
-	client kubernetes.Interface
-	slots  chan struct{} // one for each review that goes on
+	regulars, strangers desk
 
 	mu       sync.Mutex
 	verdicts map[[sha256.Size]byte]remembered // by token, which should not lie about in memory
+	good     map[[sha256.Size]byte]bool       // tokens that were allowed when they were asked about last
+	places   map[netip.Prefix]budget
+}
+
+// A desk is a client of its own: whoever asks in vain, again and again, must not use up the requests with which the speaker
+// watches the cluster, nor those for others.
+type desk struct {
+	client kubernetes.Interface
+	slots  chan struct{} // one for each review that goes on
 }
 
 type remembered struct {
@@ -48,48 +64,98 @@ type remembered struct {
 	until time.Time
 }
 
-// newReviews returns reviews with a client of their own: whoever asks in vain, again and again, must not use up the requests
-// with which the speaker watches the cluster.
+// A budget is how many reviews strangers from one place may still ask for, and when that was so.
+type budget struct {
+	left float64
+	at   time.Time
+}
+
+// newReviews returns reviews with clients of their own.
 func newReviews(config *rest.Config) (*reviews, error) {
 	config = rest.CopyConfig(config)
-	config.QPS, config.Burst = 10, 20
-	client, err := kubernetes.NewForConfig(config)
+	config.QPS, config.Burst = 20, 20
+	regulars, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, err
 	}
-	return reviewsBy(client), nil
+	strangers, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return reviewsBy(regulars, strangers), nil
 }
 
-func reviewsBy(client kubernetes.Interface) *reviews {
-	return &reviews{client: client, slots: make(chan struct{}, mostReviews), verdicts: map[[sha256.Size]byte]remembered{}}
+func reviewsBy(regulars, strangers kubernetes.Interface) *reviews {
+	return &reviews{
+		regulars:  desk{regulars, make(chan struct{}, mostReviews)},
+		strangers: desk{strangers, make(chan struct{}, mostReviews)},
+		verdicts:  map[[sha256.Size]byte]remembered{}, good: map[[sha256.Size]byte]bool{}, places: map[netip.Prefix]budget{},
+	}
 }
 
-// may returns the verdict on a token.
-func (r *reviews) may(ctx context.Context, token string) (verdict, error) {
+var errTooMany = errors.New("too many new tokens")
+
+// may returns the verdict on a token that comes from an address.
+func (r *reviews) may(ctx context.Context, token, from string) (verdict, error) {
 	key := sha256.Sum256([]byte(token))
-	if v, ok := r.recall(key, time.Now()); ok {
+	at, v, known := r.recall(key, from, time.Now())
+	if known {
 		return v, nil
+	}
+	if at == nil {
+		return unknown, errTooMany
 	}
 	ctx, cancel := context.WithTimeout(ctx, reviewTimeout)
 	defer cancel()
 	select {
-	case r.slots <- struct{}{}:
-		defer func() { <-r.slots }()
+	case at.slots <- struct{}{}:
+		defer func() { <-at.slots }()
 	case <-ctx.Done():
 		return unknown, ctx.Err()
 	}
-	v, err := r.review(ctx, token)
+	v, err := review(ctx, at.client, token)
 	if err == nil {
 		r.remember(key, v, time.Now())
 	}
 	return v, err
 }
 
-func (r *reviews) recall(key [sha256.Size]byte, now time.Time) (verdict, bool) {
+// recall returns the verdict if it is known, or where to ask; nil if whoever asks has asked for too much.
+func (r *reviews) recall(key [sha256.Size]byte, from string, now time.Time) (at *desk, v verdict, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known, ok := r.verdicts[key]
-	return known.verdict, ok && now.Before(known.until)
+	if v, ok := r.verdicts[key]; ok && now.Before(v.until) {
+		return nil, v.verdict, true
+	}
+	if r.good[key] {
+		return &r.regulars, unknown, false
+	}
+	place := placeOf(from)
+	b, seen := r.places[place]
+	if b.left = min(reviewBurst, b.left+now.Sub(b.at).Seconds()/reviewPause.Seconds()); !seen {
+		b.left = reviewBurst
+	}
+	b.at = now
+	if b.left >= 1 {
+		b.left--
+		at = &r.strangers
+	}
+	if len(r.places) >= mostVerdicts {
+		clear(r.places)
+	}
+	r.places[place] = b
+	return at, unknown, false
+}
+
+// placeOf is the network that one client has: an address of IPv4, a /64 of IPv6.
+func placeOf(from string) netip.Prefix {
+	at, err := netip.ParseAddrPort(from)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	addr := at.Addr().Unmap().WithZone("")
+	place, _ := addr.Prefix(min(64, addr.BitLen())) // no such length is wrong
+	return place
 }
 
 func (r *reviews) remember(key [sha256.Size]byte, v verdict, now time.Time) {
@@ -99,11 +165,17 @@ func (r *reviews) remember(key [sha256.Size]byte, v verdict, now time.Time) {
 		clear(r.verdicts) // somebody plays with tokens; the others are asked about once more
 	}
 	r.verdicts[key] = remembered{v, now.Add(verdictTime)}
+	if len(r.good) >= mostVerdicts {
+		clear(r.good)
+	}
+	if delete(r.good, key); v == allowed {
+		r.good[key] = true
+	}
 }
 
 // review asks the API server.
-func (r *reviews) review(ctx context.Context, token string) (verdict, error) {
-	who, err := r.client.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
+func review(ctx context.Context, client kubernetes.Interface, token string) (verdict, error) {
+	who, err := client.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
 		Spec: authenticationv1.TokenReviewSpec{Token: token},
 	}, metav1.CreateOptions{})
 	if err != nil || !who.Status.Authenticated {
@@ -114,7 +186,7 @@ func (r *reviews) review(ctx context.Context, token string) (verdict, error) {
 	for k, v := range user.Extra {
 		extra[k] = authorizationv1.ExtraValue(v)
 	}
-	access, err := r.client.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
+	access, err := client.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
 		Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: user.Username, UID: user.UID, Groups: user.Groups, Extra: extra,
 			NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: "/metrics", Verb: "get"},

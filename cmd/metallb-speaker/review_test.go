@@ -1,19 +1,28 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
 	k8stesting "k8s.io/client-go/testing"
 )
 
@@ -45,7 +54,7 @@ func (o *office) reviews() *reviews {
 		}
 		return false, nil, nil
 	})
-	return reviewsBy(client)
+	return reviewsBy(client, client)
 }
 
 func TestTheAPIServerIsAskedWhoAndWhetherAndRememberedForAMoment(t *testing.T) {
@@ -76,7 +85,7 @@ func TestTheAPIServerIsAskedWhoAndWhetherAndRememberedForAMoment(t *testing.T) {
 		} {
 			<-time.After(step.after)
 			o.closed, o.asked = step.closed, nil
-			got, err := r.may(t.Context(), step.token)
+			got, err := r.may(t.Context(), step.token, "10.0.0.7:1234")
 			if got != step.want || (err != nil) != step.fails {
 				t.Errorf("%s: verdict %d, %v, want %d", step.then, got, err, step.want)
 			}
@@ -88,12 +97,83 @@ func TestTheAPIServerIsAskedWhoAndWhetherAndRememberedForAMoment(t *testing.T) {
 }
 
 func TestWhoeverPlaysWithTokensUsesUpNoMemory(t *testing.T) {
-	r := reviewsBy(nil)
+	r := reviewsBy(nil, nil)
 	now := time.Now()
 	for i := range 10 * mostVerdicts {
 		r.remember(sha256.Sum256(fmt.Append(nil, i)), unknown, now)
-		if len(r.verdicts) > mostVerdicts {
-			t.Fatalf("%d are remembered", len(r.verdicts))
+		r.remember(sha256.Sum256(fmt.Append(nil, "good", i)), allowed, now)
+		r.recall(sha256.Sum256(fmt.Append(nil, "new", i)), fmt.Sprintf("10.%d.%d.1:1", i>>8, i&0xff), now)
+		if most := max(len(r.verdicts), len(r.good), len(r.places)); most > mostVerdicts {
+			t.Fatalf("%d are remembered", most)
 		}
 	}
+}
+
+// Strangers come 300 times a second, each time with another token, for two minutes. The API server takes 50 ms to answer.
+func TestStrangersDoNotKeepOthersFromBeingHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := tardy{tokens: map[string]bool{"p": true, "q": true}, takes: 50 * time.Millisecond}
+		client, err := kubernetes.NewForConfig(&rest.Config{Host: "http://api", Transport: &slow, QPS: 1000, Burst: 1000,
+			ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := reviewsBy(client, client)
+		scrape := func(then, token, from string) {
+			t.Helper()
+			began := time.Now()
+			if v, err := r.may(t.Context(), token, from); v != allowed || err != nil || time.Since(began) > time.Second {
+				t.Errorf("%s: verdict %d, %v after %v", then, v, err, time.Since(began))
+			}
+		}
+		scrape("before they come", "p", "10.0.0.7:1")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				go func() { _, _ = r.may(ctx, fmt.Sprint("stranger-", i), "10.0.0.7:2") }()
+				<-time.After(time.Second / 300)
+			}
+		}()
+		for range 8 {
+			<-time.After(verdictTime + time.Second)
+			scrape("a token that was good before", "p", "10.0.0.7:3")
+		}
+		scrape("a new token from elsewhere", "q", "10.0.0.8:1")
+		asked := slow.asked.Load()
+		<-time.After(10 * time.Second)
+		if more := slow.asked.Load() - asked; more > 12 {
+			t.Errorf("strangers from one place made us ask %d times in 10 s", more)
+		}
+		cancel()
+		<-time.After(time.Second)
+	})
+}
+
+// A tardy API server knows some tokens.
+type tardy struct {
+	tokens map[string]bool
+	takes  time.Duration
+	asked  atomic.Int32
+}
+
+func (s *tardy) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.asked.Add(1)
+	<-time.After(s.takes)
+	var answer any
+	if strings.HasSuffix(r.URL.Path, "tokenreviews") {
+		var review authenticationv1.TokenReview
+		if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+			return nil, err
+		}
+		review.Status.Authenticated = s.tokens[review.Spec.Token]
+		answer = review
+	} else {
+		answer = authorizationv1.SubjectAccessReview{
+			TypeMeta: metav1.TypeMeta{Kind: "SubjectAccessReview", APIVersion: "authorization.k8s.io/v1"},
+			Status:   authorizationv1.SubjectAccessReviewStatus{Allowed: true},
+		}
+	}
+	text, err := json.Marshal(answer)
+	return &http.Response{StatusCode: http.StatusCreated, Header: http.Header{"Content-Type": {"application/json"}}, Request: r, Body: io.NopCloser(bytes.NewReader(text))}, err
 }

@@ -9,6 +9,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,19 +21,38 @@ import (
 	"github.com/metallb/cloud-provider-metallb/speaker"
 )
 
-// How the HTTPS server is reached.
+// How the HTTPS server is reached, and the other for the kubelet's probes.
 type serving struct {
-	address  string
-	port     int
-	certFile string
-	keyFile  string
+	address   string
+	port      int
+	probePort int
+	certFile  string
+	keyFile   string
 }
 
 // longestRound is how long one look at everything may take. With ten thousand Services it takes less than a second.
 const longestRound = time.Minute
 
+// probe answers the kubelet's probes on the loopback interface until the returned function is called. They have a listener of
+// their own, so that nobody on the network can keep the kubelet from its answer: it would restart a speaker that is well.
+func probe(at serving, status func() speaker.Status) (stop func(), err error) {
+	mux := http.NewServeMux()
+	health(mux, status)
+	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(at.probePort)))
+	if err != nil {
+		return nil, fmt.Errorf("serve probes: %w: choose another --probe-port, or 0 for none", err)
+	}
+	server := patient(http.MaxBytesHandler(mux, 0))
+	go func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			klog.ErrorS(err, "Probes are no longer answered")
+		}
+	}()
+	return func() { _ = server.Close() }, nil // the process ends next
+}
+
 // serve answers HTTPS until the returned function is called. A port that is in use is an error at once.
-func serve(at serving, status func() speaker.Status, may func(ctx context.Context, token string) (verdict, error), metrics http.Handler) (stop func(), err error) {
+func serve(at serving, status func() speaker.Status, may judge, metrics http.Handler) (stop func(), err error) {
 	certificate, err := at.certificate()
 	if err != nil {
 		return nil, err
@@ -41,10 +61,27 @@ func serve(at serving, status func() speaker.Status, may func(ctx context.Contex
 	if err != nil {
 		return nil, fmt.Errorf("serve health and metrics: %w: choose another --secure-port, or 0 for none", err)
 	}
+	server := patient(newHandler(status, may, metrics))
+	server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate}
+	crowd := &crowd{Listener: listener}
+	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		if c, ok := conn.(*tls.Conn); ok {
+			return context.WithValue(ctx, guestKey{}, c.NetConn())
+		}
+		return ctx
+	}
+	go func() {
+		if err := server.ServeTLS(crowd, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			klog.ErrorS(err, "Health and metrics are no longer served")
+		}
+	}()
+	return func() { _ = server.Close() }, nil // the process ends next
+}
+
+// patient returns a server for everybody on the network: a question has no body and few headers, and comes at once.
+func patient(handler http.Handler) *http.Server {
 	server := &http.Server{
-		Handler:   newHandler(status, may, metrics),
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate},
-		// Everybody on the network may connect. A question has no body and few headers, and comes at once.
+		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -56,12 +93,61 @@ func serve(at serving, status func() speaker.Status, may func(ctx context.Contex
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
 	server.Protocols.SetHTTP1(true)
-	go func() {
-		if err := server.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
-			klog.ErrorS(err, "Health and metrics are no longer served")
-		}
-	}()
-	return func() { _ = server.Close() }, nil // the process ends next
+	return server
+}
+
+// mostGuests bounds the connections that there are at once.
+const mostGuests = 100
+
+// A crowd is a listener that has room for mostGuests connections. For each more it closes another one: the oldest of those that
+// were not let in, or if all were, the oldest. So whoever opens thousands keeps nobody else from being heard, who needs a
+// moment only.
+type crowd struct {
+	net.Listener
+	mu     sync.Mutex
+	guests []*guest // the oldest first
+}
+
+// A guest is a connection.
+type guest struct {
+	net.Conn
+	crowd *crowd
+	let   bool // in: somebody who may get the metrics; guarded by crowd.mu
+}
+
+type guestKey struct{}
+
+func (c *crowd) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	g := &guest{Conn: conn, crowd: c}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.guests) >= mostGuests {
+		i := max(0, slices.IndexFunc(c.guests, func(g *guest) bool { return !g.let }))
+		_ = c.guests[i].Conn.Close() // its server notices
+		c.guests = slices.Delete(c.guests, i, i+1)
+	}
+	c.guests = append(c.guests, g)
+	return g, nil
+}
+
+func (g *guest) Close() error {
+	g.crowd.mu.Lock()
+	g.crowd.guests = slices.DeleteFunc(g.crowd.guests, func(o *guest) bool { return o == g })
+	g.crowd.mu.Unlock()
+	return g.Conn.Close()
+}
+
+// letIn notes that whoever asks may get the metrics, and keeps its connection.
+func letIn(ctx context.Context) {
+	if g, ok := ctx.Value(guestKey{}).(*guest); ok {
+		g.crowd.mu.Lock()
+		g.let = true
+		g.crowd.mu.Unlock()
+	}
 }
 
 // certificate returns what TLS asks for certificates: the operator's, or one of our own that is made when somebody first
@@ -85,18 +171,44 @@ func (s serving) certificate() (func(*tls.ClientHelloInfo) (*tls.Certificate, er
 	if err != nil {
 		return nil, fmt.Errorf("read --tls-cert-file and --tls-private-key-file: %w", err)
 	}
-	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair, nil }, nil
+	// Whoever renews certificates writes the files anew, and tells nobody. Both are read again, and the last pair that fitted
+	// counts: the two files may not change in one moment.
+	var mu sync.Mutex
+	read := time.Now()
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if now := time.Now(); now.Sub(read) >= certificateTime {
+			read = now
+			if again, err := tls.LoadX509KeyPair(s.certFile, s.keyFile); err == nil {
+				pair = again
+			}
+		}
+		shown := pair
+		return &shown, nil
+	}, nil
 }
 
-// newHandler answers health to everybody, in words that name nothing in the cluster, and metrics to those who may.
-func newHandler(status func() speaker.Status, may func(ctx context.Context, token string) (verdict, error), metrics http.Handler) http.Handler {
-	mux := http.NewServeMux()
+// certificateTime is for how long the certificate that was read is shown before the files are read again.
+const certificateTime = 10 * time.Second
+
+// A judge says whether whoever has the token may get the metrics. from is where the question comes from.
+type judge func(ctx context.Context, token, from string) (verdict, error)
+
+// health answers probes, in words that name nothing in the cluster.
+func health(mux *http.ServeMux, status func() speaker.Status) {
 	// Alive is who still looks at changes. Nothing that others must do counts, for instance a configuration or an API
 	// server: a restart would mend none, and lose what this process knows.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		say(w, map[bool]string{true: "one look at the cluster has gone on for more than " + longestRound.String()}[status().Busy > longestRound])
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { say(w, status().Missing) })
+}
+
+// newHandler answers health to everybody, and metrics to those who may. Only their connections are kept.
+func newHandler(status func() speaker.Status, may judge, metrics http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	health(mux, status)
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
 		token, ok := bearer(r)
 		if !ok {
@@ -104,7 +216,9 @@ func newHandler(status func() speaker.Status, may func(ctx context.Context, toke
 			http.Error(w, "metrics are for those whom the API server knows: send a bearer token", http.StatusUnauthorized)
 			return
 		}
-		switch verdict, err := may(r.Context(), token); {
+		switch verdict, err := may(r.Context(), token, r.RemoteAddr); {
+		case errors.Is(err, errTooMany):
+			http.Error(w, "too many new tokens come from where you are: ask again later", http.StatusTooManyRequests)
 		case err != nil:
 			http.Error(w, "the API server does not say who you are, or what you may: ask again later", http.StatusServiceUnavailable)
 		case verdict == unknown:
@@ -113,10 +227,15 @@ func newHandler(status func() speaker.Status, may func(ctx context.Context, toke
 		case verdict == forbidden:
 			http.Error(w, "you may not get /metrics: a ClusterRole with nonResourceURLs [/metrics] and verbs [get] lets you", http.StatusForbidden)
 		default:
+			letIn(r.Context())
+			w.Header().Del("Connection")
 			metrics.ServeHTTP(w, r)
 		}
 	})
-	return http.MaxBytesHandler(mux, 0) // nobody has to send a body
+	return http.MaxBytesHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close") // unless it is somebody who will come again
+		mux.ServeHTTP(w, r)
+	}), 0) // nobody has to send a body
 }
 
 func say(w http.ResponseWriter, wrong string) {

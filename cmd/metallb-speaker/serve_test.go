@@ -3,16 +3,20 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	certutil "k8s.io/client-go/util/cert"
@@ -20,13 +24,15 @@ import (
 	"github.com/metallb/cloud-provider-metallb/speaker"
 )
 
-// judge gives the verdict that the token names.
-func judge(_ context.Context, token string) (verdict, error) {
+// byName gives the verdict that the token names.
+func byName(_ context.Context, token, _ string) (verdict, error) {
 	switch token {
 	case "allowed":
 		return allowed, nil
 	case "forbidden":
 		return forbidden, nil
+	case "one too many":
+		return unknown, errTooMany
 	case "nobody answers":
 		return unknown, errors.New("connection refused by 10.0.0.1")
 	}
@@ -37,7 +43,7 @@ var figures = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _,
 
 func TestHealthIsForEverybodyAndMetricsForThoseWhoMay(t *testing.T) {
 	var status speaker.Status
-	handler := newHandler(func() speaker.Status { return status }, judge, figures)
+	handler := newHandler(func() speaker.Status { return status }, byName, figures)
 	for _, test := range []struct {
 		name, ask, token string
 		body             string
@@ -57,6 +63,7 @@ func TestHealthIsForEverybodyAndMetricsForThoseWhoMay(t *testing.T) {
 		{name: "no token", ask: "GET /metrics", token: "Bearer ", code: 401, says: "send a bearer token"},
 		{name: "somebody else", ask: "GET /metrics", token: "Bearer forbidden", code: 403, says: "nonResourceURLs [/metrics]"},
 		{name: "the API server is down", ask: "GET /metrics", token: "Bearer nobody answers", code: 503, says: "ask again later"},
+		{name: "one of too many", ask: "GET /metrics", token: "Bearer one too many", code: 429, says: "ask again later"},
 		{name: "one who may", ask: "GET /metrics", token: "Bearer allowed", code: 200, says: "metallb_figures 1\n"},
 		{name: "one who may, in small letters", ask: "GET /metrics", token: "bearer allowed", code: 200, says: "metallb_figures 1\n"},
 		{name: "one who may write", ask: "POST /metrics", token: "Bearer allowed", code: 405},
@@ -104,7 +111,7 @@ func listening(t *testing.T, at serving) (*http.Client, string) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	stop, err := serve(at, func() speaker.Status { return speaker.Status{} }, judge, figures)
+	stop, err := serve(at, func() speaker.Status { return speaker.Status{} }, byName, figures)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,4 +177,155 @@ func TestTheOperatorsCertificateIsShown(t *testing.T) {
 			t.Errorf("%+v: %v", bad, err)
 		}
 	}
+}
+
+func TestProbesAreAnsweredOnTheLoopbackInterfaceOnly(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := serving{probePort: l.Addr().(*net.TCPAddr).Port}
+	if _, err := probe(at, nil); err == nil || !strings.Contains(err.Error(), "--probe-port") {
+		t.Errorf("a port in use: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	stop, err := probe(at, func() speaker.Status { return speaker.Status{Missing: "no configuration is loaded"} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/metrics": 404} {
+		response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", at.probePort, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("%s is answered with %s, want %d", path, response.Status, want)
+		}
+	}
+}
+
+// heap is what lives in memory now.
+func heap() int {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapInuse + m.StackInuse)
+}
+
+func TestThousandsOfIdleConnectionsCostLittleAndKeepNobodyOut(t *testing.T) {
+	client, url := listening(t, serving{})
+	scrape := func(then string) {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Bearer allowed")
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatalf("%s: %v", then, err)
+		}
+		defer response.Body.Close()
+		if text, err := io.ReadAll(response.Body); err != nil || response.StatusCode != 200 || string(text) != "metallb_figures 1\n" {
+			t.Errorf("%s: %s %q %v", then, response.Status, text, err)
+		}
+	}
+	scrape("at first")
+	before := heap()
+	var idle []net.Conn
+	for range 5000 {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "https://"))
+		if err != nil {
+			break // this process may open so many files only
+		}
+		idle = append(idle, conn)
+	}
+	defer func() {
+		for _, conn := range idle {
+			conn.Close()
+		}
+	}()
+	scrape("on the connection that was let in")
+	client.CloseIdleConnections()
+	scrape("on another one")
+	// What the test itself holds of each connection counts as well.
+	more := heap() - before
+	t.Logf("%d idle connections: %.1f MB more", len(idle), float64(more)/1e6)
+	if len(idle) < 1000 || more > 10e6 {
+		t.Errorf("%d idle connections cost %d bytes", len(idle), more)
+	}
+}
+
+func TestOnlyConnectionsOfThoseWhoMayAreKept(t *testing.T) {
+	client, url := listening(t, serving{})
+	for token, kept := range map[string]bool{"": false, "stolen": false, "forbidden": false, "allowed": true} {
+		var reused []bool
+		for range 2 {
+			request, err := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+				GotConn: func(i httptrace.GotConnInfo) { reused = append(reused, i.Reused) },
+			}), http.MethodGet, url+"/metrics", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header.Set("Authorization", "Bearer "+token)
+			response, err := client.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, response.Body)
+			response.Body.Close()
+		}
+		if reused[1] != kept {
+			t.Errorf("the connection of %q is kept: %t, want %t", token, reused[1], kept)
+		}
+		client.CloseIdleConnections()
+	}
+}
+
+func TestACertificateThatIsRenewedIsShown(t *testing.T) {
+	dir := t.TempDir()
+	at := serving{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key")}
+	write := func(host string) {
+		t.Helper()
+		cert, key, err := certutil.GenerateSelfSignedCertKey(host, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for path, text := range map[string][]byte{at.certFile: cert, at.keyFile: key} {
+			if err := os.WriteFile(path, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write("first.example.com")
+	synctest.Test(t, func(t *testing.T) {
+		certificate, err := at.certificate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := func(then, want string) {
+			t.Helper()
+			pair, err := certificate(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := x509.ParseCertificate(pair.Certificate[0]); err != nil || got.VerifyHostname(want) != nil {
+				t.Errorf("%s: it is for %v, %v, want %s", then, got.DNSNames, err, want)
+			}
+		}
+		shown("at first", "first.example.com")
+		write("second.example.com")
+		<-time.After(certificateTime)
+		shown("renewed", "second.example.com")
+		if err := os.WriteFile(at.keyFile, []byte("half a key"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(certificateTime)
+		shown("half written", "second.example.com")
+	})
 }

@@ -17,8 +17,15 @@ const (
 	alertFile = files + "/alerts.yaml"
 )
 
-// calm is what a cluster says that has a leader, a standby and two speakers, a value for each minute of two hours. _x9 is nine minutes without, 1x9 ten of 1.
-const calm = `
+// calm is what a cluster says that has a leader, a standby and two speakers with a session each, a value for each minute of two hours. _x9 is nine minutes
+// without, 1x9 ten of 1.
+const calm = unpeered + `
+	metallb_bgp_session_up{job="metallb", instance="10.0.0.1:7473", peer="10.0.0.253:179"} 1x120
+	metallb_bgp_session_up{job="metallb", instance="10.0.0.2:7473", peer="10.0.0.253:179"} 1x120
+`
+
+// unpeered is calm without the sessions.
+const unpeered = `
 	metallb_allocator_services_pending{job="metallb", instance="10.0.0.11:10258"}          0x120
 	metallb_allocator_assignment_seconds_count{job="metallb", instance="10.0.0.11:10258"}  0x120
 	metallb_allocator_assignment_seconds_count{job="metallb", instance="10.0.0.12:10258"}  0x120
@@ -35,7 +42,7 @@ type story struct{ name, series, want string }
 var stories = []story{
 	{
 		name:   "A cluster in which all is well, a node without peers among it",
-		series: calm + `metallb_bgp_session_up{instance="10.0.0.1:7473", peer="10.0.0.254:179"} 1x120`,
+		series: unpeered + `metallb_bgp_session_up{instance="10.0.0.1:7473", peer="10.0.0.254:179"} 1x120`,
 	},
 
 	// Sessions.
@@ -65,7 +72,7 @@ var stories = []story{
 	},
 	{
 		name: "A rolling upgrade of the speakers: each pod is replaced by another on the same address, and needs a minute for its session",
-		series: calm + `
+		series: unpeered + `
 			metallb_allocator_assigned{service="shop/web", pool="default", ip="192.168.10.0", instance="10.0.0.11:10258"} 1x120
 			metallb_bgp_session_up{instance="10.0.0.1:7473", pod="old-1", peer="10.0.0.254:179"}                          1x9 stale
 			metallb_bgp_session_up{instance="10.0.0.1:7473", pod="new-1", peer="10.0.0.254:179"}                          _x11 0 1x100
@@ -77,9 +84,74 @@ var stories = []story{
 			metallb_k8s_client_updates_total{job="metallb", instance="10.0.0.1:7473", pod="new-1"}                        _x11 1x100`,
 		want: `
 			10m pending MetalLBAddressNotAnnounced
+			10m pending MetalLBNodeWithoutSession
 			11m pending MetalLBBGPSessionDown
 			12m gone MetalLBBGPSessionDown
+			12m gone MetalLBNodeWithoutSession
 			13m gone MetalLBAddressNotAnnounced`,
+	},
+	{
+		name: "An edit, or a label, that leaves one of two nodes without a peer, for good",
+		series: unpeered + `
+			metallb_k8s_client_config_loaded_bool{instance="10.0.0.1:7473"}                                               1x120
+			metallb_allocator_assigned{service="shop/web", pool="default", ip="192.168.10.0", instance="10.0.0.11:10258"} 1x120
+			metallb_bgp_session_up{instance="10.0.0.1:7473", peer="10.0.0.254:179"}                                       1x9 stale
+			metallb_bgp_session_up{instance="10.0.0.2:7473", peer="10.0.0.254:179"}                                       1x120
+			metallb_speaker_announced{service="shop/web", node="a", ip="192.168.10.0", instance="10.0.0.1:7473"}          1x9 stale
+			metallb_speaker_announced{service="shop/web", node="b", ip="192.168.10.0", instance="10.0.0.2:7473"}          1x120`,
+		want: `
+			10m pending MetalLBNodeWithoutSession
+			15m firing critical MetalLBNodeWithoutSession: The speaker at 10.0.0.1:7473 announced addresses, and now has no BGP session at all.
+			69m resolved MetalLBNodeWithoutSession`,
+	},
+	{
+		name: "A node all of whose sessions go down while others go on",
+		series: unpeered + `
+			metallb_bgp_session_up{instance="10.0.0.1:7473", peer="10.0.0.253:179"}                                       1x9 0x29 1x80
+			metallb_bgp_session_up{instance="10.0.0.1:7473", peer="10.0.0.254:179"}                                       1x9 0x39 1x80
+			metallb_speaker_announced{service="shop/web", node="a", ip="192.168.10.0", instance="10.0.0.1:7473"}          1x9 _x29 1x80`,
+		want: `
+			10m pending MetalLBBGPSessionDown
+			10m pending MetalLBBGPSessionDown
+			10m pending MetalLBNodeWithoutSession
+			12m firing critical MetalLBBGPSessionDown: The BGP session of 10.0.0.1:7473 with router 10.0.0.253:179 is down.
+			12m firing critical MetalLBBGPSessionDown: The BGP session of 10.0.0.1:7473 with router 10.0.0.254:179 is down.
+			15m firing critical MetalLBNodeWithoutSession: The speaker at 10.0.0.1:7473 announced addresses, and now has no BGP session at all.
+			40m resolved MetalLBBGPSessionDown
+			40m resolved MetalLBNodeWithoutSession
+			50m resolved MetalLBBGPSessionDown`,
+	},
+	{
+		name: "An edit that takes every peer away: no series of a session is left, and yet three alerts fire",
+		series: unpeered + `
+			metallb_k8s_client_config_loaded_bool{instance="10.0.0.1:7473"}                                               1x120
+			metallb_allocator_assigned{service="shop/web", pool="default", ip="192.168.10.0", instance="10.0.0.11:10258"} 1x120
+			metallb_bgp_session_up{instance="10.0.0.1:7473", peer="10.0.0.254:179"}                                       1x9 stale
+			metallb_speaker_announced{service="shop/web", node="a", ip="192.168.10.0", instance="10.0.0.1:7473"}          1x9 stale`,
+		want: `
+			10m pending MetalLBAddressNotAnnounced
+			10m pending MetalLBNoPeer
+			10m pending MetalLBNodeWithoutSession
+			15m firing critical MetalLBNoPeer: The configuration gives no node a router to speak to.
+			15m firing critical MetalLBNodeWithoutSession: The speaker at 10.0.0.1:7473 announced addresses, and now has no BGP session at all.
+			20m firing warning MetalLBAddressNotAnnounced: No node announces 192.168.10.0 of Service shop/web (pool default).
+			69m resolved MetalLBNodeWithoutSession`,
+	},
+	{
+		name: "A peer whose password-key has no value: its series stays, at 0",
+		series: unpeered + `
+			metallb_k8s_client_config_loaded_bool{instance="10.0.0.1:7473"}                                               1x120
+			metallb_allocator_assigned{service="shop/web", pool="default", ip="192.168.10.0", instance="10.0.0.11:10258"} 1x120
+			metallb_bgp_session_up{instance="10.0.0.1:7473", peer="10.0.0.254:179"}                                       0x120`,
+		want: `
+			0m pending MetalLBAddressNotAnnounced
+			0m pending MetalLBBGPSessionDown
+			2m firing critical MetalLBBGPSessionDown: The BGP session of 10.0.0.1:7473 with router 10.0.0.254:179 is down.
+			10m firing warning MetalLBAddressNotAnnounced: No node announces 192.168.10.0 of Service shop/web (pool default).`,
+	},
+	{
+		name: "A new cluster without peers and Services",
+		series: unpeered + `metallb_k8s_client_config_loaded_bool{instance="10.0.0.1:7473"} 1x120`,
 	},
 
 	// The configuration.
@@ -291,6 +363,7 @@ var stories = []story{
 			metallb_speaker_update_seconds_count{cluster="east"}                                      0x120
 			metallb_allocator_assigned{cluster="east", service="shop/web", pool="a", ip="10.0.0.1"}   1x120
 			metallb_speaker_announced{cluster="east", service="shop/web", node="a", ip="10.0.0.1"}    1x120
+			metallb_bgp_session_up{cluster="east", peer="10.0.0.254:179"}                             1x120
 			metallb_allocator_ipv4_addresses_in_use_total{cluster="east", pool="a"}                   1x120
 			metallb_allocator_ipv4_addresses_total{cluster="east", pool="a"}                          4x120
 			metallb_allocator_services_pending{cluster="west"}                                        1x49 stale

@@ -97,6 +97,7 @@ image: {registry: "registry.example:5000/metallb", tag: v0.2.0, pullPolicy: Alwa
 imagePullSecrets: [{name: registry}]
 controller:
   replicas: 3
+  loadBalancerClasses: [metallb]
   loadBalancerClassOnly: true
   verbosity: 4
   extraArgs: [--concurrent-service-syncs=20, --logging-format=json]
@@ -109,6 +110,7 @@ speaker:
   ignoreExcludeLB: true
   waitForURL: "http://127.0.0.1:10256/healthz"
   port: 17473
+  probePort: 17474
   maxUnavailable: 10%
   verbosity: 2
   extraArgs: [--logging-format=json]
@@ -318,8 +320,17 @@ func mustBeHarmless(t *testing.T, at string, pod corev1.PodTemplateSpec) {
 			t.Errorf("%s: container %s has the security context %v", at, c.Name, c.SecurityContext)
 		}
 		for _, probe := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe} {
-			if probe == nil || probe.HTTPGet.Scheme != corev1.URISchemeHTTPS || probe.HTTPGet.Port.StrVal != c.Ports[0].Name {
-				t.Errorf("%s: container %s has the probe %v", at, c.Name, probe)
+			// The network reaches what answers by HTTPS; without it, nobody but the node itself may.
+			for _, p := range c.Ports {
+				if probe == nil || probe.HTTPGet.Port.StrVal != p.Name {
+					continue
+				}
+				if local := p.HostIP == "127.0.0.1" && probe.HTTPGet.Host == p.HostIP; local == (probe.HTTPGet.Scheme == corev1.URISchemeHTTPS) {
+					t.Errorf("%s: container %s has the probe %v of port %v", at, c.Name, probe, p)
+				}
+			}
+			if probe == nil || !slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.Name == probe.HTTPGet.Port.StrVal }) {
+				t.Errorf("%s: container %s has the probe %v, of none of its ports", at, c.Name, probe)
 			}
 		}
 		limit := c.Resources.Limits.Memory().Value() >> 20

@@ -28,7 +28,7 @@ type link struct {
 	queue  []byte      // still to be handed out
 	busy   bool
 
-	deaf    context.CancelFunc // nobody listens to heard any more
+	ignore  context.CancelFunc // nobody listens to heard any more
 	closed  chan struct{}      // the router closed its side
 	helpers sync.WaitGroup
 }
@@ -39,9 +39,9 @@ type heard struct {
 }
 
 func newLink(conn net.Conn) *link {
-	ctx, deaf := context.WithCancel(context.Background())
+	ctx, ignore := context.WithCancel(context.Background())
 	l := &link{
-		conn: conn, deaf: deaf,
+		conn: conn, ignore: ignore,
 		heard: make(chan heard), wrote: make(chan error, 1), chunks: make(chan []byte, 1), closed: make(chan struct{}),
 	}
 	l.helpers.Go(func() { l.read(ctx.Done()) })
@@ -49,14 +49,14 @@ func newLink(conn net.Conn) *link {
 	return l
 }
 
-func (l *link) read(deaf <-chan struct{}) {
+func (l *link) read(ignored <-chan struct{}) {
 	defer close(l.closed)
 	r := bufio.NewReaderSize(l.conn, maxMessage)
 	for {
 		m, err := readMessage(r)
 		select {
 		case l.heard <- heard{m, err}:
-		case <-deaf:
+		case <-ignored:
 			err = context.Canceled
 		}
 		if err != nil {
@@ -106,7 +106,7 @@ func (l *link) written() {
 // It is the router that closes, after our NOTIFICATION. FRR looks at a connection that we closed before it looks at the
 // messages that it has not worked through yet, forgets them, and takes us for a speaker that restarts without a word.
 func (l *link) finish(ctx context.Context) {
-	l.deaf()
+	l.ignore()
 	for l.busy {
 		select {
 		case err := <-l.wrote:
@@ -134,7 +134,7 @@ func (l *link) finish(ctx context.Context) {
 
 // close closes the connection, whatever is still underway.
 func (l *link) close() {
-	l.deaf()
+	l.ignore()
 	_ = l.conn.Close() // there is nobody left to whom an error would matter
 	close(l.chunks)
 	l.helpers.Wait()

@@ -103,7 +103,7 @@ const (
 	ceaseReconfigured = bgp.BGP_ERROR_SUB_OTHER_CONFIGURATION_CHANGE
 )
 
-// A refusal is a NOTIFICATION that the router sent.
+// A refusal is a NOTIFICATION that the router sent (RFC 4271's NotifMsg).
 type refusal struct {
 	code, subcode uint8
 	text          string // of the router's operator (RFC 9003), harmless to print; may be empty
@@ -127,45 +127,10 @@ func newRefusal(body []byte) *refusal {
 	return r
 }
 
-func (r *refusal) Error() string {
-	text := fmt.Sprintf("the router sent NOTIFICATION %d/%d", r.code, r.subcode)
-	if name, ok := notificationNames[[2]uint8{r.code, r.subcode}]; ok {
-		text += " (" + name + ")"
-	} else if name, ok := notificationNames[[2]uint8{r.code}]; ok {
-		text += " (" + name + ")"
-	}
-	if r.text != "" {
-		text += `: "` + r.text + `"`
-	}
-	return text
-}
-
 // unsupported reports whether the router refused our OPEN because of what it offers.
 func (r *refusal) unsupported() bool {
 	return r.code == bgp.BGP_ERROR_OPEN_MESSAGE_ERROR &&
 		(r.subcode == bgp.BGP_ERROR_SUB_UNSUPPORTED_OPTIONAL_PARAMETER || r.subcode == bgp.BGP_ERROR_SUB_UNSUPPORTED_CAPABILITY)
-}
-
-// notificationNames are IANA's names of codes and subcodes; those of GoBGP's codec end at Cease/8.
-var notificationNames = map[[2]uint8]string{
-	{1, 0}: "Message Header Error", {1, 1}: "Connection Not Synchronized", {1, 2}: "Bad Message Length",
-	{1, 3}: "Bad Message Type",
-	{2, 0}: "OPEN Message Error", {2, 1}: "Unsupported Version Number", {2, 2}: "Bad Peer AS",
-	{2, 3}: "Bad BGP Identifier", {2, 4}: "Unsupported Optional Parameter", {2, 6}: "Unacceptable Hold Time",
-	{2, 7}: "Unsupported Capability", {2, 11}: "Role Mismatch",
-	{3, 0}: "UPDATE Message Error", {3, 1}: "Malformed Attribute List", {3, 2}: "Unrecognized Well-known Attribute",
-	{3, 3}: "Missing Well-known Attribute", {3, 4}: "Attribute Flags Error", {3, 5}: "Attribute Length Error",
-	{3, 6}: "Invalid ORIGIN Attribute", {3, 8}: "Invalid NEXT_HOP Attribute", {3, 9}: "Optional Attribute Error",
-	{3, 10}: "Invalid Network Field", {3, 11}: "Malformed AS_PATH",
-	{4, 0}: "Hold Timer Expired",
-	{5, 0}: "Finite State Machine Error", {5, 1}: "Unexpected Message in OpenSent State",
-	{5, 2}: "Unexpected Message in OpenConfirm State", {5, 3}: "Unexpected Message in Established State",
-	{6, 0}: "Cease", {6, 1}: "Cease: Maximum Number of Prefixes Reached", {6, 2}: "Cease: Administrative Shutdown",
-	{6, 3}: "Cease: Peer De-configured", {6, 4}: "Cease: Administrative Reset", {6, 5}: "Cease: Connection Rejected",
-	{6, 6}: "Cease: Other Configuration Change", {6, 7}: "Cease: Connection Collision Resolution",
-	{6, 8}: "Cease: Out of Resources", {6, 9}: "Cease: Hard Reset", {6, 10}: "Cease: BFD Down",
-	{7, 0}: "ROUTE-REFRESH Message Error", {7, 1}: "Invalid Message Length",
-	{8, 0}: "Send Hold Timer Expired",
 }
 
 // shutdownData is the data of an Administrative Shutdown that carries text (RFC 9003).

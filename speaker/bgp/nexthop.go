@@ -1,12 +1,17 @@
 package bgp
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"time"
 
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+	"golang.org/x/sys/unix"
 )
 
 // A hop is where a router shall send traffic for the prefixes of one IP version, or why nobody can tell it.
@@ -107,4 +112,39 @@ func (c card) global() hop {
 		}
 	}
 	return hop{err: fmt.Errorf("interface %s has only link-local addresses of IPv6, and none of them can be a next hop for others: give it a global one", c.name)}
+}
+
+// WatchAddresses makes the sessions look for their next hops again whenever an address of this host comes, goes or is found
+// to be nobody else's (duplicate address detection), until ctx ends. Without it they do so only while one is missing.
+func (s *Sessions) WatchAddresses(ctx context.Context) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("watch this node's addresses: %w", err)
+	}
+	events := os.NewFile(uintptr(fd), "netlink")
+	defer events.Close()
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR}); err != nil {
+		return fmt.Errorf("watch this node's addresses: %w", err)
+	}
+	defer context.AfterFunc(ctx, func() { _ = events.Close() })() // ends the Read below
+	const pause = time.Second                                     // addresses come in swarms: each pod brings one
+	for buffer := make([]byte, 64<<10); ; {
+		// What an event says does not matter, nor that some were lost because there were too many.
+		_, err := events.Read(buffer)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return fmt.Errorf("watch this node's addresses: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		for err = nil; err == nil || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EINTR); {
+			_, _, err = unix.Recvfrom(fd, buffer, unix.MSG_DONTWAIT)
+		}
+		s.LookAgain()
+	}
 }

@@ -1,10 +1,13 @@
 package bgp
 
 import (
+	"context"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
@@ -91,7 +94,7 @@ func TestAPrefixWithoutANextHopWaitsAndTheOthersDoNot(t *testing.T) {
 		if got := s.List()[0]; !got.Up || got.LastError != want {
 			t.Errorf("the operator reads %q, want %q", got.LastError, want)
 		}
-		logged.want(t,
+		wantLogged(t,
 			`"Cannot send a route" err="`+want+`" peer="leaf" asn=64500`,
 			`"Session is up" peer="leaf" asn=64500 families="IPv4 IPv6" routes=1`)
 
@@ -110,4 +113,53 @@ func TestAPrefixWithoutANextHopWaitsAndTheOthersDoNot(t *testing.T) {
 		l.say(msg(5, "0001 00 01"))
 		l.want("announce 192.0.2.1/32 path 64512 via 10.0.0.2")
 	})
+}
+
+func TestAMissingNextHopIsLookedForUntilItComes(t *testing.T) {
+	for _, how := range []string{"it waits", "it is told that addresses changed"} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRouter(t)
+				s := speak(t, map[string]*router{"leaf": r})
+				var ready atomic.Bool // duplicate address detection is over
+				s.card = func(netip.Addr) card {
+					c := card{name: "eth0", addrs: []netip.Addr{speakerHops.v4.addr}}
+					if ready.Load() {
+						c.addrs = append(c.addrs, speakerHops.v6.addr)
+					}
+					return c
+				}
+				both := leaf
+				both.NodeIPs = []netip.Addr{speakerHops.v6.addr}
+				table := routes("192.0.2.1/32", "2001:db8::7/128")
+				s.Announce([]loadbalancer.Peer{both}, table)
+				l := r.up(helloBoth)
+				l.want("announce 192.0.2.1/32 path 64512 via 10.0.0.2", "END-OF-RIB", "END-OF-RIB IPv6")
+				pass(2*lookTime + time.Second)
+				ready.Store(true)
+				began := time.Now()
+				if how != "it waits" {
+					s.LookAgain()
+				}
+				l.want("announce 2001:db8::7/128 via 2001:db8::2 path 64512")
+				if took := time.Since(began); took > lookTime || how != "it waits" && took != 0 {
+					t.Errorf("it took %v", took)
+				}
+				// An address that goes while the session is up is no next hop any more.
+				ready.Store(false)
+				s.LookAgain()
+				l.want("withdraw 2001:db8::7/128")
+			})
+		})
+	}
+}
+
+func TestAddressesOfThisHostCanBeWatched(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- New(HostUptime).WatchAddresses(ctx) }()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }

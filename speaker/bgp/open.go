@@ -24,13 +24,13 @@ func ownFamily(peer loadbalancer.Peer) bgp.RouteFamily {
 }
 
 // openMessage returns our OPEN. restarting says that the router has not been up since our process started, forwarding that
-// the host kept forwarding meanwhile (RFC 4724's R and F bits). A modest OPEN offers only what no router refuses.
+// the host kept forwarding meanwhile (RFC 4724's R and F bits). A reduced OPEN offers only what no router refuses.
 //
 // Not offered: our host name (routers show it to everybody), messages of more than 4096 bytes (the codec refuses them), and
 // the N bit (RFC 8538: with it a dead node's routes would outlive the hold time).
-func openMessage(peer loadbalancer.Peer, restarting, forwarding, modest bool) ([]byte, error) {
+func openMessage(peer loadbalancer.Peer, restarting, forwarding, reduced bool) ([]byte, error) {
 	families := families
-	if modest {
+	if reduced {
 		families = []bgp.RouteFamily{ownFamily(peer)}
 	}
 	var capabilities []bgp.ParameterCapabilityInterface
@@ -38,15 +38,15 @@ func openMessage(peer loadbalancer.Peer, restarting, forwarding, modest bool) ([
 		capabilities = append(capabilities, bgp.NewCapMultiProtocol(family))
 	}
 	capabilities = append(capabilities, bgp.NewCapFourOctetASNumber(peer.MyASN))
-	if !modest {
+	if !reduced {
 		capabilities = append(capabilities, bgp.NewCapRouteRefresh())
 	}
-	if !modest && peer.Addr.Is6() {
+	if !reduced && peer.Addr.Is6() {
 		// IPv4 prefixes whose next hop is our address in this session (RFC 8950).
 		capabilities = append(capabilities, bgp.NewCapExtendedNexthop(
 			[]*bgp.CapExtendedNexthopTuple{bgp.NewCapExtendedNexthopTuple(bgp.RF_IPv4_UC, bgp.AFI_IP6)}))
 	}
-	if !modest && peer.RestartTime > 0 {
+	if !reduced && peer.RestartTime > 0 {
 		var kept []*bgp.CapGracefulRestartTuple
 		for _, family := range families {
 			kept = append(kept, bgp.NewCapGracefulRestartTuple(family, forwarding))
@@ -105,12 +105,7 @@ func negotiate(peer loadbalancer.Peer, body []byte) (terms, error) {
 	if err != nil {
 		return terms{}, err
 	}
-	var msg bgp.BGPOpen
-	if err := msg.DecodeFromBytes(body); err != nil {
-		return terms{}, malformedOpen("%v", err)
-	}
-
-	asn := uint32(msg.MyAS)
+	asn, hold, id := uint32(binary.BigEndian.Uint16(body[1:])), binary.BigEndian.Uint16(body[3:]), netip.AddrFrom4([4]byte(body[5:]))
 	if offered.asn != nil {
 		asn = *offered.asn
 	}
@@ -118,19 +113,18 @@ func negotiate(peer loadbalancer.Peer, body []byte) (terms, error) {
 		return terms{}, badOpen(bgp.BGP_ERROR_SUB_BAD_PEER_AS, nil,
 			"the router says that its AS number is %d, but peer-asn is %d", asn, peer.ASN)
 	}
-	id, _ := netip.AddrFromSlice(msg.ID)
 	if id.IsUnspecified() {
 		return terms{}, badOpen(bgp.BGP_ERROR_SUB_BAD_BGP_IDENTIFIER, nil, "the router has no router ID")
 	}
 	if peer.IBGP() && id == peer.RouterID {
 		return terms{}, badOpen(bgp.BGP_ERROR_SUB_BAD_BGP_IDENTIFIER, nil, "the router has the same router ID as we, %s", id)
 	}
-	if msg.HoldTime == 1 || msg.HoldTime == 2 {
+	if hold == 1 || hold == 2 {
 		return terms{}, badOpen(bgp.BGP_ERROR_SUB_UNACCEPTABLE_HOLD_TIME, nil,
-			"the router offers a hold time of %d s: BGP allows 0, or at least 3 s", msg.HoldTime)
+			"the router offers a hold time of %d s: BGP allows 0, or at least 3 s", hold)
 	}
 
-	t := terms{as4: offered.asn != nil, extended: offered.extended && peer.Addr.Is6(), hold: min(peer.HoldTime, time.Duration(msg.HoldTime)*time.Second)}
+	t := terms{as4: offered.asn != nil, extended: offered.extended && peer.Addr.Is6(), hold: min(peer.HoldTime, time.Duration(hold)*time.Second)}
 	t.keepalive = min(peer.KeepaliveTime, t.hold/3)
 	for _, family := range families {
 		// A router that says nothing about families speaks IPv4 (RFC 4760 §8).
@@ -147,6 +141,10 @@ func negotiate(peer loadbalancer.Peer, body []byte) (terms, error) {
 	return t, nil
 }
 
+// extendedLength in the place of the first parameter's type says that lengths have two bytes (RFC 9072). FRR writes so if it is
+// told to, also where one byte would do; the length before it then means nothing, as long as it is not 0.
+const extendedLength = 255
+
 // Capabilities are those of a router that matter to us.
 type capabilities struct {
 	asn      *uint32 // nil if the router knows only 2-byte AS numbers
@@ -160,12 +158,15 @@ type capabilities struct {
 // So all bounds are checked here, and what matters is read here.
 func readCapabilities(b []byte) (capabilities, error) {
 	var c capabilities
-	params := b[1:]
-	if int(b[0]) != len(params) {
-		return c, malformedOpen("it announces %d bytes of optional parameters and has %d", b[0], len(params))
+	length, params, wide := int(b[0]), b[1:], false
+	if length > 0 && len(params) > 2 && params[0] == extendedLength {
+		length, params, wide = int(binary.BigEndian.Uint16(params[1:])), params[3:], true
+	}
+	if length != len(params) {
+		return c, malformedOpen("it announces %d bytes of optional parameters and has %d", length, len(params))
 	}
 	for len(params) > 0 {
-		kind, list, rest, ok := cut(params)
+		kind, list, rest, ok := cut(params, wide)
 		if !ok {
 			return c, malformedOpen("an optional parameter is cut off")
 		}
@@ -175,7 +176,7 @@ func readCapabilities(b []byte) (capabilities, error) {
 				"the router's OPEN has an optional parameter of unknown type %d", kind)
 		}
 		for len(list) > 0 {
-			code, value, rest, ok := cut(list)
+			code, value, rest, ok := cut(list, false)
 			if !ok {
 				return c, malformedOpen("capability %d is cut off", list[0])
 			}
@@ -206,11 +207,19 @@ func readCapabilities(b []byte) (capabilities, error) {
 	return c, nil
 }
 
-// cut takes the first element off a list of elements that are type, length, value each.
-func cut(b []byte) (kind uint8, value, rest []byte, ok bool) {
-	if len(b) < 2 || len(b) < 2+int(b[1]) {
+// cut takes the first element off a list of elements that are type, length, value each. A wide length has two bytes.
+func cut(b []byte, wide bool) (kind uint8, value, rest []byte, ok bool) {
+	header, length := 2, 0
+	switch {
+	case wide && len(b) >= 3:
+		header, length = 3, int(binary.BigEndian.Uint16(b[1:]))
+	case !wide && len(b) >= 2:
+		length = int(b[1])
+	default:
 		return 0, nil, nil, false
 	}
-	end := 2 + int(b[1])
-	return b[0], b[2:end], b[end:], true
+	if len(b) < header+length {
+		return 0, nil, nil, false
+	}
+	return b[0], b[header : header+length], b[header+length:], true
 }

@@ -19,9 +19,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/metallb/cloud-provider-metallb/internal/logbook"
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
-	"k8s.io/klog/v2"
-	"k8s.io/klog/v2/textlogger"
 )
 
 // The routers of these tests read and write the wire with their own code, so that they do not share our mistakes.
@@ -419,7 +418,7 @@ func speak(t *testing.T, routers map[string]*router) *Sessions {
 		return card{name: "eth0", addrs: []netip.Addr{speakerHops.v4.addr, speakerHops.v6.addr}}
 	}
 	t.Cleanup(s.Keep)
-	logged.clear()
+	logged.Take()
 	return s
 }
 
@@ -446,39 +445,13 @@ func manyRoutes(n int) []loadbalancer.Route {
 var errRefused = &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 
 // logged is everything the package logs.
-var logged logbook
+var logged = logbook.Open()
 
-type logbook struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (b *logbook) Write(line []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	_, text, _ := strings.Cut(string(line), "] ")
-	b.lines = append(b.lines, strings.TrimSpace(text))
-	return len(line), nil
-}
-
-func (b *logbook) clear() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.lines = nil
-}
-
-// want checks what has been logged once nothing moves any more.
-func (b *logbook) want(t *testing.T, want ...string) {
+// wantLogged checks what has been logged once nothing moves any more.
+func wantLogged(t *testing.T, want ...string) {
 	t.Helper()
 	synctest.Wait()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !slices.Equal(b.lines, want) {
-		t.Errorf("logged\n\t%s\nwant\n\t%s", strings.Join(b.lines, "\n\t"), strings.Join(want, "\n\t"))
+	if got := logged.Lines(); !slices.Equal(got, want) {
+		t.Errorf("logged\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 	}
-}
-
-func TestMain(m *testing.M) {
-	klog.SetLogger(textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&logged))))
-	os.Exit(m.Run())
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -12,7 +11,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
@@ -24,11 +22,17 @@ const (
 	// openTime is how long a router may take to answer our OPEN. RFC 4271 suggests four minutes; but a router that accepts
 	// a connection and then says nothing is broken or a firewall, and its operator should read that soon.
 	openTime = 30 * time.Second
-	// stableTime is how long a session must have been up before the pauses between attempts are short again, so that a
+	// stableTime is how long a session must have been up before the next attempt follows at once, so that a
 	// router that drops every session soon after it came up is not sent the whole table every few seconds.
 	stableTime = 30 * time.Second
-	// longestPause between two attempts, unless connect-time is longer: a router that comes back waits for us this long.
-	longestPause = time.Minute
+	// firstPause is the longest pause after the first attempt that failed; each is twice as long as the one before, up to
+	// connect-time.
+	firstPause = time.Second
+	// turnTime is within how long a session whose peer was edited begins anew. Every node hears of an edit at once, and they
+	// should not all leave a router in one moment.
+	turnTime = 10 * time.Second
+	// lookTime is after how long a session looks again for a next hop that it lacks: an address may still be to come.
+	lookTime = 5 * time.Second
 	// graceTime is how long the router's last message may lie in the socket when the hold time is over, because this process
 	// did not run: a throttled pod is no dead router.
 	graceTime = 100 * time.Millisecond
@@ -38,25 +42,29 @@ const (
 
 // A session keeps one router informed. Its goroutine is run, and owns everything but what says otherwise.
 type session struct {
-	peer     loadbalancer.Peer
-	sessions *Sessions // for what all sessions share: table, uptime, dial
+	peer     loadbalancer.Peer // as it was when the session last connected
+	sessions *Sessions         // for what all sessions share: uptime, dial, card
 	// met is shared with the session's successors: the router has been up since this process started.
 	met *atomic.Bool
 	// after are closed when the sessions that are to end before this one begins have ended.
 	after []<-chan struct{}
 
-	// nodeIPs are the addresses of our node, to be next hops. Announce changes them.
-	nodeIPs atomic.Pointer[[]netip.Addr]
+	// desired is what Announce was given last; only it changes it. Name and routes belong together.
+	desired atomic.Pointer[desired]
 	// bell is a doorbell: however often the table changes, the session looks once, at all of it.
 	bell chan struct{} // capacity 1
+	// edited is another: a connection that was opened with peer does no longer do.
+	edited chan struct{} // capacity 1
+	// look asks for another look for next hops. Anybody may set it.
+	look atomic.Bool
 	// ctx ends when the session is to end; the cause is a farewell.
 	ctx   context.Context
 	leave func(error)
 	done  chan struct{}
 
-	// modest is set after a router refused what our OPEN offered, for the next OPEN only: a router that learns better
+	// reduced is set after a router refused what our OPEN offered, for the next OPEN only: a router that learns better
 	// is offered everything again after its next restart.
-	modest bool
+	reduced bool
 	// complaints are what was logged since the session was last up about its not coming up. Some routers fail in two ways
 	// by turns; each is said once.
 	complaints map[string]bool
@@ -64,8 +72,15 @@ type session struct {
 
 	mu    sync.Mutex
 	shown Session // guarded by mu
+	known *ledger // of the connection, while the session is up; guarded by mu
 	// changed is when the first change was seen that the router has not been told of yet, or zero. Guarded by mu.
 	changed time.Time
+}
+
+// A desired is what a session should tell its router: of the routes (RFC 4271's Loc-RIB) those that are for the peer.
+type desired struct {
+	peer   loadbalancer.Peer
+	routes []loadbalancer.Route
 }
 
 // A farewell says how a session is to end.
@@ -80,20 +95,45 @@ type farewell struct {
 
 func (f farewell) Error() string { return f.why }
 
-var (
-	deconfigured = farewell{subcode: ceaseDeconfigured, why: "the configuration no longer has this peer for this node"}
-	reconfigured = farewell{subcode: ceaseReconfigured, why: "the configuration of this peer changed"}
-)
+var deconfigured = farewell{subcode: ceaseDeconfigured, why: "the configuration no longer has this peer for this node"}
 
-func newSession(peer loadbalancer.Peer, s *Sessions) *session {
+func newSession(d desired, s *Sessions) *session {
 	ctx, leave := context.WithCancelCause(context.Background())
+	peer := d.peer
 	o := &session{
-		peer: peer, sessions: s, bell: make(chan struct{}, 1), ctx: ctx, leave: leave, done: make(chan struct{}),
+		peer: peer, sessions: s, bell: make(chan struct{}, 1), edited: make(chan struct{}, 1), ctx: ctx, leave: leave, done: make(chan struct{}),
 		complaints: map[string]bool{},
 		shown:      Session{Peer: peer.Name, Addr: peer.Addr, Port: peer.Port, ASN: peer.ASN, Since: time.Now()},
 	}
-	o.nodeIPs.Store(&peer.NodeIPs)
+	o.desired.Store(&d)
 	return o
+}
+
+// want tells the session what is desired from now on, and whether the routes are others than before. Only Announce calls it.
+func (s *session) want(d desired, changed bool, since time.Time) {
+	before := s.desired.Load().peer
+	s.desired.Store(&d)
+	if before.Name != d.peer.Name || before.ASN != d.peer.ASN {
+		s.show(func(shown *Session) { shown.Peer, shown.ASN = d.peer.Name, d.peer.ASN })
+		changed = true
+	}
+	if !sameSession(before, d.peer) {
+		knock(s.edited)
+	}
+	if changed || !slices.Equal(before.NodeIPs, d.peer.NodeIPs) {
+		s.ring(since)
+	}
+}
+
+// name is what the configuration calls the peer now. Anybody may call it.
+func (s *session) name() string { return s.desired.Load().peer.Name }
+
+// knock rings a doorbell, unless it rings already.
+func knock(bell chan struct{}) {
+	select {
+	case bell <- struct{}{}:
+	default:
+	}
 }
 
 // ring tells the session that the table changed, because of something first seen at since. Anybody may call it.
@@ -103,10 +143,7 @@ func (s *session) ring(since time.Time) {
 		s.changed = since
 	}
 	s.mu.Unlock()
-	select {
-	case s.bell <- struct{}{}:
-	default: // it rings already
-	}
+	knock(s.bell)
 }
 
 // ended reports whether the session has ended. Anybody may call it.
@@ -138,18 +175,34 @@ func (s *session) run() {
 	for _, ended := range s.after {
 		<-ended
 	}
-	pause := s.peer.ConnectTime
-	for s.ctx.Err() == nil {
-		up, err := s.connect()
-		if up >= stableTime {
-			pause = s.peer.ConnectTime
+	for longest := firstPause; s.ctx.Err() == nil; {
+		select {
+		case <-s.edited: // before the look at what is desired: a later edit knocks again
+		default:
 		}
+		now := s.desired.Load().peer
+		if !sameSession(s.peer, now) {
+			clear(s.complaints) // whoever edited it wants to read whether that helped
+		}
+		s.peer = now
+		up, err := s.connect()
 		s.down(up > 0, err)
+		switch {
+		case isFarewell(err):
+			continue // at once
+		case up >= stableTime:
+			longest = firstPause
+			continue
+		}
+		// Full jitter: sessions that failed together come back spread over the whole pause.
+		longest = min(longest, s.desired.Load().peer.ConnectTime)
+		pause := rand.N(longest)
+		longest *= 2
 		select {
 		case <-s.ctx.Done():
-		case <-time.After(jitter(pause)):
+		case <-s.edited:
+		case <-time.After(pause):
 		}
-		pause = min(2*pause, max(longestPause, s.peer.ConnectTime))
 	}
 }
 
@@ -166,13 +219,14 @@ func (s *session) down(wasUp bool, err error) {
 	case wasUp:
 		s.show(func(shown *Session) {
 			shown.Up, shown.Since, shown.Prefixes, shown.LastError = false, time.Now(), 0, why
+			s.known = nil
 		})
-		klog.InfoS("Session is down", "peer", s.peer.Name, "asn", s.peer.ASN, "why", why)
-	case s.ctx.Err() == nil: // else it is we who gave up
+		klog.InfoS("Session is down", "peer", s.name(), "asn", s.peer.ASN, "why", why)
+	case !isFarewell(err) && s.ctx.Err() == nil: // else it is we who gave up
 		s.show(func(shown *Session) { shown.Failures, shown.LastError = shown.Failures+1, why })
 		s.failures++
 		if !s.complaints[why] && len(s.complaints) < mostComplaints {
-			klog.ErrorS(err, "Session does not come up", "peer", s.peer.Name, "asn", s.peer.ASN)
+			klog.ErrorS(err, "Session does not come up", "peer", s.name(), "asn", s.peer.ASN)
 			s.complaints[why] = true
 		}
 	}
@@ -184,7 +238,7 @@ func (s *session) connect() (up time.Duration, err error) {
 	if err != nil {
 		return 0, s.dialError(err)
 	}
-	c := &conversation{session: s, link: newLink(conn)}
+	c := &conversation{session: s, link: newLink(conn), state: openSent}
 	defer c.link.close()
 	err = c.run()
 	c.end(err)
@@ -194,30 +248,32 @@ func (s *session) connect() (up time.Duration, err error) {
 	return up, c.inWords(err)
 }
 
-// A state is one of RFC 4271 §8.2.2. Before there is a connection, there is no conversation.
-type state int
+// A state is one of RFC 4271 §8.2.2, by the number that RFC 6608 gives it. Before there is a connection (Idle, Connect and
+// Active there), there is no conversation.
+type state uint8
 
 const (
-	openSent state = iota
+	openSent state = 1 + iota
 	openConfirm
 	established
 )
 
-// A conversation is one connection of a session.
+// A conversation is one connection of a session: what RFC 4271 calls an FSM.
 type conversation struct {
 	*session
 	link  *link
 	state state
 	terms terms // from openConfirm on
 
-	// hold fires when the router has been silent for too long; keepalive when we have.
+	// hold fires when the router has been silent for too long (HoldTimer); keepalive when we have (KeepaliveTimer).
 	hold, keepalive *time.Timer
 
 	// since, ledger and refresh are of the state established.
 	since  time.Time
 	ledger *ledger
-	// nodeIPs are those that the ledger's next hops were chosen from.
+	// nodeIPs are those that the ledger's next hops were chosen from; relook fires when one is missing.
 	nodeIPs []netip.Addr
+	relook  *time.Timer
 	// refresh are the families that the router wants to hear again.
 	refresh []bgp.RouteFamily
 	// due is since when what is being written has been due, or zero.
@@ -226,18 +282,22 @@ type conversation struct {
 
 // run opens the session and keeps the router informed, until something ends it.
 func (c *conversation) run() error {
-	opening, err := openMessage(c.peer, !c.met.Load(), c.sessions.uptime() > c.peer.RestartTime, c.modest)
+	opening, err := openMessage(c.peer, !c.met.Load(), c.sessions.uptime() > c.peer.RestartTime, c.reduced)
 	if err != nil {
 		return err
 	}
-	c.modest = false
+	c.reduced = false
 	c.link.send(opening)
 	c.hold = time.NewTimer(openTime)
 	defer c.hold.Stop()
 	c.keepalive = time.NewTimer(openTime)
 	c.keepalive.Stop()
 	defer c.keepalive.Stop()
+	c.relook = time.NewTimer(lookTime)
+	c.relook.Stop()
+	defer c.relook.Stop()
 
+	var turn <-chan time.Time // our turn to begin anew
 	for {
 		// The table is compared only when all is written that was to be said before: however fast the table changes and
 		// however slowly the router reads, no more than one table waits.
@@ -270,9 +330,25 @@ func (c *conversation) run() error {
 			err = c.silence()
 		case <-c.keepalive.C:
 			c.link.send(keepaliveMessage)
-			c.beat()
+			c.startKeepaliveTimer()
 		case <-bell:
 			c.tell()
+		case <-c.relook.C:
+			c.look.Store(true)
+			c.ring(time.Time{})
+		case <-c.edited:
+			if c.state != established {
+				return farewell{silent: true, why: "the configuration of this peer changed"}
+			}
+			if turn == nil {
+				turn = time.After(rand.N(turnTime))
+			}
+		case <-turn:
+			turn = nil
+			if !sameSession(c.peer, c.desired.Load().peer) {
+				// A router that keeps the routes over a restart must not be told: a NOTIFICATION makes it forget them.
+				return farewell{silent: c.peer.RestartTime > 0, subcode: ceaseReconfigured, why: "the configuration of this peer changed"}
+			}
 		}
 		if err != nil {
 			return err
@@ -297,7 +373,7 @@ func (c *conversation) hear(m message) error {
 	case m.kind == bgp.BGP_MSG_NOTIFICATION:
 		r := newRefusal(m.body)
 		// Not only in openSent: the router's own OPEN may come before its answer to ours.
-		c.modest = c.state != established && r.unsupported()
+		c.reduced = c.state != established && r.unsupported()
 		return r
 
 	case c.state == openSent && m.kind == bgp.BGP_MSG_OPEN:
@@ -307,17 +383,17 @@ func (c *conversation) hear(m message) error {
 		}
 		c.state = openConfirm
 		c.link.send(keepaliveMessage)
-		c.beat()
-		c.alive()
+		c.startKeepaliveTimer()
+		c.startHoldTimer()
 
 	case c.state == openConfirm && m.kind == bgp.BGP_MSG_KEEPALIVE:
 		c.establish()
 
 	case c.state == established && m.kind == bgp.BGP_MSG_KEEPALIVE:
-		c.alive()
+		c.startHoldTimer()
 
 	case c.state == established && m.kind == bgp.BGP_MSG_UPDATE:
-		c.alive()
+		c.startHoldTimer()
 		c.show(func(shown *Session) { shown.Dropped++ })
 
 	case c.state == established && m.kind == bgp.BGP_MSG_ROUTE_REFRESH:
@@ -328,18 +404,11 @@ func (c *conversation) hear(m message) error {
 		}
 
 	default:
-		return &notification{code: bgp.BGP_ERROR_FSM_ERROR, why: fmt.Sprintf(
+		return &notification{code: bgp.BGP_ERROR_FSM_ERROR, subcode: uint8(c.state), why: fmt.Sprintf(
 			"the router sent %s when it had to send %s", kindNames[m.kind], expected[c.state])}
 	}
 	return nil
 }
-
-var kindNames = map[uint8]string{
-	bgp.BGP_MSG_OPEN: "OPEN", bgp.BGP_MSG_UPDATE: "UPDATE", bgp.BGP_MSG_NOTIFICATION: "NOTIFICATION",
-	bgp.BGP_MSG_KEEPALIVE: "KEEPALIVE", bgp.BGP_MSG_ROUTE_REFRESH: "ROUTE-REFRESH",
-}
-
-var expected = map[state]string{openSent: "OPEN", openConfirm: "KEEPALIVE", established: "UPDATE or KEEPALIVE"}
 
 // establish sends the complete table and End-of-RIB, without a pause: while a router waits for that after a restart, it
 // keeps what we announced before.
@@ -347,10 +416,13 @@ func (c *conversation) establish() {
 	c.state = established
 	c.since = time.Now()
 	c.met.Store(true)
-	c.alive()
-	c.show(func(shown *Session) { shown.Up, shown.Since, shown.LastError = true, c.since, "" })
-	c.nodeIPs = *c.session.nodeIPs.Load()
+	c.startHoldTimer()
+	c.nodeIPs = c.desired.Load().peer.NodeIPs
 	c.ledger = newLedger(c.peer, c.terms, c.nextHops())
+	c.show(func(shown *Session) {
+		shown.Up, shown.Since, shown.LastError = true, c.since, ""
+		c.known = c.ledger
+	})
 	c.tell()
 	c.due = time.Time{} // the initial table was due when the session was
 	for _, family := range c.terms.families {
@@ -358,7 +430,7 @@ func (c *conversation) establish() {
 	}
 	c.show(func(shown *Session) { shown.Updates += len(c.terms.families) })
 
-	args := []any{"peer", c.peer.Name, "asn", c.peer.ASN, "families", c.terms.inWords(), "routes", len(c.ledger.told)}
+	args := []any{"peer", c.name(), "asn", c.peer.ASN, "families", c.terms.inWords(), "routes", len(c.ledger.told)}
 	if c.failures > 0 {
 		args = append(args, "failures", c.failures)
 	}
@@ -373,11 +445,16 @@ func (c *conversation) tell(again ...bgp.RouteFamily) {
 	changed := c.changed // before the table is read: later changes ring again
 	c.changed = time.Time{}
 	c.mu.Unlock()
-	if now := *c.session.nodeIPs.Load(); !slices.Equal(now, c.nodeIPs) {
-		c.nodeIPs = now
+	now := c.desired.Load()
+	if c.look.Swap(false) || !slices.Equal(now.peer.NodeIPs, c.nodeIPs) {
+		c.nodeIPs = now.peer.NodeIPs
 		c.ledger.move(c.nextHops())
 	}
-	messages, n, err := c.ledger.update(*c.sessions.table.Load(), again...)
+	if slices.ContainsFunc(c.terms.families, func(f bgp.RouteFamily) bool { return c.ledger.hops.of(f).err != nil }) {
+		c.relook.Reset(lookTime)
+	}
+	c.ledger.peer.Name = now.peer.Name
+	messages, n, err := c.ledger.update(now.routes, again...)
 	c.link.send(messages)
 	if n > 0 {
 		c.due = changed
@@ -387,7 +464,7 @@ func (c *conversation) tell(again ...bgp.RouteFamily) {
 		why = err.Error()
 	}
 	if before := c.status().LastError; err != nil && why != before {
-		klog.ErrorS(err, "Cannot send a route", "peer", c.peer.Name, "asn", c.peer.ASN)
+		klog.ErrorS(err, "Cannot send a route", "peer", now.peer.Name, "asn", c.peer.ASN)
 	}
 	c.show(func(shown *Session) {
 		shown.Updates, shown.Prefixes, shown.LastError = shown.Updates+n, len(c.ledger.told), why
@@ -397,20 +474,20 @@ func (c *conversation) tell(again ...bgp.RouteFamily) {
 // report tells whoever measures it that what was due is written.
 func (c *conversation) report() {
 	if !c.due.IsZero() && c.sessions.Written != nil {
-		c.sessions.Written(c.peer.Name, c.due)
+		c.sessions.Written(c.name(), c.due)
 	}
 	c.due = time.Time{}
 }
 
-// beat starts the time until our next KEEPALIVE.
-func (c *conversation) beat() {
+// startKeepaliveTimer starts RFC 4271's KeepaliveTimer.
+func (c *conversation) startKeepaliveTimer() {
 	if c.terms.keepalive > 0 {
 		c.keepalive.Reset(max(time.Second, jitter(c.terms.keepalive))) // at most one a second (RFC 4271 §4.4)
 	}
 }
 
-// alive starts the time that the router may be silent.
-func (c *conversation) alive() {
+// startHoldTimer starts RFC 4271's HoldTimer: how long the router may be silent.
+func (c *conversation) startHoldTimer() {
 	switch {
 	case c.state != established && (c.terms.hold == 0 || c.terms.hold > openTime):
 		c.hold.Reset(openTime)
@@ -428,7 +505,7 @@ func (c *conversation) silence() error {
 		if h.err != nil {
 			return h.err
 		}
-		c.alive()
+		c.startHoldTimer()
 		return c.hear(h.message)
 	case <-time.After(graceTime):
 	}
@@ -491,66 +568,4 @@ func (c *conversation) end(why error) {
 	}
 	c.link.send(n.message())
 	c.link.finish(ctx)
-}
-
-// inWords says why a conversation ended, so that the same cause always reads the same: the errors of package net name the
-// port on our side, which is another one every time.
-func (c *conversation) inWords(err error) error {
-	hint := ""
-	if c.state == openSent {
-		hint = " in answer to our OPEN: does it know this node as a neighbor, with AS number " + fmt.Sprint(c.peer.MyASN) + "?"
-	}
-	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.ErrClosedPipe):
-		return errors.New("the router closed the connection" + hint)
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return errors.New("the router reset the connection" + hint)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("the router has read nothing for %v", writeTimeout)
-	}
-	return plain(err)
-}
-
-// dialError says why there is no connection.
-func (s *session) dialError(err error) error {
-	router := netip.AddrPortFrom(s.peer.Addr, s.peer.Port)
-	var timeout interface{ Timeout() bool }
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%s refuses connections: does BGP run there, and does it know this node as a neighbor?", router)
-	case errors.Is(err, syscall.EADDRNOTAVAIL) && s.peer.SourceAddress.IsValid():
-		return fmt.Errorf("source-address %s is not an address of this node", s.peer.SourceAddress)
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return fmt.Errorf("%s does not answer: %s", router, s.whySilent())
-	}
-	return fmt.Errorf("%s cannot be reached: %w", router, plain(err))
-}
-
-// whySilent says what may keep a router from answering. It drops packets that are signed with another password than its
-// own, or should be signed and are not, and so does our kernel: neither tells anybody.
-func (s *session) whySilent() string {
-	ask := "is there a route to it, and does no firewall drop packets to its port?"
-	switch {
-	case s.peer.Password != "":
-		ask += " And is its password for this node the same as ours? Packets with another one are dropped without a word."
-	default:
-		ask += " And does it want a password?"
-	}
-	if s.peer.MinTTL > 0 {
-		ask += " " + s.askTTL()
-	}
-	return ask
-}
-
-func (s *session) askTTL() string {
-	return fmt.Sprintf("ttl-security drops its packets if they arrive with a TTL below %d: does it send with 255, and is it no further away?", s.peer.MinTTL)
-}
-
-// plain returns what the kernel said, without the addresses around it.
-func plain(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return op.Err
-	}
-	return err
 }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,7 +33,7 @@ func TestRouterHearsTheTableThenEndOfRIBThenDifferences(t *testing.T) {
 		synctest.Wait()
 		out := outside.up(hello)
 		out.want("announce 192.0.2.1/32,192.0.2.2/32,198.51.100.0/24 path 64512 via 10.0.0.2", "END-OF-RIB")
-		logged.want(t,
+		wantLogged(t,
 			`"Session is up" peer="spine" asn=64512 families="IPv4" routes=2`,
 			`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=3`)
 
@@ -119,6 +122,7 @@ func TestOnlyTheFirstSessionToComeUpSaysThatItRestarted(t *testing.T) {
 		changed := leaf
 		changed.KeepaliveTime = time.Second
 		s.Announce([]loadbalancer.Peer{changed, spine}, nil)
+		pass(time.Second)
 		if open := r.accept().next(); restarting(open) {
 			t.Error("the session was up, but after a change of configuration has the R bit again")
 		}
@@ -274,7 +278,7 @@ func TestARouterThatSaysNothingIsLeftAfterHalfAMinute(t *testing.T) {
 					t.Errorf("after %v without %s the speaker says %s", f.at.Sub(began), before, tell(f))
 				}
 			}
-			logged.want(t, `"Session does not come up" err="the router accepts connections, but sent no `+before+
+			wantLogged(t, `"Session does not come up" err="the router accepts connections, but sent no `+before+
 				` in time: does it know this node as a neighbor?" peer="leaf" asn=64500`)
 		})
 	}
@@ -306,10 +310,10 @@ func TestARouterThatStopsReadingIsLeft(t *testing.T) {
 			l.say(keepalive) // it is alive otherwise
 		}
 		r.accept()
-		if took := time.Since(began); took < writeTimeout || took > writeTimeout+leaf.ConnectTime {
+		if took := time.Since(began); took < writeTimeout || took > writeTimeout+firstPause {
 			t.Errorf("the next attempt comes after %v", took)
 		}
-		logged.want(t,
+		wantLogged(t,
 			`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=10000`,
 			`"Session is down" peer="leaf" asn=64500 why="the router has read nothing for 30s"`)
 	})
@@ -325,7 +329,7 @@ func TestHoldTimeRunsOutWhileARouterDoesNotRead(t *testing.T) {
 		s.Announce([]loadbalancer.Peer{peer}, manyRoutes(10_000))
 		r.up(hello)
 		pass(9*time.Second + graceTime + partingTime)
-		logged.want(t,
+		wantLogged(t,
 			`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=10000`,
 			`"Session is down" peer="leaf" asn=64500 why="the router was silent for 9s, the hold time"`)
 	})
@@ -371,20 +375,20 @@ func TestAFailureIsLoggedOnceUntilItChanges(t *testing.T) {
 		pass(time.Hour)
 		synctest.Wait()
 		refused := `"Session does not come up" err="10.0.0.1:179 refuses connections: does BGP run there, and does it know this node as a neighbor?" peer="leaf" asn=64500`
-		logged.want(t, refused)
+		wantLogged(t, refused)
 
 		errSilent := fmt.Errorf("dial: %w", os.ErrDeadlineExceeded)
 		r.refuse(errSilent)
 		pass(time.Hour)
 		synctest.Wait()
 		silent := `"Session does not come up" err="10.0.0.1:179 does not answer: is there a route to it, and does no firewall drop packets to its port? And does it want a password?" peer="leaf" asn=64500`
-		logged.want(t, refused, silent)
+		wantLogged(t, refused, silent)
 
 		// A router that fails in two ways by turns is no news either.
 		r.refuse(errRefused)
 		pass(time.Hour)
 		synctest.Wait()
-		logged.want(t, refused, silent)
+		wantLogged(t, refused, silent)
 
 		failures := len(r.attempts())
 		if got := s.List()[0]; got.Failures != failures || failures < 100 || !strings.Contains(got.LastError, "refuses connections") || got.Up {
@@ -394,71 +398,351 @@ func TestAFailureIsLoggedOnceUntilItChanges(t *testing.T) {
 		l := r.up(hello)
 		l.untilEndOfRIB()
 		up := fmt.Sprintf(`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=1 failures=%d`, failures)
-		logged.want(t, refused, silent, up)
+		wantLogged(t, refused, silent, up)
 
 		// The same failure is news again after the session was up.
 		r.refuse(errSilent)
 		l.say(msg(3, "0604 05 68656c6c6f"))
 		synctest.Wait()
 		pass(time.Hour)
-		logged.want(t, refused, silent, up,
+		wantLogged(t, refused, silent, up,
 			`"Session is down" peer="leaf" asn=64500 why="the router sent NOTIFICATION 6/4 (Cease: Administrative Reset): \"hello\""`,
 			silent)
 	})
 }
 
-func TestPausesBetweenAttemptsGrowUntilASessionWasStable(t *testing.T) {
+func TestASessionIsBackAtOnceAndThenMorePatientWithEachFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		s := speak(t, map[string]*router{"leaf": r})
+		patient := leaf
+		patient.ConnectTime = 15 * time.Second
 		r.refuse(errRefused)
-		s.Announce([]loadbalancer.Peer{leaf}, nil)
-		// pauses checks the last ones, which are shorter than those given by at most a quarter.
-		pauses := func(what string, want ...time.Duration) {
+		s.Announce([]loadbalancer.Peer{patient}, nil)
+		// pauses checks those before the last attempts: at most so long.
+		pauses := func(what string, longest ...time.Duration) {
 			t.Helper()
 			synctest.Wait()
 			attempts := r.attempts()
-			for i, most := range want {
-				at := len(attempts) - len(want) + i
-				if got := attempts[at] - attempts[at-1]; got > most || got < most*3/4 {
-					t.Errorf("%s: a pause of %v, want three quarters to all of %v", what, got, most)
+			for i, most := range longest {
+				at := len(attempts) - len(longest) + i
+				if got := attempts[at] - attempts[at-1]; got > most {
+					t.Errorf("%s: a pause of %v, want at most %v", what, got, most)
 				}
 			}
 		}
 		for len(r.attempts()) < 7 {
-			pass(time.Second)
+			pass(100 * time.Millisecond)
 			// A changing table is no reason to hurry.
-			s.Announce([]loadbalancer.Peer{leaf}, routes(fmt.Sprintf("192.0.2.%d/32", time.Now().Second())))
+			s.Announce([]loadbalancer.Peer{patient}, routes(fmt.Sprintf("192.0.2.%d/32", time.Now().Second())))
 		}
-		pauses("nobody is there", 5*time.Second, 10*time.Second, 20*time.Second, 40*time.Second, time.Minute, time.Minute)
+		pauses("nobody is there", 1*time.Second, 2*time.Second, 4*time.Second, 8*time.Second, 15*time.Second, 15*time.Second)
 
-		// A session that falls at once does not make the next one come soon.
+		// Full jitter: the pauses are spread over the whole time, so that a crowd that fell at once does not come back at once.
+		for len(r.attempts()) < 400 {
+			pass(time.Second)
+		}
+		var short, long int
+		for attempts := r.attempts()[7:]; len(attempts) > 1; attempts = attempts[1:] {
+			switch pause := attempts[1] - attempts[0]; {
+			case pause > 15*time.Second:
+				t.Fatalf("a pause of %v", pause)
+			case pause < 5*time.Second:
+				short++
+			case pause > 10*time.Second:
+				long++
+			}
+		}
+		if short < 80 || long < 80 {
+			t.Errorf("of 392 pauses up to 15s, %d are shorter than 5s and %d longer than 10s", short, long)
+		}
+
+		// A session that falls at once is no reason to hurry either: the next ones come as slowly.
 		r.refuse(nil)
+		began := len(r.attempts())
+		for range 50 {
+			l := r.up(hello)
+			l.untilEndOfRIB()
+			l.conn.Close()
+		}
+		r.up(hello).untilEndOfRIB()
+		if attempts := r.attempts(); attempts[began+50]-attempts[began] < 3*time.Minute {
+			t.Errorf("a session that always falls at once came up 51 times within %v", attempts[began+50]-attempts[began])
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		s.Announce([]loadbalancer.Peer{leaf}, nil)
 		l := r.up(hello)
 		l.untilEndOfRIB()
-		l.conn.Close()
-		l = r.up(hello)
-		pauses("the session fell at once", time.Minute)
-
-		l.untilEndOfRIB()
 		pass(stableTime)
-		l.conn.Close()
 		last := time.Now()
-		r.accept()
-		if got := time.Since(last); got > 5*time.Second || got < 3750*time.Millisecond {
-			t.Errorf("a stable session is followed by a pause of %v, want 3.75 to 5s", got)
-		}
-		jittered := make(map[time.Duration]bool)
-		for range 100 {
-			jittered[jitter(time.Minute)] = true
-		}
-		if len(jittered) < 90 {
-			t.Errorf("100 pauses have only %d lengths", len(jittered))
+		r.refuse(errRefused)
+		l.conn.Close()
+		pass(4*time.Second - 1) // what three pauses take at most, and a bit of the fourth
+		attempts := r.attempts()
+		if len(attempts) < 4 || r.start.Add(attempts[1]) != last {
+			t.Errorf("after a stable session, which ended at %v, attempts were at %v", last.Sub(r.start), attempts)
 		}
 	})
 }
 
-func TestAChangedPeerTouchesOnlyItself(t *testing.T) {
+// A router that was away for three minutes, and swallowed what was sent to it, has all its sessions back within 20 s, and is
+// not stormed.
+func TestThreeHundredSessionsAreBackWithin20SecondsOfTheirRouter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := New(func() time.Duration { return time.Hour })
+		t.Cleanup(s.Keep)
+		var away atomic.Bool
+		var mu sync.Mutex
+		var dialled []time.Duration
+		s.dial = func(ctx context.Context, peer loadbalancer.Peer) (net.Conn, error) {
+			mu.Lock()
+			dialled = append(dialled, time.Since(r.start))
+			mu.Unlock()
+			if away.Load() {
+				<-time.After(dialTimeout)
+				return nil, fmt.Errorf("dial: %w", os.ErrDeadlineExceeded)
+			}
+			return r.connect()
+		}
+		var peers []loadbalancer.Peer
+		for i := range 300 {
+			p := leaf
+			p.Name, p.Addr, p.ConnectTime = fmt.Sprint("node-", i), netip.AddrFrom4([4]byte{10, 0, byte(i / 250), byte(i % 250)}), 15*time.Second
+			peers = append(peers, p)
+		}
+		s.Announce(peers, routes("192.0.2.1/32"))
+		var lines []*line
+		for range peers {
+			l := r.up(hello)
+			l.untilEndOfRIB()
+			lines = append(lines, l)
+		}
+		for range 5 {
+			pass(20 * time.Second)
+			for _, l := range lines {
+				l.say(keepalive)
+			}
+		}
+		away.Store(true)
+		for _, l := range lines {
+			l.conn.Close()
+		}
+		pass(3 * time.Minute)
+		away.Store(false)
+		mu.Lock()
+		dialled = nil
+		mu.Unlock()
+		back := time.Now()
+		for range peers {
+			r.up(hello).untilEndOfRIB()
+		}
+		if took := time.Since(back); took > 20*time.Second {
+			t.Errorf("the last session was back after %v", took)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		busiest := 0
+		for i, at := range dialled {
+			j := i
+			for j < len(dialled) && dialled[j] < at+time.Second {
+				j++
+			}
+			busiest = max(busiest, j-i)
+		}
+		if busiest > 75 {
+			t.Errorf("%d attempts within a second", busiest)
+		}
+	})
+}
+
+// edits are what an operator may change of a peer while its session is up, and whether the router notices.
+var edits = []struct {
+	key     string
+	edit    func(*loadbalancer.Peer)
+	noticed string // nothing, anew, or left
+}{
+	{"name", func(p *loadbalancer.Peer) { p.Name = "tor" }, "nothing"},
+	{"connect-time", func(p *loadbalancer.Peer) { p.ConnectTime = time.Minute }, "nothing"},
+	{"node-selectors", func(p *loadbalancer.Peer) { p.NodeSelectors = []loadbalancer.Selector{{}} }, "nothing"},
+	{"password-key of the same password", func(p *loadbalancer.Peer) { p.PasswordKey = "tor" }, "nothing"},
+	{"source-address of the same address", func(p *loadbalancer.Peer) { p.SourceNodeIP = true }, "nothing"},
+	{"hold-time", func(p *loadbalancer.Peer) { p.HoldTime = 30 * time.Second }, "anew"},
+	{"keepalive-time", func(p *loadbalancer.Peer) { p.KeepaliveTime = 10 * time.Second }, "anew"},
+	{"restart-time", func(p *loadbalancer.Peer) { p.RestartTime = time.Minute }, "anew"},
+	{"graceful-restart: false", func(p *loadbalancer.Peer) { p.RestartTime = 0 }, "anew"},
+	{"password", func(p *loadbalancer.Peer) { p.Password = "hunter2" }, "anew"},
+	{"router-id", func(p *loadbalancer.Peer) { p.RouterID = netip.MustParseAddr("10.0.0.77") }, "anew"},
+	{"ebgp-multihop", func(p *loadbalancer.Peer) { p.TTL = 2 }, "anew"},
+	{"ttl-security", func(p *loadbalancer.Peer) { p.TTL, p.MinTTL = 255, 255 }, "anew"},
+	{"my-asn", func(p *loadbalancer.Peer) { p.MyASN = 64513 }, "anew"},
+	{"source-address", func(p *loadbalancer.Peer) { p.SourceAddress = speakerAddr }, "left"},
+	{"peer-port", func(p *loadbalancer.Peer) { p.Port = 1790 }, "left"},
+}
+
+func TestAnEditedPeerBeginsAnewInItsTurnWithoutAWord(t *testing.T) {
+	for _, c := range edits {
+		t.Run(c.key, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRouter(t)
+				s := speak(t, map[string]*router{"leaf": r, "tor": r})
+				table := routes("192.0.2.1/32")
+				s.Announce([]loadbalancer.Peer{leaf}, table)
+				l := r.up(hello)
+				l.untilEndOfRIB()
+				changed := leaf
+				c.edit(&changed)
+				edited := time.Now()
+				s.Announce([]loadbalancer.Peer{changed}, table)
+				synctest.Wait()
+				switch c.noticed {
+				case "nothing":
+					pass(time.Second)
+					if len(l.heard) != 0 || len(r.attempts()) != 1 {
+						t.Errorf("the router hears %d messages, and was dialled at %v", len(l.heard), r.attempts())
+					}
+					if got := s.List()[0]; !got.Up || got.Peer != changed.Name {
+						t.Errorf("the session is %+v", got)
+					}
+					return
+				case "left":
+					l.want("NOTIFICATION 6/3", "closed")
+				case "anew":
+					// Until its turn comes, the session goes on.
+					s.Announce([]loadbalancer.Peer{changed}, routes("192.0.2.1/32", "192.0.2.2/32"))
+					l.want("announce 192.0.2.2/32 path 64512 via 10.0.0.2", "closed")
+				}
+				l = r.accept()
+				if took := time.Since(edited); took > turnTime {
+					t.Errorf("it begins anew after %v", took)
+				}
+				if open := l.next(); c.noticed == "anew" && changed.RestartTime > 0 && restarting(open) {
+					t.Error("it says that it restarted")
+				}
+				l.say(hello)
+				l.say(keepalive)
+				l.want("KEEPALIVE")
+				if updates := l.untilEndOfRIB(); len(updates) != 1 {
+					t.Errorf("the router is sent %d UPDATEs", len(updates))
+				}
+				if got := s.List()[0]; got.Failures != 0 || len(s.List()) != 1 {
+					t.Errorf("the session is %+v", got)
+				}
+			})
+		})
+	}
+}
+
+func TestWithoutGracefulRestartAnEditIsSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		forgetful := leaf
+		forgetful.RestartTime = 0
+		s.Announce([]loadbalancer.Peer{forgetful}, nil)
+		l := r.up(hello)
+		l.untilEndOfRIB()
+		forgetful.HoldTime = 30 * time.Second
+		s.Announce([]loadbalancer.Peer{forgetful}, nil)
+		l.want("NOTIFICATION 6/6", "closed")
+		r.up(hello).untilEndOfRIB()
+	})
+}
+
+func TestSessionsOfAnEditedPeerTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := New(func() time.Duration { return time.Hour })
+		t.Cleanup(s.Keep)
+		s.dial = func(context.Context, loadbalancer.Peer) (net.Conn, error) { return r.connect() }
+		var peers, changed []loadbalancer.Peer
+		for i := range 200 {
+			p := leaf
+			p.Name, p.Addr = fmt.Sprint("node-", i), netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
+			peers = append(peers, p)
+			p.HoldTime = 30 * time.Second
+			changed = append(changed, p)
+		}
+		s.Announce(peers, nil)
+		for range peers {
+			r.up(hello).untilEndOfRIB()
+		}
+		edited := time.Since(r.start)
+		s.Announce(changed, nil)
+		pass(turnTime / 2)
+		s.Announce(peers, nil) // the operator thinks better of it: half of them need not begin anew
+		pass(turnTime)
+		var seconds [11]int
+		for _, at := range r.attempts()[len(peers):] {
+			seconds[(at-edited)/time.Second]++
+		}
+		for i, n := range seconds[:5] {
+			if n < 4 || n > 45 {
+				t.Errorf("in second %d, %d sessions of 200 begin anew", i, n)
+			}
+		}
+	})
+}
+
+func TestAnEditOfAPeerThatIsNotUpIsTriedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		r.refuse(errRefused)
+		slow := leaf
+		slow.ConnectTime = time.Hour
+		s.Announce([]loadbalancer.Peer{slow}, nil)
+		pass(2 * time.Hour)
+		slow.Password = "a wrong one"
+		s.Announce([]loadbalancer.Peer{slow}, nil)
+		if lines := logged.Lines(); len(lines) != 1 {
+			t.Errorf("logged %q", lines)
+		}
+		synctest.Wait()
+		if lines := logged.Lines(); len(lines) != 2 {
+			t.Errorf("after an edit that did not help, logged %q", lines)
+		}
+		r.refuse(nil)
+		before := time.Now()
+		slow.Password = "the right one"
+		s.Announce([]loadbalancer.Peer{slow}, nil)
+		l := r.accept()
+		l.want("OPEN")
+		slow.Password = "one better"
+		s.Announce([]loadbalancer.Peer{slow}, nil)
+		l.want("closed")
+		r.up(hello).want("END-OF-RIB")
+		if took := time.Since(before); took != 0 {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+func TestAnotherNameGoesWithItsRoutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		table := routes("192.0.2.1/32", "192.0.2.2/32")
+		table[0].Peers = []string{"leaf"}
+		s.Announce([]loadbalancer.Peer{leaf}, table)
+		l := r.up(hello)
+		l.untilEndOfRIB()
+		tor := leaf
+		tor.Name = "tor"
+		renamed := slices.Clone(table)
+		renamed[0].Peers = []string{"tor"}
+		s.Announce([]loadbalancer.Peer{tor}, renamed)
+		s.Announce([]loadbalancer.Peer{tor}, append(renamed, routes("192.0.2.3/32")...))
+		l.want("announce 192.0.2.3/32 path 64512 via 10.0.0.2")
+		s.Announce([]loadbalancer.Peer{leaf}, renamed)
+		l.want("withdraw 192.0.2.1/32,192.0.2.3/32")
+	})
+}
+
+func TestAPeerThatGoesTouchesOnlyItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inside, outside := newRouter(t), newRouter(t)
 		s := speak(t, map[string]*router{"spine": inside, "leaf": outside})
@@ -468,21 +752,10 @@ func TestAChangedPeerTouchesOnlyItself(t *testing.T) {
 		synctest.Wait()
 		out := outside.up(hello)
 		out.untilEndOfRIB()
-
-		// Which nodes the peer is for does not concern a session that exists.
-		elsewhere := leaf
-		elsewhere.NodeSelectors = []loadbalancer.Selector{{}}
-		elsewhere.SourceNodeIP = true
-		s.Announce([]loadbalancer.Peer{spine, elsewhere}, routes("192.0.2.1/32"))
-		synctest.Wait()
-		if len(in.heard)+len(out.heard) != 0 || len(outside.attempts()) != 1 {
-			t.Fatal("a session is disturbed by node-selectors")
-		}
-
 		changed := leaf
 		changed.HoldTime = 30 * time.Second
 		s.Announce([]loadbalancer.Peer{spine, changed}, routes("192.0.2.1/32"))
-		out.want("NOTIFICATION 6/6", "closed")
+		out.want("closed")
 		out = outside.up(hello)
 		out.want("announce 192.0.2.1/32 path 64512 via 10.0.0.2", "END-OF-RIB")
 		s.Announce([]loadbalancer.Peer{spine}, routes("192.0.2.1/32"))
@@ -491,7 +764,7 @@ func TestAChangedPeerTouchesOnlyItself(t *testing.T) {
 		if len(in.heard) != 0 || len(inside.attempts()) != 1 || len(s.List()) != 1 {
 			t.Errorf("the other session heard %d messages and was dialled at %v", len(in.heard), inside.attempts())
 		}
-		logged.want(t,
+		wantLogged(t,
 			`"Session is up" peer="spine" asn=64512 families="IPv4" routes=1`,
 			`"Session is up" peer="leaf" asn=64500 families="IPv4" routes=1`,
 			`"Session is down" peer="leaf" asn=64500 why="the configuration of this peer changed"`,
@@ -500,13 +773,46 @@ func TestAChangedPeerTouchesOnlyItself(t *testing.T) {
 	})
 }
 
+func TestToldIsWhatSomeRouterKnows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inside, outside := newRouter(t), newRouter(t)
+		s := speak(t, map[string]*router{"spine": inside, "leaf": outside})
+		table := routes("192.0.2.1/32", "192.0.2.2/32", "2001:db8::7/128")
+		table[0].Peers, table[1].Peers = []string{"spine"}, []string{"leaf"}
+		told := func(then string, want ...string) {
+			t.Helper()
+			synctest.Wait()
+			var got []string
+			for p := range s.Told() {
+				got = append(got, p.String())
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: %q, want %q", then, got, want)
+			}
+		}
+		s.Announce([]loadbalancer.Peer{spine, leaf}, table)
+		told("nobody is there yet")
+		in := inside.up(helloInside)
+		told("one router is up, which takes no IPv6", "192.0.2.1/32")
+		out := outside.up(hello)
+		told("both are up", "192.0.2.1/32", "192.0.2.2/32")
+		s.Announce([]loadbalancer.Peer{spine, leaf}, table[1:])
+		told("a route goes", "192.0.2.2/32")
+		outside.refuse(errRefused)
+		in.untilEndOfRIB()
+		out.conn.Close()
+		told("a router goes")
+	})
+}
+
 func TestARouterNeverSeesTwoSessionsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		s := speak(t, map[string]*router{"leaf": r, "tor": r})
 		tor := leaf
-		tor.Name = "tor" // the same router
-		r.deafAfter = 3  // so that it takes its time to read the NOTIFICATION
+		tor.Name, tor.SourceAddress = "tor", speakerAddr // the same router, to which we are another neighbor
+		r.deafAfter = 3                                  // so that it takes its time to read the NOTIFICATION
 		s.Announce([]loadbalancer.Peer{leaf}, nil)
 		l := r.up(hello)
 		l.want("END-OF-RIB")
@@ -640,7 +946,7 @@ func TestTheReasonForClosingOutlivesTheBrokenConnection(t *testing.T) {
 		s.Announce([]loadbalancer.Peer{leaf}, nil)
 		r.accept().say(msg(3, "0202"))
 		synctest.Wait()
-		if got := s.List()[0].LastError; got != "the router sent NOTIFICATION 2/2 (Bad Peer AS)" {
+		if got := s.List()[0].LastError; got != "the router sent NOTIFICATION 2/2 (Bad Peer AS): my-asn is 64512, and it expects another AS number of this node" {
 			t.Errorf("the operator reads %q", got)
 		}
 	})

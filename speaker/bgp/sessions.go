@@ -32,8 +32,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dialTimeout leaves room for three lost SYNs (after 1, 3 and 7 s).
-const dialTimeout = 10 * time.Second
+// dialTimeout leaves room for a lost SYN, which the kernel repeats after a second. Of a router that is not there, the next
+// attempt learns sooner that it is back than a SYN that is repeated after 3 and 7 s.
+const dialTimeout = 3 * time.Second
 
 // Sessions are the BGP sessions of this node. All methods may be called by any goroutine.
 type Sessions struct {
@@ -45,11 +46,9 @@ type Sessions struct {
 	Written func(peer string, since time.Time)
 	card    func(netip.Addr) card
 
-	// table is what every session should announce, as far as a route is for its peer.
-	table atomic.Pointer[[]loadbalancer.Route]
-
 	mu       sync.Mutex
-	sessions []*session // in the order Announce was given the peers
+	routes   []loadbalancer.Route // what Announce was given last
+	sessions []*session           // in the order Announce was given the peers
 	// leaving are sessions that were told to end and may not have ended yet.
 	leaving []*session
 	// met remembers the routers that have been up since this process started: their sessions no longer say "restarting".
@@ -77,13 +76,13 @@ type Session struct {
 
 // New returns Sessions without any peer. uptime says how long the host has been up; see HostUptime.
 func New(uptime func() time.Duration) *Sessions {
-	s := &Sessions{uptime: uptime, dial: dial, card: cardOf, met: make(map[netip.AddrPort]*atomic.Bool)}
-	s.table.Store(new([]loadbalancer.Route))
-	return s
+	return &Sessions{uptime: uptime, dial: dial, card: cardOf, met: make(map[netip.AddrPort]*atomic.Bool)}
 }
 
 // Announce makes the sessions announce exactly these routes to exactly these peers. It returns at once. Sessions of peers
-// that did not change stay up, and hear only what is new to them. A peer that is gone is told so, and forgets our routes.
+// that did not change stay up, and hear only what is new to them; a new name or connect-time is no change. A peer of which
+// something else changed gets a new connection, in its turn: where graceful restart is on, its router keeps the routes
+// meanwhile. A peer that is gone is told so, and forgets our routes.
 //
 // Peers have a RouterID, and a SourceAddress where the operator asked for one. The caller must not change routes
 // afterwards. If two routes of one prefix are for the same peer, the first counts.
@@ -100,55 +99,51 @@ func (s *Sessions) AnnounceSince(peers []loadbalancer.Peer, routes []loadbalance
 	}
 
 	// Most calls change nothing, and one comparison here is far cheaper than one in every session.
-	changed := !sameRoutes(*s.table.Load(), routes)
+	changed := !sameRoutes(s.routes, routes)
 	if changed {
-		s.table.Store(&routes)
+		s.routes = routes
 	}
 
 	s.leaving = slices.DeleteFunc(s.leaving, (*session).ended)
-	var staying []*session
-	for _, o := range s.sessions {
-		switch i := slices.IndexFunc(peers, func(p loadbalancer.Peer) bool { return p.Name == o.peer.Name }); {
-		case i < 0:
-			o.leave(deconfigured)
-			s.leaving = append(s.leaving, o)
-		case !sameSession(peers[i], o.peer):
-			o.leave(reconfigured)
-			s.leaving = append(s.leaving, o)
-		default:
-			staying = append(staying, o)
-			moved := !slices.Equal(*o.nodeIPs.Load(), peers[i].NodeIPs)
-			if moved {
-				o.nodeIPs.Store(&peers[i].NodeIPs)
-			}
-			if changed || moved {
-				o.ring(since)
+	left, sessions := slices.Clone(s.sessions), make([]*session, len(peers))
+	for _, fits := range []func(a, b loadbalancer.Peer) bool{
+		func(a, b loadbalancer.Peer) bool { return a.Name == b.Name && sameSession(a, b) },
+		sameSession,
+		sameNeighbor,
+	} {
+		for i, peer := range peers {
+			at := slices.IndexFunc(left, func(o *session) bool { return fits(peer, o.desired.Load().peer) })
+			if sessions[i] == nil && at >= 0 {
+				sessions[i] = left[at]
+				left = slices.Delete(left, at, at+1)
 			}
 		}
 	}
-
+	for _, o := range left {
+		o.leave(deconfigured)
+		s.leaving = append(s.leaving, o)
+	}
 	// New sessions start last, because each waits for those that are leaving the same router.
-	s.sessions = nil
-	for _, peer := range peers {
-		i := slices.IndexFunc(staying, func(o *session) bool { return o.peer.Name == peer.Name })
-		if i < 0 {
-			s.sessions = append(s.sessions, s.start(peer))
+	for i, peer := range peers {
+		if sessions[i] == nil {
+			sessions[i] = s.start(peer)
 		} else {
-			s.sessions = append(s.sessions, staying[i])
+			sessions[i].want(desired{peer, s.routes}, changed, since)
 		}
 	}
+	s.sessions = sessions
 }
 
-// start starts the session of a new or changed peer.
+// start starts the session of a new peer.
 func (s *Sessions) start(peer loadbalancer.Peer) *session {
 	router := netip.AddrPortFrom(peer.Addr, peer.Port)
 	if s.met[router] == nil {
 		s.met[router] = new(atomic.Bool)
 	}
-	o := newSession(peer, s)
+	o := newSession(desired{peer, s.routes}, s)
 	o.met = s.met[router]
 	for _, l := range s.leaving {
-		if netip.AddrPortFrom(l.peer.Addr, l.peer.Port) == router {
+		if old := l.desired.Load().peer; netip.AddrPortFrom(old.Addr, old.Port) == router {
 			// Two connections to one router would collide, and it would close one (RFC 4271 §6.8).
 			o.after = append(o.after, l.done)
 		}
@@ -166,6 +161,33 @@ func (s *Sessions) List() []Session {
 		list = append(list, o.status())
 	}
 	return list
+}
+
+// Told returns the prefixes that some router has been told, in a session that is up. Anybody may call it.
+func (s *Sessions) Told() map[netip.Prefix]bool {
+	s.mu.Lock()
+	sessions := s.sessions // nobody changes the list itself
+	all := make(map[netip.Prefix]bool, len(s.routes))
+	s.mu.Unlock()
+	for _, o := range sessions {
+		o.mu.Lock()
+		known := o.known
+		o.mu.Unlock()
+		if known != nil {
+			known.prefixes(all)
+		}
+	}
+	return all
+}
+
+// LookAgain makes every session look for its next hops again.
+func (s *Sessions) LookAgain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.sessions {
+		o.look.Store(true)
+		o.ring(time.Time{})
+	}
 }
 
 // Keep ends every session without a NOTIFICATION, so that routers keep our routes until we are back (RFC 4724). Nothing is
@@ -198,14 +220,18 @@ func (s *Sessions) end(ctx context.Context, f farewell) {
 	}
 }
 
-// sameSession reports whether one session can serve both. What only decides whether there is a session, where its password
-// was found, or what a session can change while it is up, does not matter.
+// sameSession reports whether one connection can serve both. What only decides whether there is a session, where its
+// password was found, or what a session can change while it is up, does not matter.
 func sameSession(a, b loadbalancer.Peer) bool {
-	a.NodeSelectors, b.NodeSelectors = nil, nil
-	a.SourceNodeIP, b.SourceNodeIP = false, false
-	a.PasswordKey, b.PasswordKey = "", ""
-	a.NodeIPs, b.NodeIPs = nil, nil
+	for _, p := range []*loadbalancer.Peer{&a, &b} {
+		p.Name, p.ConnectTime, p.NodeSelectors, p.SourceNodeIP, p.PasswordKey, p.NodeIPs = "", 0, nil, false, "", nil
+	}
 	return reflect.DeepEqual(a, b)
+}
+
+// sameNeighbor reports whether the router knows us as one neighbor by both.
+func sameNeighbor(a, b loadbalancer.Peer) bool {
+	return a.Addr == b.Addr && a.Port == b.Port && a.SourceAddress == b.SourceAddress
 }
 
 func sameRoutes(a, b []loadbalancer.Route) bool {
@@ -230,11 +256,18 @@ func dial(ctx context.Context, peer loadbalancer.Peer) (net.Conn, error) {
 	return dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(peer.Addr, peer.Port).String())
 }
 
+// internetControl is the mark of routing protocols' packets: the precedence that RFC 4271 appendix E wants, DSCP CS6 since
+// RFC 2474. Where a link is full, networks let it go first.
+const internetControl = 0xc0
+
 // prepare sets what the peer asks of a socket: TTL, GTSM (RFC 5082) and TCP MD5 (RFC 2385).
 func prepare(fd int, v6 bool, peer loadbalancer.Peer) error {
-	level, ttl, minTTL := unix.IPPROTO_IP, unix.IP_TTL, unix.IP_MINTTL
+	level, class, ttl, minTTL := unix.IPPROTO_IP, unix.IP_TOS, unix.IP_TTL, unix.IP_MINTTL
 	if v6 {
-		level, ttl, minTTL = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_MINHOPCOUNT
+		level, class, ttl, minTTL = unix.IPPROTO_IPV6, unix.IPV6_TCLASS, unix.IPV6_UNICAST_HOPS, unix.IPV6_MINHOPCOUNT
+	}
+	if err := unix.SetsockoptInt(fd, level, class, internetControl); err != nil {
+		return fmt.Errorf("mark packets as CS6: %w", err)
 	}
 	if peer.TTL != 0 {
 		if err := unix.SetsockoptInt(fd, level, ttl, int(peer.TTL)); err != nil {

@@ -80,13 +80,14 @@ func TestNotificationArrivesAlthoughTheRouterGoesOnTalking(t *testing.T) {
 	}
 }
 
-func TestDialSetsTTL(t *testing.T) {
+func TestDialSetsTTLAndMarksPackets(t *testing.T) {
 	for _, c := range []struct {
 		loopback      string
 		level, option int
+		class         int
 	}{
-		{"127.0.0.1", syscall.IPPROTO_IP, syscall.IP_TTL},
-		{"::1", syscall.IPPROTO_IPV6, syscall.IPV6_UNICAST_HOPS},
+		{"127.0.0.1", syscall.IPPROTO_IP, syscall.IP_TTL, syscall.IP_TOS},
+		{"::1", syscall.IPPROTO_IPV6, syscall.IPV6_UNICAST_HOPS, syscall.IPV6_TCLASS},
 	} {
 		listener, err := net.Listen("tcp", net.JoinHostPort(c.loopback, "0"))
 		if err != nil {
@@ -107,6 +108,9 @@ func TestDialSetsTTL(t *testing.T) {
 		err = raw.Control(func(fd uintptr) {
 			if ttl, err := syscall.GetsockoptInt(int(fd), c.level, c.option); ttl != 7 || err != nil {
 				t.Errorf("to %s: TTL %d, %v, want 7", c.loopback, ttl, err)
+			}
+			if class, err := syscall.GetsockoptInt(int(fd), c.level, c.class); class != 0xc0 || err != nil {
+				t.Errorf("to %s: traffic class %#x, %v, want 0xc0 (CS6)", c.loopback, class, err)
 			}
 		})
 		if err != nil {
@@ -208,7 +212,7 @@ func reach(t *testing.T, peer loadbalancer.Peer) (bool, string) {
 	defer cancel()
 	conn, err := dial(ctx, peer)
 	if err != nil {
-		return false, newSession(peer, nil).dialError(err).Error()
+		return false, newSession(desired{peer: peer}, nil).dialError(err).Error()
 	}
 	conn.Close()
 	return true, ""
@@ -295,7 +299,7 @@ func TestDialErrorsSayWhatToDo(t *testing.T) {
 			t.Errorf("somebody answers where we expect %q", c.want)
 			continue
 		}
-		if got := newSession(c.peer, nil).dialError(err).Error(); got != c.want {
+		if got := newSession(desired{peer: c.peer}, nil).dialError(err).Error(); got != c.want {
 			t.Errorf("the operator reads %q, want %q", got, c.want)
 		}
 	}

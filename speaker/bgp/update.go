@@ -3,11 +3,13 @@ package bgp
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
@@ -24,13 +26,14 @@ func maxPrefix(family bgp.RouteFamily) int {
 	return 1 + 16
 }
 
-// A ledger is what one session has told its router, and how: attributes differ with the peer, with our address in the
+// A ledger is what one session has told its router (RFC 4271's Adj-RIB-Out), and how: attributes differ with the peer, with our address in the
 // session, and with what the router understands.
 type ledger struct {
 	peer  loadbalancer.Peer
 	terms terms
 	hops  hops
 
+	mu   sync.Mutex // for told, which others than the session may read
 	told map[netip.Prefix]*entry
 	// round counts the comparisons with the table.
 	round uint64
@@ -82,6 +85,15 @@ func newLedger(peer loadbalancer.Peer, t terms, h hops) *ledger {
 	}
 }
 
+// prefixes adds to all what the router knows. Anybody may call it.
+func (l *ledger) prefixes(all map[netip.Prefix]bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for p := range l.told {
+		all[p] = true
+	}
+}
+
 // move changes the next hops.
 func (l *ledger) move(h hops) {
 	l.hops = h
@@ -92,6 +104,8 @@ func (l *ledger) move(h hops) {
 // are, and enters them in the ledger. Of the families in again, also what the router knows already is sent. The error says
 // which route cannot be sent; all others are.
 func (l *ledger) update(routes []loadbalancer.Route, again ...bgp.RouteFamily) (messages []byte, n int, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.round++
 	if len(l.spelled) > 2*len(l.told)+64 {
 		clear(l.spelled) // mostly attributes of long ago
@@ -103,12 +117,15 @@ func (l *ledger) update(routes []loadbalancer.Route, again ...bgp.RouteFamily) (
 		if !slices.Contains(l.terms.families, family) || !r.For(l.peer.Name) {
 			continue
 		}
+		e := l.told[r.Prefix]
 		attributes, problem := l.spell(r)
 		if problem != nil {
 			err = problem
+			if e != nil && errors.Is(problem, errTooLong) {
+				e.round = l.round // what the router knows is better than nothing
+			}
 			continue
 		}
-		e := l.told[r.Prefix]
 		switch {
 		case e == nil:
 			l.told[r.Prefix] = &entry{attributes, l.round}
@@ -147,6 +164,9 @@ func familyOf(prefix netip.Prefix) bgp.RouteFamily {
 	return bgp.RF_IPv6_UC
 }
 
+// errTooLong is what no configuration leads to that Parse accepts. Speakers also read those of other versions.
+var errTooLong = errors.New("a BGP message")
+
 // spell returns the path attributes of r as they go on the wire.
 func (l *ledger) spell(r *loadbalancer.Route) (attributes, error) {
 	key := append(l.scratch[:0], byte(r.Prefix.Addr().BitLen()))
@@ -175,8 +195,8 @@ func (l *ledger) spell(r *loadbalancer.Route) (attributes, error) {
 			s.attributes, s.err = encodeAttributes(l.peer, l.terms.as4, family, hop.addr, r)
 		}
 		if s.attributes.len() > maxMessage-updateLen-maxPrefix(family) {
-			s.err = fmt.Errorf("its attributes take %d bytes, and a BGP message has only %d: use fewer communities",
-				s.attributes.len(), maxMessage)
+			s.err = fmt.Errorf("its attributes take %d bytes, and %w has only %d: use fewer communities",
+				s.attributes.len(), errTooLong, maxMessage)
 		}
 		l.spelled[string(key)] = s
 	}
@@ -282,6 +302,12 @@ func weigh(asn uint32, weight uint16, large []loadbalancer.LargeCommunity) []loa
 	return slices.Compact(weighed)
 }
 
+// reserve appends room for a length, to be written by patch once what it measures has been appended.
+func reserve(b []byte) (longer []byte, at int) { return append(b, 0, 0), len(b) }
+
+// patch writes how many bytes have followed what was reserved.
+func patch(b []byte, at int) { binary.BigEndian.PutUint16(b[at:], uint16(len(b)-at-2)) }
+
 // appendAnnouncements appends UPDATEs for all changes, which are sorted by attributes: one message for as many prefixes
 // with the same attributes as it holds.
 func appendAnnouncements(b []byte, changed []change) ([]byte, int) {
@@ -289,8 +315,6 @@ func appendAnnouncements(b []byte, changed []change) ([]byte, int) {
 	for len(changed) > 0 {
 		attributes := changed[0].attributes
 		start, longest := len(b), maxPrefix(familyOf(changed[0].prefix))
-		b = append(appendHeader(b, bgp.BGP_MSG_UPDATE), 0, 0, 0, 0)
-		begin := len(b)
 		// appendPrefixes appends as many as fit before what is still to come.
 		appendPrefixes := func(toCome int) {
 			for len(changed) > 0 && changed[0].attributes == attributes && len(b)-start+longest+toCome <= maxMessage {
@@ -298,14 +322,18 @@ func appendAnnouncements(b []byte, changed []change) ([]byte, int) {
 				changed = changed[1:]
 			}
 		}
+		var all, reach int
+		b = append(appendHeader(b, bgp.BGP_MSG_UPDATE), 0, 0) // nothing is withdrawn
+		b, all = reserve(b)
 		if attributes.reach != "" {
 			// First of all attributes, as RFC 7606 §5.1 wants it.
-			b = append(append(b, optionalLong, byte(bgp.BGP_ATTR_TYPE_MP_REACH_NLRI), 0, 0), attributes.reach...)
+			b, reach = reserve(append(b, optionalLong, byte(bgp.BGP_ATTR_TYPE_MP_REACH_NLRI)))
+			b = append(b, attributes.reach...)
 			appendPrefixes(len(attributes.others))
-			binary.BigEndian.PutUint16(b[begin+2:], uint16(len(b)-begin-4))
+			patch(b, reach)
 		}
 		b = append(b, attributes.others...)
-		binary.BigEndian.PutUint16(b[begin-2:], uint16(len(b)-begin))
+		patch(b, all)
 		if attributes.reach == "" {
 			appendPrefixes(0)
 		}
@@ -323,24 +351,26 @@ func appendWithdrawals(b []byte, gone []netip.Prefix) ([]byte, int) {
 	messages := 0
 	for len(gone) > 0 {
 		start, family := len(b), familyOf(gone[0])
+		appendPrefixes := func(toCome int) {
+			for len(gone) > 0 && familyOf(gone[0]) == family && len(b)-start+maxPrefix(family)+toCome <= maxMessage {
+				b = appendPrefix(b, gone[0])
+				gone = gone[1:]
+			}
+		}
+		var all, unreach int
 		b = appendHeader(b, bgp.BGP_MSG_UPDATE)
-		toCome := 2 // the length of no attributes
-		if family != bgp.RF_IPv4_UC {
-			b = append(append(b, 0, 0, 0, 0, optionalLong, byte(bgp.BGP_ATTR_TYPE_MP_UNREACH_NLRI), 0, 0), family3(family)...)
-			toCome = 0
+		if family == bgp.RF_IPv4_UC {
+			b, all = reserve(b)
+			appendPrefixes(2)
+			patch(b, all)
+			b = append(b, 0, 0) // no attributes
 		} else {
-			b = append(b, 0, 0)
-		}
-		for len(gone) > 0 && familyOf(gone[0]) == family && len(b)-start+maxPrefix(family)+toCome <= maxMessage {
-			b = appendPrefix(b, gone[0])
-			gone = gone[1:]
-		}
-		if family != bgp.RF_IPv4_UC {
-			binary.BigEndian.PutUint16(b[start+updateLen-2:], uint16(len(b)-start-updateLen))
-			binary.BigEndian.PutUint16(b[start+updateLen+2:], uint16(len(b)-start-updateLen-4))
-		} else {
-			binary.BigEndian.PutUint16(b[start+headerLen:], uint16(len(b)-start-headerLen-2))
-			b = append(b, 0, 0)
+			b, all = reserve(append(b, 0, 0)) // nothing stands where IPv4 prefixes would
+			b, unreach = reserve(append(b, optionalLong, byte(bgp.BGP_ATTR_TYPE_MP_UNREACH_NLRI)))
+			b = append(b, family3(family)...)
+			appendPrefixes(0)
+			patch(b, unreach)
+			patch(b, all)
 		}
 		setLength(b[start:])
 		messages++
@@ -368,11 +398,11 @@ func family3(family bgp.RouteFamily) []byte {
 // endOfRIB says that the initial table of the family is complete (RFC 4724 §2): routers that kept routes from before a
 // restart now forget those that were not in it.
 func endOfRIB(family bgp.RouteFamily) []byte {
-	b := append(appendHeader(nil, bgp.BGP_MSG_UPDATE), 0, 0, 0, 0)
+	b, all := reserve(append(appendHeader(nil, bgp.BGP_MSG_UPDATE), 0, 0))
 	if family != bgp.RF_IPv4_UC {
 		b = append(append(b, 0x80, byte(bgp.BGP_ATTR_TYPE_MP_UNREACH_NLRI), 3), family3(family)...)
-		binary.BigEndian.PutUint16(b[updateLen-2:], uint16(len(b)-updateLen))
 	}
+	patch(b, all)
 	setLength(b)
 	return b
 }

@@ -254,7 +254,7 @@ func TestServicesOfOthersKeepTheirFinalizer(t *testing.T) {
 			for _, name := range theirs {
 				_, err := lab.create(ctx, name, append(c.theirs, func(svc *corev1.Service) { svc.Finalizers = []string{finalizer} })...)
 				must(t, err)
-				// Theirs has an address that is also one of ours: nobody but them minds.
+				// Theirs shows an address that is also one of ours: it is taken.
 				_, err = lab.change(ctx, name, `{"status":{"loadBalancer":{"ingress":[{"ip":"10.0.0.0"}]}}}`, "status")
 				must(t, err)
 			}
@@ -269,14 +269,14 @@ func TestServicesOfOthersKeepTheirFinalizer(t *testing.T) {
 				must(t, err)
 				must(t, lab.shows(ctx, name, addr))
 			}
-			serve("default/ours", "10.0.0.0")
+			serve("default/ours", "10.0.0.1")
 			_, err = lab.change(ctx, "default/changes-back", `{"spec":{"type":"LoadBalancer","loadBalancerClass":"`+otherClass+`"}}`)
 			must(t, err)
 			_, err = lab.change(ctx, "default/stays", `{"metadata":{"labels":{"a":"b"},"annotations":{"metallb.universe.tf/address-pool":"p"}}}`)
 			must(t, err)
-			serve("default/ours-too", "10.0.0.1")
+			serve("default/ours-too", "10.0.0.2")
 			must(t, lab.delete(ctx, "default/changes"))
-			serve("default/the-last", "10.0.0.2")
+			serve("default/the-last", "10.0.0.3")
 			writes, err := lab.Requests(ctx, 0, func(r kubernetes.Request) bool {
 				return r.User == controllerUser && r.Writes() && (r.Resource == "services" && !strings.HasPrefix(r.Name, "ours") && !strings.HasPrefix(r.Name, "the"))
 			})

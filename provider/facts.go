@@ -1,0 +1,178 @@
+package provider
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
+)
+
+// passwordSecret is where speakers find the passwords of peers with a password-key.
+const passwordSecret = "metallb-bgp-auth"
+
+// facts are what a text is judged by beside the addresses in use: the Nodes, and which keys of the Secret have a value. Of
+// either the process keeps no more than that.
+type facts struct {
+	cloud     *Cloud
+	name      string // of the Secret, with its namespace
+	factories []informers.SharedInformerFactory
+	nodes     cache.SharedIndexInformer
+	secret    cache.SharedIndexInformer
+}
+
+// newFacts rings when a verdict may be another one.
+func newFacts(client kubernetes.Interface, namespace string, c *Cloud, ring func()) (*facts, error) {
+	nodes := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trimNode))
+	secret := oneObject(client, namespace, passwordSecret, trimSecret)
+	f := &facts{
+		cloud:     c,
+		name:      namespace + "/" + passwordSecret,
+		factories: []informers.SharedInformerFactory{nodes, secret},
+		nodes:     nodes.Core().V1().Nodes().Informer(),
+		secret:    secret.Core().V1().Secrets().Informer(),
+	}
+	_, err := f.nodes.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
+		AddFunc: func(object any, initially bool) {
+			if !initially { // a start tells nobody
+				f.seeNode(nil, object)
+			}
+			ring()
+		},
+		UpdateFunc: func(before, object any) {
+			was, wasNode := before.(*corev1.Node)
+			is, isNode := object.(*corev1.Node)
+			if !wasNode || !isNode || maps.Equal(was.Labels, is.Labels) && maps.Equal(was.Annotations, is.Annotations) && slices.Equal(was.Status.Addresses, is.Status.Addresses) {
+				return // most of the time it only says that it is alive
+			}
+			f.seeNode(before, object)
+			ring()
+		},
+		DeleteFunc: func(any) { ring() },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch nodes: %w", err)
+	}
+	_, err = f.secret.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { ring() },
+		UpdateFunc: func(any, any) { ring() },
+		DeleteFunc: func(any) { ring() },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch the passwords' secret: %w", err)
+	}
+	return f, nil
+}
+
+// trimNode keeps what a verdict needs.
+func trimNode(object any) (any, error) {
+	node, ok := object.(*corev1.Node)
+	if !ok {
+		return object, nil
+	}
+	kept := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion, Labels: node.Labels, Annotations: node.Annotations}}
+	for _, a := range node.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			kept.Status.Addresses = append(kept.Status.Addresses, a)
+		}
+	}
+	return kept, nil
+}
+
+// trimSecret keeps which keys have a value, and no value.
+func trimSecret(object any) (any, error) {
+	secret, ok := object.(*corev1.Secret)
+	if !ok {
+		return object, nil
+	}
+	kept := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: secret.Namespace, Name: secret.Name, UID: secret.UID, ResourceVersion: secret.ResourceVersion}, Data: map[string][]byte{}}
+	for key, value := range secret.Data {
+		if len(value) > 0 {
+			kept.Data[key] = []byte{1}
+		}
+	}
+	return kept, nil
+}
+
+// now returns the facts as they are known.
+func (f *facts) now() loadbalancer.Facts {
+	known := loadbalancer.Facts{NodesKnown: f.nodes.HasSynced(), KeysKnown: f.secret.HasSynced(), Keys: map[string]bool{}}
+	for _, object := range f.nodes.GetStore().List() {
+		if node, ok := object.(*corev1.Node); ok {
+			known.Nodes = append(known.Nodes, loadbalancer.Node{Name: node.Name, Labels: node.Labels, Annotations: node.Annotations, InternalIPs: addressesOf(node)})
+		}
+	}
+	slices.SortFunc(known.Nodes, func(a, b loadbalancer.Node) int { return cmp.Compare(a.Name, b.Name) })
+	if object, ok, err := f.secret.GetStore().GetByKey(f.name); err == nil && ok {
+		if secret, ok := object.(*corev1.Secret); ok {
+			for key := range secret.Data {
+				known.Keys[key] = true
+			}
+		}
+	}
+	return known
+}
+
+func addressesOf(node *corev1.Node) (all []netip.Addr) {
+	for _, a := range node.Status.Addresses {
+		if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+			all = append(all, addr.Unmap())
+		}
+	}
+	return all
+}
+
+// seeNode warns where a Node comes to have an annotation that means nothing, or to show an address that a Service holds. The
+// Service keeps it: any kubelet can claim one.
+func (f *facts) seeNode(before, object any) {
+	node, ok := object.(*corev1.Node)
+	if !ok {
+		return
+	}
+	was, _ := before.(*corev1.Node)
+	if typos := service.UnknownOnNode(node.Annotations); len(typos) > 0 && f.cloud.leads() && (was == nil || !slices.Equal(typos, service.UnknownOnNode(was.Annotations))) {
+		f.cloud.record.Eventf(node, corev1.EventTypeWarning, "UnknownAnnotation", "%s", strings.Join(typos, "; "))
+	}
+	for _, addr := range addressesOf(node) {
+		if was != nil && slices.Contains(addressesOf(was), addr) {
+			continue
+		}
+		for _, svc := range f.cloud.holdersOf(addr) {
+			f.cloud.record.Eventf(svc, corev1.EventTypeWarning, "AddressConflict",
+				"%s is Node %s's own address, too: this Service keeps it; give the Node another, or take it out of the pool and renumber", addr, node.Name)
+		}
+	}
+}
+
+// leads reports whether this process decides.
+func (c *Cloud) leads() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ready && !c.frozen
+}
+
+// holdersOf returns the Services of ours that hold an address.
+func (c *Cloud) holdersOf(addr netip.Addr) (all []*corev1.Service) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ready || c.frozen {
+		return nil
+	}
+	for _, h := range c.ledger.allocator.Holders(addr) {
+		if e := c.ledger.entries[types.UID(h.UID)]; e != nil {
+			all = append(all, e.service)
+		}
+	}
+	return all
+}

@@ -1,0 +1,182 @@
+package service
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+)
+
+// What users may write on a Service, after either prefix.
+const (
+	AnnotationPool    = "address-pool"
+	AnnotationAddress = "loadBalancerIPs"
+	AnnotationShare   = "allow-shared-ip"
+)
+
+// prefixes of annotations mean the same.
+var prefixes = []string{"metallb.universe.tf/", "metallb.io/"}
+
+// Request reads what the Service asks for.
+func Request(svc *corev1.Service) loadbalancer.Request {
+	r := loadbalancer.Request{
+		UID:         string(svc.UID),
+		Service:     Name(svc),
+		Namespace:   svc.Namespace,
+		Created:     svc.CreationTimestamp.Unix(),
+		Labels:      svc.Labels,
+		AllFamilies: svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack,
+		Families:    familiesOf(svc),
+	}
+	invalid := func(err error) {
+		if r.Invalid == nil {
+			r.Invalid = err
+		}
+	}
+	var err error
+	if r.Pool, _, err = Annotation(svc.Annotations, AnnotationPool); err != nil {
+		invalid(err)
+	}
+	key, _, err := Annotation(svc.Annotations, AnnotationShare)
+	if err != nil {
+		invalid(err)
+	}
+	r.Terms = termsOf(svc, key)
+	if r.Addrs, err = addressesOf(svc); err != nil {
+		invalid(err)
+	}
+	for _, addr := range r.Addrs {
+		if f := loadbalancer.FamilyOf(addr); !slices.Contains(r.Families, f) {
+			invalid(fmt.Errorf("the Service asks for %s, which is %s, and spec.ipFamilies is %v: change one of the two", addr, f, r.Families))
+		}
+	}
+	return r
+}
+
+// familiesOf returns the IP versions that the Service has. The API server has filled them in.
+func familiesOf(svc *corev1.Service) (all []loadbalancer.Family) {
+	for _, f := range svc.Spec.IPFamilies {
+		switch f {
+		case corev1.IPv4Protocol:
+			all = append(all, loadbalancer.IPv4)
+		case corev1.IPv6Protocol:
+			all = append(all, loadbalancer.IPv6)
+		}
+	}
+	if len(all) == 0 {
+		return []loadbalancer.Family{loadbalancer.IPv4}
+	}
+	return all
+}
+
+// termsOf returns what must fit so that the Service can share an address.
+func termsOf(svc *corev1.Service, key string) loadbalancer.Terms {
+	t := loadbalancer.Terms{Key: key, NotReady: svc.Spec.PublishNotReadyAddresses}
+	for _, p := range svc.Spec.Ports {
+		port := loadbalancer.Port{Protocol: string(cmp.Or(p.Protocol, corev1.ProtocolTCP)), Number: uint16(p.Port)}
+		if !slices.Contains(t.Ports, port) {
+			t.Ports = append(t.Ports, port)
+		}
+	}
+	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
+		// With Cluster, every node serves every Service. With Local only those do that run its pods.
+		if t.Backend = "pods " + selectorInWords(svc.Spec.Selector); len(svc.Spec.Selector) == 0 {
+			t.Backend = loadbalancer.UnknownPods
+		}
+	}
+	return t
+}
+
+// selectorInWords writes labels in an order that depends on nothing.
+func selectorInWords(selector map[string]string) string {
+	var all []string
+	for _, key := range slices.Sorted(maps.Keys(selector)) {
+		all = append(all, key+"="+selector[key])
+	}
+	return strings.Join(all, ",")
+}
+
+// addressesOf returns the addresses that the Service asks for by name.
+func addressesOf(svc *corev1.Service) ([]netip.Addr, error) {
+	written, where, err := Annotation(svc.Annotations, AnnotationAddress)
+	if err != nil {
+		return nil, err
+	}
+	var all []netip.Addr
+	if written != "" {
+		for text := range strings.SplitSeq(written, ",") {
+			addr, err := address("annotation "+where, strings.TrimSpace(text))
+			if err != nil {
+				return nil, err
+			}
+			for _, other := range all {
+				if other.Is4() == addr.Is4() {
+					return nil, fmt.Errorf("annotation %s: %q has two addresses of one IP version: write one of each at most", where, Short(written))
+				}
+			}
+			all = append(all, addr)
+		}
+	}
+	if svc.Spec.LoadBalancerIP == "" {
+		return all, nil
+	}
+	field, err := address("spec.loadBalancerIP", svc.Spec.LoadBalancerIP)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(all) == 0:
+		return []netip.Addr{field}, nil
+	case !slices.Contains(all, field):
+		return nil, fmt.Errorf("spec.loadBalancerIP asks for %s, and annotation %s for %s: remove one of the two", field, where, Short(written))
+	}
+	return all, nil
+}
+
+// Annotation returns what the user wrote under either prefix, and the annotation's full name.
+func Annotation(annotations map[string]string, name string) (found, where string, err error) {
+	if len(annotations) == 0 {
+		return "", "", nil
+	}
+	for _, prefix := range prefixes {
+		text := strings.TrimSpace(annotations[prefix+name])
+		if text == "" {
+			continue
+		}
+		if found != "" && found != text {
+			return found, where, fmt.Errorf("annotations %s and %s%s differ: remove one of the two", where, prefix, name)
+		}
+		if found == "" {
+			found, where = text, prefix+name
+		}
+	}
+	return found, where, nil
+}
+
+// address reads one address.
+func address(where, text string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(text)
+	if err != nil || addr.Zone() != "" {
+		return netip.Addr{}, fmt.Errorf("%s: %q is not one IP address: write one, or remove it", where, Short(text))
+	}
+	return addr.Unmap(), nil
+}
+
+// mostOfAText is how much of a user's text is quoted to its author.
+const mostOfAText = 60
+
+// Short cuts a user's text for a message.
+func Short(text string) string { return Cut(text, mostOfAText) }
+
+// Cut cuts a text to so many bytes.
+func Cut(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
+}
