@@ -436,7 +436,7 @@ func (c *Cloud) lost() {
 }
 
 // Stop lets another replica lead: no address is given away any more, what is being written is written, and the Lease is
-// given up. It returns when that is done.
+// given up. It returns when that is done, and users were told what they were to hear.
 func (c *Cloud) Stop() {
 	c.mu.Lock()
 	c.frozen = true
@@ -449,6 +449,7 @@ func (c *Cloud) Stop() {
 	fence.Close()
 	resign()
 	<-c.resigned
+	c.events.flush()
 }
 
 // Name is the controller's, in logs and on /healthz.

@@ -125,6 +125,8 @@ const (
 	// Events wait until no status was written for this long, since users wait for those, but not longer than that.
 	statusesRest     = 100 * time.Millisecond
 	eventsWaitAtMost = 30 * time.Second
+	// eventsFlush is how long the end of the process waits for them. Kubernetes kills it after half a minute.
+	eventsFlush = 10 * time.Second
 )
 
 // events is a queue of what users are to hear. It has room for one event of each reason about each object: of two, the later
@@ -136,9 +138,11 @@ type events struct {
 	names  atomic.Int64 // makes names of events differ that are made at one time
 	bell   chan struct{}
 
-	mu    sync.Mutex        // guards the rest
-	queue []*queued         // in the order in which they are written
-	line  map[about]*queued // the same
+	mu      sync.Mutex        // guards the rest
+	queue   []*queued         // in the order in which they are written
+	line    map[about]*queued // the same
+	writing bool              // one that is in the queue no more
+	ending  bool              // there will be no later time to write them
 }
 
 // about is what one event is kept of.
@@ -195,7 +199,7 @@ func (q *events) add(e *corev1.Event) {
 func (q *events) next() (x *queued) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.queue) == 0 {
+	if q.writing = len(q.queue) > 0; !q.writing {
 		return nil
 	}
 	x, q.queue = q.queue[0], q.queue[1:]
@@ -216,6 +220,28 @@ func (q *events) again(x *queued) {
 	}
 }
 
+// waits reports whether the event should wait for statuses that are being written.
+func (q *events) waits(x *queued) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !q.ending && time.Since(x.since) < eventsWaitAtMost && time.Since(time.Unix(0, q.status.Load())) < statusesRest
+}
+
+// flush waits until everything in the queue is written, now that the process ends, but not for ever.
+func (q *events) flush() {
+	q.mu.Lock()
+	q.ending = true
+	q.mu.Unlock()
+	for began := time.Now(); time.Since(began) < eventsFlush; time.Sleep(10 * time.Millisecond) {
+		q.mu.Lock()
+		written := len(q.queue) == 0 && !q.writing
+		q.mu.Unlock()
+		if written {
+			return
+		}
+	}
+}
+
 // wrote takes note of a status that is being written.
 func (q *events) wrote() { q.status.Store(time.Now().UnixNano()) }
 
@@ -231,7 +257,7 @@ func (q *events) run(ctx context.Context, sink typedcorev1.EventInterface) {
 			}
 			continue
 		}
-		for ctx.Err() == nil && time.Since(x.since) < eventsWaitAtMost && time.Since(time.Unix(0, q.status.Load())) < statusesRest {
+		for ctx.Err() == nil && q.waits(x) {
 			pause(ctx, statusesRest)
 		}
 		if err := write(ctx, sink, correlator, x); err != nil && ctx.Err() == nil {

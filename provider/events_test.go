@@ -156,6 +156,18 @@ func TestNoEventIsLost(t *testing.T) {
 		<-time.After(time.Second)
 		synctest.Wait()
 		all := strings.Join(written(), "\n")
+		q.wrote()
+		q.Eventf(web, "Normal", "Renumbered", "10.0.0.2 became 10.9.0.2 of pool vip")
+		began := time.Now()
+		if q.flush(); !strings.Contains(strings.Join(written(), "\n"), "web Renumbered") || time.Since(began) > statusesRest/2 {
+			t.Errorf("at the end of the process, an event waited behind statuses, or was lost, after %s", time.Since(began))
+		}
+		refuses.Store(true)
+		q.Eventf(web, "Normal", "Renumbered", "10.9.0.2 became 10.0.0.2 of pool vip")
+		began = time.Now()
+		if q.flush(); time.Since(began) > 11*time.Second {
+			t.Errorf("the process did not end for %s because of an event that cannot be written", time.Since(began))
+		}
 		if !strings.Contains(all, "AddressNotInPool xxx") || strings.Contains(all, strings.Repeat("x", 1001)) {
 			t.Error("a long event is not there, or not cut")
 		}

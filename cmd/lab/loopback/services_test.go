@@ -187,7 +187,15 @@ func (l *Lab) probe(ctx context.Context) error {
 	if err := Until(ctx, "the probe to be served", func(ctx context.Context) error {
 		svc, err := l.service(ctx, "probe/probe")
 		if err == nil && shown(svc) == "" {
-			err = fmt.Errorf("it has no address")
+			return fmt.Errorf("it has no address")
+		}
+		if err != nil {
+			return err
+		}
+		// Events are written one after the other, behind statuses.
+		events, err := l.API.CoreV1().Events("probe").List(ctx, metav1.ListOptions{FieldSelector: "reason=IPAllocated,involvedObject.uid=" + string(svc.UID)})
+		if err == nil && len(events.Items) == 0 {
+			err = fmt.Errorf("nobody was told of its address")
 		}
 		return err
 	}); err != nil {
