@@ -290,6 +290,9 @@ func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again
 		}
 		next.problems = problems
 		a.refuse(user, next, against)
+		if len(against.Waits) > 0 {
+			return watchIsWell, nil
+		}
 		return 0, nil
 	}
 	return 0, a.admit(ctx, user, text, next, verdict)

@@ -424,6 +424,45 @@ func TestWhatAVerdictNeedsAndCannotReadLetsATextWait(t *testing.T) {
 	})
 }
 
+// The permission to read Nodes goes while we run, and comes back.
+func TestATextWaitsWhileNodesCannotBeReadAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := text("vip 10.0.0.0/30") + "peers:\n- {peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64501}\n"
+		client := fake.NewClientset(configMap("config", map[string]string{"config": first}), configMap("config-admitted", map[string]string{"config": first, "hash": hashOf(first), "admitted-at": "1999-12-31T23:00:00Z"}),
+			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
+		var refused atomic.Bool
+		var current atomic.Pointer[watch.FakeWatcher]
+		no := apierrors.NewForbidden(corev1.Resource("nodes"), "", errors.New("no"))
+		client.PrependReactor("list", "nodes", func(k8stesting.Action) (bool, runtime.Object, error) { return refused.Load(), nil, no })
+		client.PrependWatchReactor("nodes", func(k8stesting.Action) (bool, watch.Interface, error) {
+			if refused.Load() {
+				return true, nil, no
+			}
+			w := watch.NewFake()
+			current.Store(w)
+			return true, w, nil
+		})
+		c := convene(t, client, "")
+		defer c.end()
+		<-time.After(graceOfReading)
+
+		refused.Store(true)
+		current.Load().Stop()
+		<-time.After(time.Minute)
+		other := first + "- {peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64501}\n"
+		c.write(other)
+		if events := strings.Join(c.book.take(), "\n"); !strings.Contains(events, "cannot read nodes: let it list and watch them") || c.stored()["config"] != first || !c.stale() {
+			t.Errorf("events %s", events)
+		}
+		refused.Store(false)
+		<-time.After(2 * time.Minute)
+		synctest.Wait()
+		if c.stored()["config"] != other {
+			t.Error("Nodes can be read again, and the text still waits")
+		}
+	})
+}
+
 // Any kubelet can write into its Node's status: what it claims is not handed out, and not taken from who has it.
 func TestANodesOwnAddressIsNotHandedOutAndNotTakenAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

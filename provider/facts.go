@@ -2,13 +2,17 @@ package provider
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
@@ -28,24 +32,49 @@ type facts struct {
 	cloud     *Cloud
 	name      string // of the Secret, with its namespace
 	factories []informers.SharedInformerFactory
-	nodes     cache.SharedIndexInformer
-	secret    cache.SharedIndexInformer
+	nodes     readable
+	secret    readable
+}
+
+// A readable knows whether we may read what its informer has.
+type readable struct {
+	cache.SharedIndexInformer
+	refused *atomic.Int64 // when that was refused last, in nanoseconds; 0 if it was read since
+}
+
+func newReadable(informer cache.SharedIndexInformer) (readable, error) {
+	r := readable{informer, &atomic.Int64{}}
+	return r, informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, reflector *cache.Reflector, err error) {
+		if apierrors.IsForbidden(err) {
+			r.refused.Store(time.Now().UnixNano())
+		}
+		cache.DefaultWatchErrorHandler(ctx, reflector, err)
+	})
+}
+
+// read is told of everything that was read, and reports whether that had been refused.
+func (r readable) read() (again bool) { return r.refused.Swap(0) != 0 }
+
+// known reports whether the informer has what there is. If nothing is there to be read, that shows in that nobody refuses it.
+func (r readable) known() bool {
+	return r.HasSynced() && time.Since(time.Unix(0, r.refused.Load())) > watchIsWell
 }
 
 // newFacts rings when a verdict may be another one.
 func newFacts(client kubernetes.Interface, namespace string, c *Cloud, ring func()) (*facts, error) {
 	nodes := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trimNode))
 	secret := oneObject(client, namespace, passwordSecret, trimSecret)
-	f := &facts{
-		cloud:     c,
-		name:      namespace + "/" + passwordSecret,
-		factories: []informers.SharedInformerFactory{nodes, secret},
-		nodes:     nodes.Core().V1().Nodes().Informer(),
-		secret:    secret.Core().V1().Secrets().Informer(),
+	f := &facts{cloud: c, name: namespace + "/" + passwordSecret, factories: []informers.SharedInformerFactory{nodes, secret}}
+	var err error
+	if f.nodes, err = newReadable(nodes.Core().V1().Nodes().Informer()); err != nil {
+		return nil, fmt.Errorf("watch nodes: %w", err)
 	}
-	_, err := f.nodes.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
+	if f.secret, err = newReadable(secret.Core().V1().Secrets().Informer()); err != nil {
+		return nil, fmt.Errorf("watch the passwords' secret: %w", err)
+	}
+	_, err = f.nodes.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(object any, initially bool) {
-			if !initially { // a start tells nobody
+			if f.nodes.read(); !initially { // a start tells nobody
 				f.seeNode(nil, object)
 			}
 			ring()
@@ -53,7 +82,7 @@ func newFacts(client kubernetes.Interface, namespace string, c *Cloud, ring func
 		UpdateFunc: func(before, object any) {
 			was, wasNode := before.(*corev1.Node)
 			is, isNode := object.(*corev1.Node)
-			if !wasNode || !isNode || maps.Equal(was.Labels, is.Labels) && maps.Equal(was.Annotations, is.Annotations) && slices.Equal(was.Status.Addresses, is.Status.Addresses) {
+			if again := f.nodes.read(); !wasNode || !isNode || !again && maps.Equal(was.Labels, is.Labels) && maps.Equal(was.Annotations, is.Annotations) && slices.Equal(was.Status.Addresses, is.Status.Addresses) {
 				return // most of the time it only says that it is alive
 			}
 			f.seeNode(before, object)
@@ -64,10 +93,14 @@ func newFacts(client kubernetes.Interface, namespace string, c *Cloud, ring func
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
 	}
+	secretChanged := func() {
+		f.secret.read()
+		ring()
+	}
 	_, err = f.secret.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { ring() },
-		UpdateFunc: func(any, any) { ring() },
-		DeleteFunc: func(any) { ring() },
+		AddFunc:    func(any) { secretChanged() },
+		UpdateFunc: func(any, any) { secretChanged() },
+		DeleteFunc: func(any) { secretChanged() },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch the passwords' secret: %w", err)
@@ -107,7 +140,7 @@ func trimSecret(object any) (any, error) {
 
 // now returns the facts as they are known.
 func (f *facts) now() loadbalancer.Facts {
-	known := loadbalancer.Facts{NodesKnown: f.nodes.HasSynced(), KeysKnown: f.secret.HasSynced(), Keys: map[string]bool{}}
+	known := loadbalancer.Facts{NodesKnown: f.nodes.known(), KeysKnown: f.secret.known(), Keys: map[string]bool{}}
 	for _, object := range f.nodes.GetStore().List() {
 		if node, ok := object.(*corev1.Node); ok {
 			known.Nodes = append(known.Nodes, loadbalancer.Node{Name: node.Name, Labels: node.Labels, Annotations: node.Annotations, InternalIPs: addressesOf(node)})
