@@ -19,6 +19,7 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/tools/reference"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
@@ -55,46 +56,33 @@ func (c quietCore) Services(namespace string) typedcorev1.ServiceInterface {
 	return guarded{c.CoreV1Interface.Services(namespace), c.cloud, namespace}
 }
 
-func (c quietCore) Events(namespace string) typedcorev1.EventInterface {
-	return quietEvents{c.CoreV1Interface.Events(namespace), c.cloud.events}
+func (c quietCore) Events(string) typedcorev1.EventInterface {
+	return quietEvents{queue: c.cloud.events}
 }
 
 // quietEvents puts the service controller's events into our queue, and drops the noise. Whether one is new or repeats another
 // is found out again when it is written.
 type quietEvents struct {
-	typedcorev1.EventInterface
-	queue *events
+	typedcorev1.EventInterface // nil: the service controller calls no other method
+	queue                      *events
 }
 
-func (q quietEvents) add(e *corev1.Event) (*corev1.Event, error) {
+// CreateWithEventNamespace takes an event.
+func (q quietEvents) CreateWithEventNamespace(e *corev1.Event) (*corev1.Event, error) {
 	if e.Type != corev1.EventTypeNormal || !noise[e.Reason] {
 		q.queue.add(e)
 	}
 	return e, nil
 }
 
-func (q quietEvents) CreateWithEventNamespace(e *corev1.Event) (*corev1.Event, error) {
-	return q.add(e)
-}
-
-func (q quietEvents) CreateWithEventNamespaceWithContext(_ context.Context, e *corev1.Event) (*corev1.Event, error) {
-	return q.add(e)
-}
-
+// UpdateWithEventNamespace takes an event that repeats another.
 func (q quietEvents) UpdateWithEventNamespace(e *corev1.Event) (*corev1.Event, error) {
-	return q.add(e)
+	return q.CreateWithEventNamespace(e)
 }
 
-func (q quietEvents) UpdateWithEventNamespaceWithContext(_ context.Context, e *corev1.Event) (*corev1.Event, error) {
-	return q.add(e)
-}
-
+// PatchWithEventNamespace takes an event that repeats another.
 func (q quietEvents) PatchWithEventNamespace(e *corev1.Event, _ []byte) (*corev1.Event, error) {
-	return q.add(e)
-}
-
-func (q quietEvents) PatchWithEventNamespaceWithContext(_ context.Context, e *corev1.Event, _ []byte) (*corev1.Event, error) {
-	return q.add(e)
+	return q.CreateWithEventNamespace(e)
 }
 
 // quiet returns a logger without the lines in which the events package repeats each event: they are in the cluster.
@@ -129,20 +117,18 @@ const (
 	eventsFlush = 10 * time.Second
 )
 
-// events is a queue of what users are to hear. It has room for one event of each reason about each object: of two, the later
-// counts. The recorder of client-go has room for a thousand, and drops the rest.
+// events are what users are to hear: one event of each reason about each object, since of two the later counts. The recorder
+// of client-go has room for a thousand, and drops the rest.
 type events struct {
 	source corev1.EventSource
-	// status is when a status was written last, in nanoseconds.
-	status atomic.Int64
+	status atomic.Int64 // when a status was written last, in nanoseconds
 	names  atomic.Int64 // makes names of events differ that are made at one time
-	bell   chan struct{}
+	ending atomic.Bool  // there will be no later time to write them
+	queue  *workqueue.Typed[about]
+	ended  chan struct{} // closed when nobody writes any more
 
-	mu      sync.Mutex        // guards the rest
-	queue   []*queued         // in the order in which they are written
-	line    map[about]*queued // the same
-	writing bool              // one that is in the queue no more
-	ending  bool              // there will be no later time to write them
+	mu     sync.Mutex // guards the rest
+	queued map[about]*queued
 }
 
 // about is what one event is kept of.
@@ -153,7 +139,6 @@ type about struct {
 }
 
 type queued struct {
-	about
 	event *corev1.Event
 	since time.Time
 	// result is what the correlator made of it, which counts every question; nil before the first attempt.
@@ -161,7 +146,7 @@ type queued struct {
 }
 
 func newEvents() *events {
-	return &events{source: corev1.EventSource{Component: "metallb-controller"}, bell: make(chan struct{}, 1), line: map[about]*queued{}}
+	return &events{source: corev1.EventSource{Component: "metallb-controller"}, queue: workqueue.NewTyped[about](), ended: make(chan struct{}), queued: map[about]*queued{}}
 }
 
 // Eventf tells of an object.
@@ -180,66 +165,15 @@ func (q *events) Eventf(object runtime.Object, kind, reason, format string, args
 }
 
 func (q *events) add(e *corev1.Event) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
 	key := about{e.InvolvedObject.UID, e.InvolvedObject.Namespace + "/" + e.InvolvedObject.Name, e.Reason}
-	if there := q.line[key]; there != nil {
-		there.event, there.result = e, nil
-		return
-	}
-	x := &queued{about: key, event: e, since: time.Now()}
-	q.queue, q.line[key] = append(q.queue, x), x
-	select {
-	case q.bell <- struct{}{}:
-	default:
-	}
-}
-
-// next takes the first event out of the queue; nil if there is none.
-func (q *events) next() (x *queued) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.writing = len(q.queue) > 0; !q.writing {
-		return nil
+	since := time.Now()
+	if earlier := q.queued[key]; earlier != nil {
+		since = earlier.since
 	}
-	x, q.queue = q.queue[0], q.queue[1:]
-	delete(q.line, x.about)
-	return x
-}
-
-// again puts an event back that could not be written, unless it is too old or a later one is there.
-func (q *events) again(x *queued) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	switch {
-	case q.line[x.about] != nil:
-	case time.Since(x.since) > eventsLast:
-		eventsDropped.Inc()
-	default:
-		q.queue, q.line[x.about] = append([]*queued{x}, q.queue...), x
-	}
-}
-
-// waits reports whether the event should wait for statuses that are being written.
-func (q *events) waits(x *queued) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return !q.ending && time.Since(x.since) < eventsWaitAtMost && time.Since(time.Unix(0, q.status.Load())) < statusesRest
-}
-
-// flush waits until everything in the queue is written, now that the process ends, but not for ever.
-func (q *events) flush() {
-	q.mu.Lock()
-	q.ending = true
-	q.mu.Unlock()
-	for began := time.Now(); time.Since(began) < eventsFlush; time.Sleep(10 * time.Millisecond) {
-		q.mu.Lock()
-		written := len(q.queue) == 0 && !q.writing
-		q.mu.Unlock()
-		if written {
-			return
-		}
-	}
+	q.queued[key] = &queued{event: e, since: since}
+	q.queue.Add(key)
 }
 
 // wrote takes note of a status that is being written.
@@ -247,24 +181,51 @@ func (q *events) wrote() { q.status.Store(time.Now().UnixNano()) }
 
 // run writes events until ctx ends.
 func (q *events) run(ctx context.Context, sink typedcorev1.EventInterface) {
+	defer close(q.ended)
+	defer context.AfterFunc(ctx, q.queue.ShutDown)()
 	correlator := record.NewEventCorrelator(clock.RealClock{})
-	for ctx.Err() == nil {
-		x := q.next()
-		if x == nil {
-			select {
-			case <-ctx.Done():
-			case <-q.bell:
-			}
-			continue
+	for {
+		key, ends := q.queue.Get()
+		if ends {
+			return
 		}
-		for ctx.Err() == nil && q.waits(x) {
+		q.mu.Lock()
+		x := q.queued[key]
+		delete(q.queued, key)
+		q.mu.Unlock()
+		for ctx.Err() == nil && !q.ending.Load() && time.Since(x.since) < eventsWaitAtMost && time.Since(time.Unix(0, q.status.Load())) < statusesRest {
 			pause(ctx, statusesRest)
 		}
-		if err := write(ctx, sink, correlator, x); err != nil && ctx.Err() == nil {
-			klog.V(2).InfoS("Cannot write an event yet", "object", x.name, "reason", x.reason, "why", err)
-			q.again(x)
+		if err := write(ctx, sink, correlator, x); err != nil {
+			klog.V(2).InfoS("Cannot write an event yet", "object", key.name, "reason", key.reason, "why", err)
+			q.again(key, x)
 			pause(ctx, eventsRetry)
 		}
+		q.queue.Done(key)
+	}
+}
+
+// again puts an event back that could not be written, unless it is too old or a later one is there.
+func (q *events) again(key about, x *queued) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.queued[key] != nil:
+	case time.Since(x.since) > eventsLast:
+		eventsDropped.Inc()
+	default:
+		q.queued[key] = x
+		q.queue.Add(key)
+	}
+}
+
+// flush waits until everything in the queue is written, now that the process ends, but not for ever.
+func (q *events) flush() {
+	q.ending.Store(true)
+	q.queue.ShutDown()
+	select {
+	case <-q.ended:
+	case <-time.After(eventsFlush):
 	}
 }
 

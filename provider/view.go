@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -166,9 +165,7 @@ func (v *viewed) Requeue(svc *corev1.Service) {
 }
 
 // Lister returns the lister of what is in view.
-func (v *viewed) Lister() corelisters.ServiceLister {
-	return viewedLister{v.ServiceInformer.Lister(), v.view}
-}
+func (v *viewed) Lister() corelisters.ServiceLister { return viewedLister{from: v} }
 
 // Informer returns the informer with its ways to add a handler watched.
 func (v *viewed) Informer() cache.SharedIndexInformer {
@@ -233,30 +230,24 @@ func (h viewedHandler) OnUpdate(before, after any) {
 
 func (h viewedHandler) OnDelete(object any) { h.to.OnDelete(object) }
 
+// A viewedLister can do what the service controller needs: to get one Service.
 type viewedLister struct {
 	corelisters.ServiceLister
-	view *view
-}
-
-func (l viewedLister) List(selector labels.Selector) ([]*corev1.Service, error) {
-	return l.view.all(l.ServiceLister.List(selector))
+	from *viewed
 }
 
 func (l viewedLister) Services(namespace string) corelisters.ServiceNamespaceLister {
-	return viewedNamespaceLister{l.ServiceLister.Services(namespace), l.view}
+	return viewedNamespaceLister{all: l.from.ServiceInformer.Lister().Services(namespace), view: l.from.view}
 }
 
 type viewedNamespaceLister struct {
 	corelisters.ServiceNamespaceLister
+	all  corelisters.ServiceNamespaceLister
 	view *view
 }
 
-func (l viewedNamespaceLister) List(selector labels.Selector) ([]*corev1.Service, error) {
-	return l.view.all(l.ServiceNamespaceLister.List(selector))
-}
-
 func (l viewedNamespaceLister) Get(name string) (*corev1.Service, error) {
-	svc, err := l.ServiceNamespaceLister.Get(name)
+	svc, err := l.all.Get(name)
 	if err != nil {
 		return nil, err
 	}
@@ -264,13 +255,4 @@ func (l viewedNamespaceLister) Get(name string) (*corev1.Service, error) {
 		return nil, apierrors.NewNotFound(corev1.Resource("services"), name)
 	}
 	return svc, nil
-}
-
-func (v *view) all(services []*corev1.Service, err error) (seen []*corev1.Service, _ error) {
-	for _, svc := range services {
-		if svc := v.of(svc); svc != nil {
-			seen = append(seen, svc)
-		}
-	}
-	return seen, err
 }
