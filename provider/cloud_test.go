@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/cache"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/api"
@@ -217,6 +218,7 @@ func TestStoppingGivesUpTheLeaseAfterWhatIsUnderWay(t *testing.T) {
 	c.fence = &fence{next: server}
 	ctx, cancel := context.WithCancel(t.Context())
 	c.resign = cancel
+	go c.events.run(t.Context(), fake.NewClientset().CoreV1().Events(""))
 	go func() { // the candidate
 		<-ctx.Done()
 		close(c.resigned)

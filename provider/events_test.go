@@ -164,7 +164,7 @@ func TestNoEventIsLost(t *testing.T) {
 
 // A process that is told to end has said what was to be said, and ends all the same if nobody listens.
 func TestEventsAreWrittenBeforeTheProcessEnds(t *testing.T) {
-	for answer, within := range map[error]time.Duration{nil: statusesRest / 2, errors.New("not now"): eventsFlush} {
+	for answer, within := range map[error]time.Duration{nil: statusesRest, errors.New("not now"): eventsFlush} {
 		synctest.Test(t, func(t *testing.T) {
 			client := fake.NewClientset()
 			var written atomic.Int64
@@ -175,7 +175,13 @@ func TestEventsAreWrittenBeforeTheProcessEnds(t *testing.T) {
 			q, done := newEvents(), make(chan struct{})
 			ctx, cancel := context.WithCancel(t.Context())
 			go func() { q.run(ctx, client.CoreV1().Events("")); close(done) }()
-			q.wrote() // a moment ago
+			go func() { // somebody writes statuses
+				for ctx.Err() == nil {
+					q.wrote()
+					pause(ctx, statusesRest/10)
+				}
+			}()
+			synctest.Wait()
 			for i := range 100 {
 				q.Eventf(aService(t, fmt.Sprintf("shop/web%d", i)), "Normal", "Renumbered", "10.0.0.2 became 10.9.0.2 of pool vip")
 			}

@@ -3,13 +3,18 @@ package provider
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	componentbaseconfig "k8s.io/component-base/config"
 )
 
 // A doorplate is a lock that says who holds it, and counts how often it is read. While it is broken it says nothing.
@@ -159,4 +164,68 @@ func TestAClosingFenceWaitsForWhatIsUnderWayAndRefusesTheRest(t *testing.T) {
 		t.Errorf("after the closing: %v", err)
 	}
 	f.Close() // once more does no harm
+}
+
+// A mortal is a lock that counts renewals, until it is killed.
+type mortal struct {
+	resourcelock.Interface
+	killed   atomic.Bool
+	renewals atomic.Int64
+}
+
+func (m *mortal) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	if m.killed.Load() {
+		return errors.New("it was killed")
+	}
+	m.renewals.Add(1)
+	return m.Interface.Update(ctx, record)
+}
+
+// Whatever the chance that lets candidates look at different times: after the leader was killed, another leads within ten
+// seconds, by the flags' defaults. Meanwhile the leader renews the Lease once a second, and not more often.
+func TestAnotherLeadsWithinTenSecondsOfAKill(t *testing.T) {
+	election := componentbaseconfig.LeaderElectionConfiguration{ResourceName: "metallb-controller"}
+	election.LeaseDuration.Duration, election.RenewDeadline.Duration, election.RetryPeriod.Duration = 8*time.Second, 5*time.Second, time.Second
+	client := fake.NewClientset()
+	for range 30 {
+		synctest.Test(t, func(t *testing.T) {
+			lives := &mortal{}
+			leads := map[string]chan struct{}{"first": make(chan struct{}), "second": make(chan struct{})}
+			var running sync.WaitGroup
+			ctx, end := context.WithCancel(t.Context())
+			begin := func(name string) {
+				lock, err := resourcelock.New(resourcelock.LeasesResourceLock, "metallb-system", election.ResourceName, nil, client.CoordinationV1(), resourcelock.ResourceLockConfig{Identity: name})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if name == "first" {
+					lives.Interface, lock = lock, lives
+				}
+				elector, err := (&lease{Interface: lock}).elector(election, func(context.Context) { close(leads[name]) })
+				if err != nil {
+					t.Fatal(err)
+				}
+				running.Go(func() { elector.Run(ctx) })
+				synctest.Wait()
+			}
+			begin("first")
+			<-leads["first"]
+			begin("second")
+			<-time.After(10*time.Second + time.Duration(rand.Int64N(int64(time.Second))))
+			if n := lives.renewals.Load(); n < 9 || n > 12 {
+				t.Errorf("it was renewed %d times in ten seconds", n)
+			}
+			began := time.Now()
+			lives.killed.Store(true)
+			<-leads["second"]
+			if took := time.Since(began); took > 10*time.Second || took < 7*time.Second {
+				t.Errorf("another led after %s", took)
+			}
+			end()
+			running.Wait()
+			if err := client.CoordinationV1().Leases("metallb-system").Delete(context.Background(), election.ResourceName, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
 }

@@ -23,7 +23,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/tools/pager"
 	"k8s.io/client-go/transport"
@@ -195,18 +194,7 @@ func (g *gate) elect(ctx context.Context, election componentbaseconfig.LeaderEle
 		}
 		return *found.Spec.HolderIdentity, nil
 	}}
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock:            g.cloud.lease,
-		LeaseDuration:   election.LeaseDuration.Duration,
-		RenewDeadline:   election.RenewDeadline.Duration,
-		RetryPeriod:     election.RetryPeriod.Duration,
-		ReleaseOnCancel: true,
-		Name:            election.ResourceName,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: lead,
-			OnStoppedLeading: func() {},
-		},
-	})
+	elector, err := g.cloud.lease.elector(election, lead)
 	if err != nil {
 		return fmt.Errorf("leader election: %w", err)
 	}
