@@ -93,6 +93,11 @@ fresh: ## make demo and make test in a clean clone with empty caches and, as roo
 bench: ## benchmarks of the hot paths
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+bench-controller: build ## whole controller managers: a burst beside a reference, a takeover, and a leader under load for ten minutes
+	cd cmd/lab && $(GO) test -run '^$$' -timeout 60m -v -bench 'ABurst' -benchtime 3x ./loopback
+	cd cmd/lab && $(GO) test -run '^$$' -timeout 60m -v -bench 'Takeover' -benchtime 10x ./loopback
+	cd cmd/lab && $(GO) test -run '^$$' -timeout 60m -v -bench 'ALeaderUnderLoad' -benchtime 10x ./loopback
+
 fuzz: ## every fuzz target for FUZZTIME (60s)
 	@for package in $$($(GO) list ./...); do \
 	  for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
@@ -104,4 +109,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help compiler routers race build images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench fuzz fmt
+.PHONY: help compiler routers race build images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench bench-controller fuzz fmt

@@ -40,8 +40,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return hall(ctx, out)
 	case len(args) == 2 && args[0] == "build":
 		return datacentre.Make(ctx, args[1], out)
+	case len(args) == 2 && args[0] == "floor":
+		return loopback.Floor(ctx, args[1])
 	}
-	return fmt.Errorf("say what to do: lab demo, lab up, lab datacentre, or lab build DIR")
+	return fmt.Errorf("say what to do: lab demo, lab up, lab datacentre, lab build DIR, or lab floor KUBECONFIG")
 }
 
 // within brings up a lab in which everything runs, and ends it.

@@ -31,7 +31,7 @@ import (
 
 // start brings up a lab for one test. At its end, nothing that our programs asked for may have been forbidden: they have
 // the permissions that we ship.
-func start(t *testing.T, o Options) *Lab {
+func start(t testing.TB, o Options) *Lab {
 	t.Helper()
 	o.Progress = t.Output()
 	lab, err := Start(t.Context(), o)
@@ -68,7 +68,7 @@ func start(t *testing.T, o Options) *Lab {
 }
 
 // must ends the test on an error.
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +79,7 @@ func must(t *testing.T, err error) {
 var quickElection = []string{"--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=500ms"}
 
 // configure puts a text in force.
-func configure(t *testing.T, lab *Lab, text string) {
+func configure(t testing.TB, lab *Lab, text string) {
 	t.Helper()
 	must(t, lab.write(t.Context(), text))
 	must(t, lab.Admitted(t.Context(), text))
