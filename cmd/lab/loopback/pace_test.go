@@ -132,7 +132,7 @@ func BenchmarkABurstOfServices(b *testing.B) {
 			func() (*kubernetes.Process, error) {
 				p, err := lab.StartController(ctx)
 				if err == nil {
-					err = lab.write(ctx, "address-pools: [{name: big, cidr: [10.0.0.0/16]}]")
+					err = lab.write(ctx, "address-pools:\n"+probePool+"- {name: big, cidr: [10.0.0.0/16]}\n")
 				}
 				if err == nil {
 					err = lab.probe(ctx)
