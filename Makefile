@@ -98,6 +98,9 @@ bench-controller: build ## whole controller managers: a burst beside a reference
 	cd cmd/lab && $(GO) test -run '^$$' -timeout 60m -v -bench 'Takeover' -benchtime 10x ./loopback
 	cd cmd/lab && $(GO) test -run '^$$' -timeout 60m -v -bench 'ALeaderUnderLoad' -benchtime 10x ./loopback
 
+bench-lab: build ## whole speakers in clusters of LAB_SIZES Services, beside a reference that watches the same objects
+	cd cmd/lab && $(GO) test -run '^$$' -timeout 120m -v -bench 'ASpeakerInACrowd' -benchtime 1x ./loopback
+
 fuzz: ## every fuzz target for FUZZTIME (60s)
 	@for package in $$($(GO) list ./...); do \
 	  for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
@@ -109,4 +112,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help compiler routers race build images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench bench-controller fuzz fmt
+.PHONY: help compiler routers race build images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench bench-controller bench-lab fuzz fmt
