@@ -271,7 +271,8 @@ func (l *Lab) expose(ctx context.Context, service Service) error {
 	ready, port := true, int32(80)
 	object := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: service.Name},
-		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: port}}},
+		// There are 2,768 node ports in the cluster, and nobody here uses them.
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: port}}, AllocateLoadBalancerNodePorts: new(bool)},
 	}
 	for family, kind := range families {
 		object.Spec.IPFamilies = append(object.Spec.IPFamilies, family)

@@ -21,13 +21,13 @@ import (
 const patience = 90 * time.Second
 
 // needNetwork skips a test where no network can be had.
-func needNetwork(t *testing.T) {
+func needNetwork(t testing.TB) {
 	t.Helper()
 	suite.Need(t, network.Missing())
 }
 
 // start brings up a lab for one test. At its end, nothing that a speaker asked for may have been forbidden, and none may have crashed.
-func start(t *testing.T) *Lab {
+func start(t testing.TB) *Lab {
 	t.Helper()
 	needNetwork(t)
 	lab := made(Start(t.Context(), t.Output()))(t)
@@ -41,7 +41,7 @@ func start(t *testing.T) *Lab {
 }
 
 // nothingForbidden demands that these users were allowed everything that they asked for.
-func nothingForbidden(t *testing.T, lab *Lab, users ...string) {
+func nothingForbidden(t testing.TB, lab *Lab, users ...string) {
 	t.Helper()
 	forbidden, err := lab.Cluster.Requests(context.Background(), lab.forgiven, func(r kubernetes.Request) bool {
 		return r.Code == 403 && slices.Contains(users, r.User)
@@ -54,7 +54,7 @@ func nothingForbidden(t *testing.T, lab *Lab, users ...string) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -62,8 +62,8 @@ func must(t *testing.T, err error) {
 }
 
 // made is what a test needs and cannot do without.
-func made[T any](made T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
+func made[T any](made T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
 		t.Helper()
 		must(t, err)
 		return made
@@ -71,7 +71,7 @@ func made[T any](made T, err error) func(*testing.T) T {
 }
 
 // eventually waits until there is no problem any more.
-func eventually(t *testing.T, what string, problem func(context.Context) error) {
+func eventually(t testing.TB, what string, problem func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -94,7 +94,7 @@ type site struct {
 	speakers []*kubernetes.Process
 }
 
-func build(t *testing.T) *site {
+func build(t testing.TB) *site {
 	t.Helper()
 	lab := start(t)
 	s := &site{Lab: lab, lan: made(lab.Network.Switch("lan"))(t)}
@@ -116,7 +116,7 @@ func build(t *testing.T) *site {
 	return s
 }
 
-func (s *site) speak(t *testing.T, env ...string) *kubernetes.Process {
+func (s *site) speak(t testing.TB, env ...string) *kubernetes.Process {
 	t.Helper()
 	p := made(s.StartSpeaker(s.node, env))(t)
 	s.speakers = append(s.speakers, p)
@@ -124,7 +124,7 @@ func (s *site) speak(t *testing.T, env ...string) *kubernetes.Process {
 }
 
 // frr plugs in a FRR, which lets the node in.
-func (s *site) frr(t *testing.T, name string, addr netip.Addr, asn uint32) *network.FRR {
+func (s *site) frr(t testing.TB, name string, addr netip.Addr, asn uint32) *network.FRR {
 	t.Helper()
 	host := made(s.lan.Host(name, addr.String()+"/24", sixth(addr)+"/64"))(t)
 	return made(host.FRR(t.Context(), fmt.Sprintf(`
@@ -146,7 +146,7 @@ router bgp %d
 }
 
 // bird plugs in a BIRD, which lets the node in.
-func (s *site) bird(t *testing.T, name string, addr netip.Addr, asn uint32) *network.BIRD {
+func (s *site) bird(t testing.TB, name string, addr netip.Addr, asn uint32) *network.BIRD {
 	t.Helper()
 	host := made(s.lan.Host(name, addr.String()+"/24", sixth(addr)+"/64"))(t)
 	return made(host.BIRD(t.Context(), fmt.Sprintf(`
@@ -195,7 +195,7 @@ func pools(more string) string {
 }
 
 // exposeMany creates Services with so many addresses of each family in all, and returns where routers shall send packets to.
-func (s *site) exposeMany(t *testing.T, addresses int) map[netip.Prefix]netip.Addr {
+func (s *site) exposeMany(t testing.TB, addresses int) map[netip.Prefix]netip.Addr {
 	t.Helper()
 	const each = 100
 	want := map[netip.Prefix]netip.Addr{}
@@ -217,7 +217,7 @@ func (s *site) exposeMany(t *testing.T, addresses int) map[netip.Prefix]netip.Ad
 }
 
 // sends waits until a router's kernel sends packets exactly there.
-func sends(t *testing.T, r network.Router, want map[netip.Prefix]netip.Addr) {
+func sends(t testing.TB, r network.Router, want map[netip.Prefix]netip.Addr) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%s to have %d routes", r, len(want)), func(ctx context.Context) error {
 		got, err := r.Routes(ctx)
@@ -237,7 +237,7 @@ func sends(t *testing.T, r network.Router, want map[netip.Prefix]netip.Addr) {
 }
 
 // upAnew waits until a session is up, another one than before, and has told everything.
-func upAnew(t *testing.T, r network.Router, before network.Session) network.Session {
+func upAnew(t testing.TB, r network.Router, before network.Session) network.Session {
 	t.Helper()
 	var now network.Session
 	eventually(t, fmt.Sprintf("a session with %s after %q", r, before.History), func(ctx context.Context) (err error) {
@@ -251,7 +251,7 @@ func upAnew(t *testing.T, r network.Router, before network.Session) network.Sess
 }
 
 // session is as it is now.
-func session(t *testing.T, r network.Router) network.Session {
+func session(t testing.TB, r network.Router) network.Session {
 	t.Helper()
 	return made(r.Session(t.Context(), node4))(t)
 }
@@ -275,7 +275,7 @@ func lines(paths []router.Path) []string {
 }
 
 // knows waits until a router's table is as wanted.
-func knows(t *testing.T, r network.Router, want []router.Path) {
+func knows(t testing.TB, r network.Router, want []router.Path) {
 	t.Helper()
 	wanted := lines(want)
 	eventually(t, fmt.Sprintf("%s to know %d routes", r, len(want)), func(ctx context.Context) error {
@@ -311,7 +311,7 @@ func sorted[T any](m map[netip.Prefix]T) []netip.Prefix {
 }
 
 // record records the routes of routers.
-func record(t *testing.T, routers ...network.Router) map[network.Router]*network.Recorder {
+func record(t testing.TB, routers ...network.Router) map[network.Router]*network.Recorder {
 	t.Helper()
 	recorders := map[network.Router]*network.Recorder{}
 	for _, r := range routers {
@@ -321,7 +321,7 @@ func record(t *testing.T, routers ...network.Router) map[network.Router]*network
 }
 
 // events are those from the n-th on.
-func events(t *testing.T, r *network.Recorder, n int) []network.Event {
+func events(t testing.TB, r *network.Recorder, n int) []network.Event {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -329,7 +329,7 @@ func events(t *testing.T, r *network.Recorder, n int) []network.Event {
 }
 
 // quiet demands that nothing happened to the routes of routers.
-func quiet(t *testing.T, recorders map[network.Router]*network.Recorder, meanwhile string) {
+func quiet(t testing.TB, recorders map[network.Router]*network.Recorder, meanwhile string) {
 	t.Helper()
 	for r, recorder := range recorders {
 		if all := events(t, recorder, 0); len(all) > 0 {
@@ -339,7 +339,7 @@ func quiet(t *testing.T, recorders map[network.Router]*network.Recorder, meanwhi
 }
 
 // ended waits until a process has ended.
-func ended(t *testing.T, p *kubernetes.Process) {
+func ended(t testing.TB, p *kubernetes.Process) {
 	t.Helper()
 	select {
 	case <-p.Done():
