@@ -2,7 +2,6 @@ package loadbalancer
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -41,7 +40,7 @@ const communityRule = "write two numbers up to 65535, as in 64500:1, or large:64
 // communities returns what each name stands for: nothing, if its definition was reported.
 func (r *reader) communities(v value) map[string]string {
 	defined := maps.Clone(wellKnown)
-	entries, _ := r.entries(v, func(name string) string { return name })
+	entries, _ := r.entries(v, nil)
 	for _, e := range entries {
 		r.named(e.key, "community")
 		text, ok := r.text(e.value)
@@ -58,8 +57,8 @@ func (r *reader) communities(v value) map[string]string {
 
 // isCommunity reports whether a community is written out, and notes zeros in front of its numbers.
 func (r *reader) isCommunity(v value) bool {
-	numbers, ok := parseCommunity(v.node.Value)
-	if plain := written(numbers); ok && plain != v.node.Value {
+	_, ok := parseCommunity(v.node.Value)
+	if plain := frontZeros.ReplaceAllString(v.node.Value, "$1$2"); ok && plain != v.node.Value {
 		r.doubt(v, "community "+v.node.Value, netipx.IPRange{}, "has a number with a zero in front: write %s", plain)
 	}
 	return ok
@@ -82,16 +81,7 @@ func parseCommunity(text string) (numbers []uint32, ok bool) {
 	return numbers, len(numbers) == count
 }
 
-// written writes a community's numbers as parseCommunity reads them.
-func written(numbers []uint32) string {
-	text := strings.Trim(strings.ReplaceAll(fmt.Sprint(numbers), " ", ":"), "[]")
-	if len(numbers) == 3 {
-		text = "large:" + text
-	}
-	return text
-}
-
-func (r *reader) advertisement(v value, narrowest []span, defined map[string]string, peers nameList) Advertisement {
+func (r *reader) advertisement(v value, narrowest []span, defined map[string]string, peers map[string]value) Advertisement {
 	f, _ := r.fields(v, advertisementKeys)
 	a := Advertisement{
 		AggregationLength:   int(r.number(f["aggregation-length"], 0, 32, 32)),
@@ -135,8 +125,8 @@ func (r *reader) advertisement(v value, narrowest []span, defined map[string]str
 			size, maxCommunities, maxCommunities/4, maxCommunities/12)
 	}
 	for item, name := range r.words(f["peers"], "write the name of a peer") {
-		if _, known := peers.first[name]; !known {
-			r.stranger(item, "is the name of no peer", maps.Keys(peers.first), "write the name of one of peers")
+		if _, known := peers[name]; !known {
+			r.stranger(item, "is the name of no peer", maps.Keys(peers), "write the name of one of peers")
 		}
 		a.Peers = append(a.Peers, name)
 	}

@@ -50,13 +50,18 @@ var (
 )
 
 // Operators come with other texts in their clipboard. Of a mapping with one of these keys, only that is said.
-var wrappings = []struct{ key, remedy string }{
-	{"data", "this is a whole ConfigMap: keep only what stands under data.config in it"},
-	{"config", "keep only what stands under this key"},
-	{"configInline", "keep only what stands under this key"}, // of MetalLB's Helm chart
-	{"kind", "this is an object of Kubernetes, and none is read here: write what it says as keys of this configuration"},
-	{"apiVersion", "this is an object of Kubernetes, and none is read here: write what it says as keys of this configuration"},
+var wrappings = map[string]string{
+	"apiVersion":   wholeObject,
+	"kind":         wholeObject,
+	"data":         wholeObject,
+	"config":       onlyBelow,
+	"configInline": onlyBelow, // of MetalLB's Helm chart
 }
+
+const (
+	wholeObject = "this is a whole object of Kubernetes: of a ConfigMap, keep only what stands under data.config; of another, write what it says as keys of this configuration"
+	onlyBelow   = "is not a key of this configuration: keep only what stands under it"
+)
 
 // Fields of MetalLB's custom resources that are like no key of ours. Source: MetalLB's api, up to v0.15.
 var foreign = map[string]string{
@@ -95,29 +100,28 @@ func (r *reader) unknownKey(at value, possible []key) {
 		return
 	}
 	written := at.node.Value
-	advice, sure := foreign[written]
-	if hidden, ok := unseen(written); ok {
-		advice, sure = "it "+hidden, true
-	}
+	advice := r.suggest(written, names(possible), "remove it")
 	for _, p := range places {
-		if !sure && !knows(possible, written) && knows(p.keys, written) {
-			advice, sure = "it belongs to "+p.what, true
+		if !knows(possible, written) && knows(p.keys, written) {
+			advice = ": it belongs to " + p.what
 		}
 	}
-	if sure {
-		r.problem(at, "is not a key of this configuration: %s", advice)
-	} else {
-		r.problem(at, "is not a key of this configuration%s", r.suggest(written, names(possible), "remove it"))
+	if remedy, ok := foreign[written]; ok {
+		advice = ": " + remedy
 	}
+	if hidden, ok := unseen(written); ok {
+		advice = ": it " + hidden
+	}
+	r.problem(at, "is not a key of this configuration%s", advice)
 }
 
-func lookup(keys []key, written string) (key, bool) {
+func lookup(keys []key, written string) key {
 	for _, k := range keys {
 		if written == k.name || k.synonym != "" && written == k.synonym {
-			return k, true
+			return k
 		}
 	}
-	return key{}, false
+	return key{}
 }
 
 // knows reports whether one of the keys is the one written, however that is hyphenated.

@@ -43,7 +43,7 @@ func ParseAdmitted(text []byte) (config *Config, ignored int, err error) {
 }
 
 func (r *reader) config(text []byte) *Config {
-	r.source, r.secrets, r.secretLines = text, map[string]bool{}, map[int]bool{}
+	r.source, r.secrets, r.secretLines, r.again = text, map[string]bool{}, map[int]bool{}, map[string]*int{}
 	if len(text) > MaxSize {
 		r.problems = Problems{{Text: fmt.Sprintf("the configuration is longer than %d KiB: name ranges instead of single addresses", MaxSize>>10)}}
 		return nil
@@ -113,14 +113,6 @@ var (
 	unknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
 )
 
-// What to do about some of the YAML library's errors, by how they begin.
-var syntaxRemedies = []struct{ error, remedy string }{
-	{"found character that cannot start any token", "indent with spaces instead of tabs, and put a value that begins with @, ` or % into quotes"},
-	{"found a tab", "indent with spaces"},
-	{"did not find expected key", "align the line with those before it"},
-	{"did not find expected '-'", "align the line with those before it"},
-}
-
 // syntax turns an error of the YAML library into one of ours.
 func (r *reader) syntax(err error) Problem {
 	what, line := strings.TrimPrefix(err.Error(), "yaml: "), 1 // the library does not mention the first line
@@ -143,10 +135,13 @@ func (r *reader) syntax(err error) Problem {
 			return strings.Contains(line, "*"+m[1])
 		}))
 	}
-	for _, known := range syntaxRemedies {
-		if strings.HasPrefix(what, known.error) {
-			what += ": " + known.remedy
-		}
+	switch {
+	case strings.HasPrefix(what, "found character that cannot start any token"):
+		what += ": indent with spaces instead of tabs, and put a value that begins with @, ` or % into quotes"
+	case strings.HasPrefix(what, "found a tab"):
+		what += ": indent with spaces"
+	case strings.HasPrefix(what, "did not find expected key"), strings.HasPrefix(what, "did not find expected '-'"):
+		what += ": align the line with those before it"
 	}
 	// Where the text ends too early, the library counts one line too many.
 	line = min(line, 1+bytes.Count(bytes.TrimRight(r.source, "\n"), []byte("\n")))
@@ -168,14 +163,9 @@ func lineOf(text []byte, begin int) int {
 	if len(text) > most {
 		return begin + 1
 	}
-	ends := []int{}
-	for i, c := range text {
-		if c == '\n' || i == len(text)-1 {
-			ends = append(ends, i+1)
-		}
-	}
-	return 1 + sort.Search(len(ends)-1, func(i int) bool {
-		decoder := yaml.NewDecoder(bytes.NewReader(text[:ends[i]]))
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	return 1 + sort.Search(len(lines)-1, func(i int) bool {
+		decoder := yaml.NewDecoder(bytes.NewReader(bytes.Join(lines[:i+1], nil)))
 		for {
 			var document yaml.Node
 			if err := decoder.Decode(&document); err != nil {

@@ -498,17 +498,17 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 		{"peer-address missing", "peers:\n- peer-asn: 100\n  my-asn: 42\n",
 			`line 2: peers[0].peer-address: is missing: write the router's IP address (column 3: "peer-asn: 100")`},
 		{"peer-address is a name", "peers:\n- {peer-address: tor.example.com, peer-asn: 100, my-asn: 42}\n",
-			`line 2: peers[0].peer-address: "tor.example.com" is not an IP address: write the router's address, not its name (column 18)`},
+			`line 2: peers[0].peer-address: "tor.example.com" is not an IP address that a router can have: write the router's own, and no name (column 18)`},
 		{"peer-address is everybody", "peers:\n- {peer-address: 0.0.0.0, peer-asn: 100, my-asn: 42}\n",
-			`line 2: peers[0].peer-address: "0.0.0.0" is not an address that a router can have: write the router's own (column 18)`},
+			`line 2: peers[0].peer-address: "0.0.0.0" is not an IP address that a router can have: write the router's own, and no name (column 18)`},
 		{"peer-address is a multicast group", "peers:\n- {peer-address: 224.0.0.5, peer-asn: 100, my-asn: 42}\n",
-			`line 2: peers[0].peer-address: "224.0.0.5" is not an address that a router can have: write the router's own (column 18)`},
+			`line 2: peers[0].peer-address: "224.0.0.5" is not an IP address that a router can have: write the router's own, and no name (column 18)`},
 		{"peer-address is a list", "peers:\n- {peer-address: [10.0.0.1], peer-asn: 100, my-asn: 42}\n",
 			`line 2: peers[0].peer-address: a list does not belong here: write a single value (column 18: "[10.0.0.1], peer-asn: 100, my-asn: 42}")`},
 		{"peer-address is link-local without interface", "peers:\n- {peer-address: \"fe80::1\", peer-asn: 100, my-asn: 42}\n",
 			`line 2: peers[0].peer-address: "fe80::1" is link-local: add the interface, as in fe80::1%eth0 (column 18)`},
 		{"peer-address is IPv4 as IPv6", "peers:\n- {peer-address: \"::ffff:10.0.0.1\", peer-asn: 100, my-asn: 42}\n",
-			`line 2: peers[0].peer-address: "::ffff:10.0.0.1" is not an address that a router can have: write the router's own (column 18)`},
+			`line 2: peers[0].peer-address: "::ffff:10.0.0.1" is not an IP address that a router can have: write the router's own, and no name (column 18)`},
 		{"peer-asn missing", "peers:\n- {peer-address: 10.0.0.1, my-asn: 42}\n",
 			`line 2: peers[0].peer-asn: is missing: write the router's AS number (column 3: "{peer-address: 10.0.0.1, my-asn: 42}")`},
 		{"peer-asn 0", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 0, my-asn: 42}\n",
@@ -920,7 +920,7 @@ peers:
 		line 7: address-pools[0].advertisements[0].aggregation-length: "40" is not possible here: use a whole number from 0 to 32 (column 41)
 		line 7: address-pools[0].advertisements[0].peers[0]: "b" is the name of no peer: write the name of one of peers (column 53)
 		line 9: communities.vpn: "1234" is not a community: write two numbers up to 65535, as in 64500:1, or large:64500:1:2 (column 8)
-		line 11: peers[0].peer-address: "a" is not an IP address: write the router's address, not its name (column 17)
+		line 11: peers[0].peer-address: "a" is not an IP address that a router can have: write the router's own, and no name (column 17)
 		line 14: peers[1].peer-asn: is missing: write the router's AS number (column 3: "peer-address: 10.0.0.1")
 		line 14: peers[1].my-asn: is missing: write the AS number of your cluster (column 3: "peer-address: 10.0.0.1")
 		line 15: peers[1].hold-time: "1s" is too short: use 0 or at least 3s (column 14)`)
@@ -1012,6 +1012,15 @@ func TestPasswordsNeverStandInAnError(t *testing.T) {
 		pool("password: hunter2", "advertisements: [{peers: [hunter2], communities: [hunter2]}]"),
 		"peers:\n- name: x\n   password: hunter2\n",
 		"{peers: [{password: hunter2}], password: hunter2",
+		"{peers: [{password: foo\n hunter2, name:\n}]}",
+		"peers:\n- {hold-tme: 9s, password: hunter2}\n",
+		"peers:\n- hold-tme: [hunter2]\n  password: hunter2\n",
+		"password:\n- \"hun\\x74er2\"\n- - hunter2\n",
+		"peers:\n- password: |\n    foo\n    hunter2\n   x: hunter2\n",
+		"peers:\n- password: 'foo\n    hunter2: x: hunter2\n",
+		"peers:\n- password: foo\n    hunter2: hunter2\n",
+		"peers:\n- password: \"foo\nhunter2\" hunter2: x\n",
+		"a: [password: foo\nhunter2\n",
 	}
 	accepted := 0
 	for _, text := range texts {

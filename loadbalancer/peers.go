@@ -21,16 +21,8 @@ var (
 	restartTime   = period{time.Second, 4095 * time.Second, false, "1s to 4095s"} // 12 bits (RFC 4724 §3)
 )
 
-// A nameList says where names stand, and finds those that stand twice.
-type nameList struct {
-	noun  string
-	first map[string]value
-}
-
-func newNames(noun string) nameList { return nameList{noun, map[string]value{}} }
-
-// name reads the name of an item.
-func (r *reader) name(list nameList, item, v value) string {
+// name reads the name of an item, and notes in names where it stands.
+func (r *reader) name(names map[string]value, noun string, item, v value) string {
 	name, ok := r.text(v)
 	if ok && name == "" {
 		r.problem(v, "is empty: write a name")
@@ -38,18 +30,18 @@ func (r *reader) name(list nameList, item, v value) string {
 	if name == "" {
 		return ""
 	}
-	r.named(v, list.noun)
-	if before, twice := list.first[name]; twice {
-		r.problem(item, "%s is a %s named %s as well: give one of them another name", place(before), list.noun, r.quote(v))
-	} else {
-		list.first[name] = item
+	r.named(v, noun)
+	if before, twice := names[name]; twice {
+		r.problem(item, "%s is a %s named %s as well: give one of them another name", place(before), noun, r.quote(v))
+		return name
 	}
+	names[name] = item
 	return name
 }
 
 // peers adds the peers to the configuration and returns where each name stands.
-func (r *reader) peers(config *Config, list value) nameList {
-	names := newNames("peer")
+func (r *reader) peers(config *Config, list value) map[string]value {
+	names := map[string]value{}
 	items := r.items(list)
 	for _, item := range items {
 		config.Peers = append(config.Peers, r.peer(item, names))
@@ -64,14 +56,32 @@ func (r *reader) peers(config *Config, list value) nameList {
 			r.warn(items[i], "is the same router as %s: a node that has both speaks to the first only: keep one, or give them node-selectors that select different nodes", place(items[j]))
 		}
 	}
-	// A name that somebody wrote goes before one that we make up.
-	last, equals := map[netip.Addr]int{}, map[string]value{}
-	for i, p := range config.Peers {
-		if p.Name == "" && p.Addr.IsValid() {
-			r.nameAfterAddress(&config.Peers[i], items[i], names, last, equals)
-		}
-	}
+	r.nameAfterAddresses(config.Peers, items, names)
 	return names
+}
+
+// nameAfterAddresses gives each peer without a name that of its address. MetalLB knows no names, and its configurations may have
+// several sessions with one router, from different nodes or to different ports: 10.0.0.1, 10.0.0.1#2 and so on. A name that
+// somebody wrote goes before one that we make up.
+func (r *reader) nameAfterAddresses(peers []Peer, items []value, names map[string]value) {
+	last, equals := map[netip.Addr]int{}, map[string]value{}
+	for i := range peers {
+		p := &peers[i]
+		if p.Name != "" || !p.Addr.IsValid() {
+			continue
+		}
+		written := fmt.Sprintf("%+v %s", *p, string(p.Password))
+		if before, twice := equals[written]; twice && !r.tolerant { // a key that we skipped may be what differs
+			r.problem(items[i], "is the same peer as %s: keep one", place(before))
+			continue
+		}
+		equals[written] = items[i]
+		taken := func(name string) bool { _, ok := names[name]; return ok }
+		for p.Name = p.Addr.String(); taken(p.Name); p.Name = fmt.Sprintf("%s#%d", p.Addr, 1+last[p.Addr]) {
+			last[p.Addr]++
+		}
+		names[p.Name] = items[i]
+	}
 }
 
 // overlap reports whether both select some node, as far as the text alone shows it: they are equal, or one selects every node.
@@ -80,24 +90,8 @@ func overlap(a, b []Selector) bool {
 		slices.ContainsFunc(slices.Concat(a, b), func(s Selector) bool { return reflect.ValueOf(s).IsZero() })
 }
 
-// nameAfterAddress gives a peer without a name that of its address. MetalLB knows no names, and its configurations may have
-// several sessions with one router, from different nodes or to different ports: 10.0.0.1, 10.0.0.1#2 and so on.
-func (r *reader) nameAfterAddress(p *Peer, at value, names nameList, last map[netip.Addr]int, equals map[string]value) {
-	written := fmt.Sprintf("%+v %s", *p, string(p.Password))
-	if before, twice := equals[written]; twice && !r.tolerant { // a key that we skipped may be what differs
-		r.problem(at, "is the same peer as %s: keep one", place(before))
-		return
-	}
-	equals[written] = at
-	taken := func(name string) bool { _, ok := names.first[name]; return ok }
-	for p.Name = p.Addr.String(); taken(p.Name); p.Name = fmt.Sprintf("%s#%d", p.Addr, 1+last[p.Addr]) {
-		last[p.Addr]++
-	}
-	names.first[p.Name] = at
-}
-
 // peer reads a peer. Its name is empty if the operator wrote none.
-func (r *reader) peer(v value, names nameList) Peer {
+func (r *reader) peer(v value, names map[string]value) Peer {
 	f, ok := r.fields(v, peerKeys)
 	if !ok {
 		return Peer{}
@@ -106,7 +100,7 @@ func (r *reader) peer(v value, names nameList) Peer {
 	r.require(v, f, "peer-asn", "write the router's AS number")
 	r.require(v, f, "my-asn", "write the AS number of your cluster")
 	p := Peer{
-		Name:          r.name(names, v, f["name"]),
+		Name:          r.name(names, "peer", v, f["name"]),
 		Addr:          r.peerAddress(f["peer-address"]),
 		Port:          cmp.Or(uint16(r.number(f["peer-port"], 0, math.MaxUint16, 179)), 179), // 0 as in MetalLB
 		ASN:           uint32(r.number(f["peer-asn"], 1, math.MaxUint32, 0)),
@@ -137,26 +131,18 @@ func (r *reader) peer(v value, names nameList) Peer {
 }
 
 func (r *reader) peerAddress(v value) netip.Addr {
-	addr, ok := r.address(v, "is not an IP address: write the router's address, not its name")
-	switch {
-	case !ok:
-		return netip.Addr{}
-	case addr.Is4In6() || addr.IsUnspecified() || addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		r.wrong(v, "is not an address that a router can have: write the router's own")
-		return netip.Addr{}
-	case addr.IsLinkLocalUnicast() && addr.Is6() && addr.Zone() == "":
+	addr, ok := r.address(v, func(a netip.Addr) bool {
+		return !a.Is4In6() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	}, "is not an IP address that a router can have: write the router's own, and no name")
+	if ok && addr.IsLinkLocalUnicast() && addr.Is6() && addr.Zone() == "" {
 		r.wrong(v, "is link-local: add the interface, as in %s%%eth0", addr)
 	}
 	return addr
 }
 
 func (r *reader) routerID(v value) netip.Addr {
-	const rule = "is not a router ID: write an IPv4 address other than 0.0.0.0"
-	id, ok := r.address(v, rule)
-	if ok && (!id.Is4() || id.IsUnspecified()) {
-		r.wrong(v, rule)
-		return netip.Addr{}
-	}
+	id, _ := r.address(v, func(a netip.Addr) bool { return a.Is4() && !a.IsUnspecified() },
+		"is not a router ID: write an IPv4 address other than 0.0.0.0")
 	return id
 }
 
@@ -164,18 +150,12 @@ func (r *reader) sourceAddress(v value, peer netip.Addr) (addr netip.Addr, nodeI
 	if !v.absent() && strings.TrimSpace(v.node.Value) == "node-ip" {
 		return netip.Addr{}, true
 	}
-	const rule = "is not an address of a node: write an IP address or node-ip"
-	addr, ok := r.address(v, rule)
-	switch {
-	case !ok:
-	case addr.IsUnspecified() || addr.IsMulticast():
-		r.wrong(v, rule)
-	case peer.IsValid() && addr.Is4() != peer.Is4():
+	addr, ok := r.address(v, func(a netip.Addr) bool { return !a.IsUnspecified() && !a.IsMulticast() },
+		"is not an address of a node: write an IP address or node-ip")
+	if ok && peer.IsValid() && addr.Is4() != peer.Is4() {
 		r.wrong(v, "is not of the same IP version as the peer-address %s: write an address of that version, or node-ip", peer)
-	default:
-		return addr, false
 	}
-	return netip.Addr{}, false
+	return addr, false
 }
 
 func (r *reader) holdTimes(holdAt, keepaliveAt value) (hold, keepalive time.Duration) {

@@ -22,9 +22,9 @@ type span struct {
 }
 
 // pools adds the pools to the configuration.
-func (r *reader) pools(config *Config, list value, communities map[string]string, peers nameList) {
+func (r *reader) pools(config *Config, list value, communities map[string]string, peers map[string]value) {
 	var all []span
-	names := newNames("pool")
+	names := map[string]value{}
 	for _, item := range r.items(list) {
 		pool, spans := r.pool(item, len(config.Pools), names, communities, peers)
 		if len(spans) > 0 {
@@ -42,7 +42,7 @@ func (r *reader) pools(config *Config, list value, communities map[string]string
 	}
 }
 
-func (r *reader) pool(v value, index int, names nameList, communities map[string]string, peers nameList) (Pool, []span) {
+func (r *reader) pool(v value, index int, names map[string]value, communities map[string]string, peers map[string]value) (Pool, []span) {
 	f, ok := r.fields(v, poolKeys)
 	if !ok {
 		return Pool{}, nil
@@ -50,7 +50,7 @@ func (r *reader) pool(v value, index int, names nameList, communities map[string
 	r.require(v, f, "name", "give the pool a name")
 	r.require(v, f, "cidr", "list the pool's addresses, as in 192.168.10.0/24")
 	p := Pool{
-		Name:                  r.name(names, v, f["name"]),
+		Name:                  r.name(names, "pool", v, f["name"]),
 		AutoAssign:            r.flag(f["auto-assign"], true),
 		AvoidBuggyIPs:         r.flag(f["avoid-buggy-ips"], false),
 		Priority:              int(r.number(f["priority"], math.MinInt32, math.MaxInt32, 0)),
@@ -91,9 +91,7 @@ func (r *reader) pool(v value, index int, names nameList, communities map[string
 // namespaces reads the names of those whose Services may use a pool.
 func (r *reader) namespaces(v value) (names []string) {
 	for item, name := range r.words(v, "write the name of a namespace") {
-		if !isNamespace(name) && !r.tolerant {
-			r.wrong(item, "is not the name of a namespace: write %s", namespaceRule)
-		}
+		r.kubernetes(item, isNamespace, "the name of a namespace: write "+namespaceRule)
 		names = append(names, name)
 	}
 	return sorted(names)
@@ -104,11 +102,10 @@ const rangeRule = "write 192.168.10.0/24 or 192.168.10.5-192.168.10.20"
 // addresses reads 192.168.10.0/24 or 192.168.10.5-192.168.10.20.
 func (r *reader) addresses(v value, text string) (netipx.IPRange, bool) {
 	span, ok := parseRange(text)
-	if single, err := netip.ParseAddr(text); err == nil && plain(single) {
-		r.wrong(v, "is a single address: write %s/%d", single, single.BitLen())
-		return span, false
-	}
+	single, err := netip.ParseAddr(text)
 	switch {
+	case err == nil && plain(single):
+		r.wrong(v, "is a single address: write %s/%d", single, single.BitLen())
 	case !ok:
 		r.wrong(v, "is not a range of addresses: %s", rangeRule)
 	case !span.IsValid():

@@ -89,38 +89,36 @@ const (
 )
 
 // problem reports what is wrong at a place, and shows the rest of its line.
-func (r *reader) problem(at value, format string, args ...any) {
+func (r *reader) problem(at value, format string, args ...any) *Problem {
 	if r.deaf() {
-		return
+		return &Problem{}
 	}
 	p := problemAt(at, format, args...)
 	p.Shown = r.rest(p.Line, p.Column)
 	r.problems = append(r.problems, p)
+	return &r.problems[len(r.problems)-1]
 }
 
 // wrong reports a value, which stands before what is said of it. If a character in it cannot be seen, that is said instead.
 func (r *reader) wrong(v value, format string, args ...any) *Problem {
-	if r.deaf() {
-		return &Problem{}
-	}
-	p := problemAt(v, format, args...)
+	what := fmt.Sprintf(format, args...)
 	if hidden, ok := unseen(v.node.Value); ok && !r.secrets[v.node.Value] {
-		p.Text = hidden
+		what = hidden
 	}
-	p.Text = r.quote(v) + " " + p.Text
-	if v.node.Kind != yaml.ScalarNode { // "a list" says little
-		p.Shown = r.rest(p.Line, p.Column)
+	p := r.problem(v, "%s %s", r.quote(v), what)
+	if v.node.Kind == yaml.ScalarNode { // of others, the quote says little
+		p.Shown = ""
 	}
-	r.problems = append(r.problems, p)
-	return &r.problems[len(r.problems)-1]
+	return p
 }
 
 // deaf reports whether a further problem is counted at most, so that nobody need find words for it.
 func (r *reader) deaf() bool {
-	if len(r.problems) == maxProblems && !r.overrun {
+	full := len(r.problems) == maxProblems
+	if full && !r.overrun {
 		r.unlisted++
 	}
-	return len(r.problems) == maxProblems || r.overrun
+	return full || r.overrun
 }
 
 // require reports a key that a mapping needs and does not have.
@@ -139,16 +137,14 @@ func (r *reader) stranger(v value, what string, known iter.Seq[string], remedy s
 
 // first returns a new count of the places where the same is said of the same value, or nil if this is not the first.
 func (r *reader) first(v value, what string) *int {
-	key := what + v.node.Value
-	if again := r.again[key]; again != nil {
+	again, repeated := r.again[what+v.node.Value]
+	if repeated {
 		*again++
 		return nil
 	}
-	if r.again == nil {
-		r.again = map[string]*int{}
-	}
-	r.again[key] = new(int)
-	return r.again[key]
+	again = new(int)
+	r.again[what+v.node.Value] = again
+	return again
 }
 
 // all returns the problems in the order of the text.
@@ -214,7 +210,7 @@ func (r *reader) rest(line, column int) string {
 	all := []rune(r.lines[line-1])
 	const blank = " \t"
 	rest := strings.Trim(string(all[max(0, min(column-1, len(all))):]), blank)
-	if rest == "" {
+	if rest == "" && len(r.secrets) == 0 {
 		rest = strings.Trim(string(all), blank)
 	}
 	for secret := range r.secrets {
@@ -230,49 +226,33 @@ var passwordWord = regexp.MustCompile(`(?i)password(-key)?`)
 // show returns the beginning of a text that goes into an error. What follows the word password in it may be one: the
 // operator forgot a colon.
 func show(text string) string {
-	// Cut before anything looks at all of it: aliases can repeat a long text often.
-	cut := len(text) > 4*maxShown
-	if cut {
-		text = text[:4*maxShown]
-	}
-	if strings.ContainsAny(text, "wW") { // the expression takes its time, and most keys have no such letter
-		if at := passwordWord.FindStringIndex(text); at != nil && at[1] < len(text) {
-			text, cut = text[:at[1]], true
+	shown := text[:min(len(text), 4*maxShown)] // before anything looks at all of it: aliases can repeat a long text often
+	if strings.ContainsAny(shown, "wW") {      // the expression takes its time, and most keys have no such letter
+		if at := passwordWord.FindStringIndex(shown); at != nil {
+			shown = shown[:at[1]]
 		}
 	}
-	if len(text) > maxShown {
-		if runes := []rune(text); len(runes) > maxShown {
-			text, cut = string(runes[:maxShown]), true
-		}
+	if runes := []rune(shown); len(runes) > maxShown {
+		shown = string(runes[:maxShown])
 	}
-	if cut {
-		text += "…"
+	if len(shown) < len(text) {
+		shown += "…"
 	}
-	return text
+	return shown
 }
 
 // hide finds the secrets below a node. It does not follow aliases to lists and mappings, which are visited where they
 // stand.
 func (r *reader) hide(node *yaml.Node, secret bool) {
-	switch node.Kind {
-	case yaml.AliasNode:
-		if secret && node.Alias.Kind == yaml.ScalarNode {
-			r.hide(node.Alias, true)
-		}
-	case yaml.ScalarNode:
-		if secret && node.Value != "" {
-			r.secrets[node.Value], r.secretLines[node.Line] = true, true
-		}
-	case yaml.MappingNode:
-		for i := 0; i+1 < len(node.Content); i += 2 {
-			key := node.Content[i]
-			r.hide(key, secret)
-			r.hide(node.Content[i+1], secret || passwordWord.MatchString(key.Value))
-		}
-	default:
-		for _, child := range node.Content {
-			r.hide(child, secret)
-		}
+	if secret && node.Kind == yaml.AliasNode && node.Alias.Kind == yaml.ScalarNode {
+		node = node.Alias
+	}
+	if secret && node.Kind == yaml.ScalarNode && node.Value != "" {
+		r.secrets[node.Value], r.secretLines[node.Line] = true, true
+	}
+	for i, child := range node.Content {
+		isValue := node.Kind == yaml.MappingNode && i%2 == 1
+		r.hide(child, secret || isValue && passwordWord.MatchString(node.Content[i-1].Value))
 	}
 }
 
@@ -293,11 +273,8 @@ func unseen(text string) (what string, found bool) {
 		if ' ' <= c && c <= '~' || unicode.IsPrint(c) && !unicode.In(c, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector) && c != '\u2800' {
 			continue
 		}
-		name := ""
-		if known := unseenNames[c]; known != "" {
-			name = " (" + known + ")"
-		}
-		return fmt.Sprintf("has the character %U%s at place %d, which cannot be seen for what it is: write a plain space or nothing there", c, name, place), true
+		return fmt.Sprintf("has the character %U (%s) at place %d, which cannot be seen for what it is: write a plain space or nothing there",
+			c, cmp.Or(unseenNames[c], "invisible, or an unusual space"), place), true
 	}
 	return "", false
 }

@@ -1,11 +1,12 @@
 package loadbalancer
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
 	"math"
 	"net/netip"
-	"slices"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -77,25 +78,18 @@ func (r *reader) visit(node *yaml.Node) (*yaml.Node, bool) {
 // fields returns the values of a mapping by their key's name, and reports keys that it does not know, that stand there
 // twice, or that this version does not honour. It reports false for something else than a mapping.
 func (r *reader) fields(v value, keys []key) (map[string]value, bool) {
-	canonical := func(written string) string {
-		k, _ := lookup(keys, written)
-		return k.name
-	}
-	found := map[string]value{}
-	entries, ok := r.entries(v, canonical)
-	for _, w := range wrappings {
-		i := slices.IndexFunc(entries, func(e entry) bool { return e.key.node.Value == w.key })
-		if i >= 0 && !r.tolerant {
-			r.problem(entries[i].key, "%s", w.remedy)
-			return nil, false
-		}
-	}
+	found, before := map[string]value{}, len(r.problems)
+	entries, ok := r.entries(v, keys)
 	for _, e := range entries {
-		k, known := lookup(keys, e.key.node.Value)
-		switch {
-		case (!known || k.standing == later) && r.tolerant:
+		wrapping, wrapped := wrappings[e.key.node.Value]
+		switch k := e.known; {
+		case (k.name == "" || k.standing == later) && r.tolerant:
 			r.ignored++
-		case !known:
+		case wrapped && k.name == "":
+			r.problems = r.problems[:before]
+			r.problem(e.key, "%s", wrapping)
+			return nil, false
+		case k.name == "":
 			r.unknownKey(e.key, keys)
 		case k.standing == later:
 			r.problem(e.key, "is not supported by this version: remove it")
@@ -112,11 +106,12 @@ func (r *reader) fields(v value, keys []key) (map[string]value, bool) {
 type entry struct {
 	key, value value
 	merged     bool // comes with a merge key (<<), and gives way to an entry before it
+	known      key  // of a mapping that may have certain keys only
 }
 
-// entries returns the entries of a mapping in the order of the text. Of two whose keys are canonically the same, it reports the
-// second; a key that is canonically nothing may be there more than once.
-func (r *reader) entries(v value, canonical func(string) string) (all []entry, ok bool) {
+// entries returns the entries of a mapping in the order of the text. Of two with one key, or with a key and its synonym, it
+// reports the second. Without keys, they are the operator's choice.
+func (r *reader) entries(v value, keys []key) (all []entry, ok bool) {
 	if v.absent() {
 		return nil, true
 	}
@@ -126,22 +121,20 @@ func (r *reader) entries(v value, canonical func(string) string) (all []entry, o
 	}
 	first := map[string]value{}
 	for _, e := range r.pairs(v, v.node, 0) {
-		name := canonical(e.key.node.Value)
-		before, twice := first[name]
-		if twice && !e.merged && name != "" {
-			r.problem(e.key, "stands here twice, also as %s: keep one", place(before))
-		}
-		if !twice || name == "" {
+		e.known = lookup(keys, e.key.node.Value)
+		name := cmp.Or(e.known.name, e.key.node.Value)
+		if before, twice := first[name]; !twice {
 			first[name] = e.key
 			all = append(all, e)
+		} else if !e.merged {
+			r.problem(e.key, "stands here twice, also as %s: keep one", place(before))
 		}
 	}
 	return all, true
 }
 
 // pairs returns the entries of a mapping: its own, then those that come with merge keys.
-func (r *reader) pairs(v value, mapping *yaml.Node, depth int) []entry {
-	var own []entry
+func (r *reader) pairs(v value, mapping *yaml.Node, depth int) (all []entry) {
 	var merges []*yaml.Node
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
 		key, ok := r.visit(mapping.Content[i])
@@ -155,36 +148,31 @@ func (r *reader) pairs(v value, mapping *yaml.Node, depth int) []entry {
 		switch {
 		case key.Kind != yaml.ScalarNode:
 			r.problem(value{key, v.path}, "has %s for a key: write a single word", r.quote(value{node: key}))
+		case key.Tag == "!!merge" && node.Kind == yaml.SequenceNode:
+			merges = append(merges, node.Content...)
 		case key.Tag == "!!merge":
 			merges = append(merges, node)
 		default:
 			path := join(v.path, key.Value)
-			own = append(own, entry{value{key, path}, value{node, path}, depth > 0})
+			all = append(all, entry{key: value{key, path}, value: value{node, path}, merged: depth > 0})
 		}
 	}
-	for _, merge := range merges {
-		sources := []*yaml.Node{merge}
-		if merge.Kind == yaml.SequenceNode {
-			sources = merge.Content
-		}
-		for _, source := range sources {
-			node, ok := r.visit(source)
-			if !ok {
-				return own
-			}
-			at := value{source, join(v.path, "<<")}
-			switch {
-			case node.Kind != yaml.MappingNode:
-				r.problem(at, "does not stand for a mapping: merge mappings only")
-			case depth == maxMerges:
-				r.problem(at, "merges mappings that merge others, more than %d deep: write out some of them", maxMerges)
-				return own
-			default:
-				own = append(own, r.pairs(v, node, depth+1)...)
-			}
+	for _, source := range merges {
+		at := value{source, join(v.path, "<<")}
+		node, ok := r.visit(source)
+		switch {
+		case !ok:
+			return all
+		case node.Kind != yaml.MappingNode:
+			r.problem(at, "does not stand for a mapping: merge mappings only")
+		case depth == maxMerges:
+			r.problem(at, "merges mappings that merge others, more than %d deep: write out some of them", maxMerges)
+			return all
+		default:
+			all = append(all, r.pairs(v, node, depth+1)...)
 		}
 	}
-	return own
+	return all
 }
 
 func join(path, key string) string {
@@ -331,6 +319,9 @@ func integer(v value) (n int64, ok bool) {
 	return n, v.node.Decode(&n) == nil
 }
 
+// frontZeros finds the zeros before each number of an address or a community.
+var frontZeros = regexp.MustCompile(`(^|[.:])0+([0-9])`)
+
 // A period is what a duration of whole seconds may be.
 type period struct {
 	least, most time.Duration
@@ -343,8 +334,9 @@ func (r *reader) seconds(v value, p period, otherwise time.Duration) (time.Durat
 	if v.absent() {
 		return otherwise, true
 	}
+	r.integer(v) // says if it is written as YAML 1.1 does
 	d, ok := duration(v)
-	switch _, _ = r.integer(v); {
+	switch {
 	case !ok:
 		r.wrong(v, "is not a duration such as 90s: %s", remedy(v, duration, "use "+p.rule))
 	case d == 0 && p.orZero:
@@ -374,40 +366,30 @@ func duration(v value) (time.Duration, bool) {
 	return d, err == nil
 }
 
-// address reads an IP address, and says otherwise of what is none.
-func (r *reader) address(v value, otherwise string) (netip.Addr, bool) {
+// address reads an IP address of the right sort.
+func (r *reader) address(v value, fits func(netip.Addr) bool, rule string) (netip.Addr, bool) {
 	text, ok := r.text(v)
 	if !ok {
 		return netip.Addr{}, false
 	}
-	text = strings.TrimSpace(text)
-	addr, err := netip.ParseAddr(text)
-	if err == nil {
+	addr, err := netip.ParseAddr(strings.TrimSpace(text))
+	if err == nil && fits(addr) {
 		return addr, true
 	}
-	if addr, ok := within(text); ok {
-		r.wrong(v, "is more than an address: write %s", addr)
-	} else {
-		r.wrong(v, "%s", otherwise)
+	if addr, ok := within(text); err != nil && ok {
+		rule = "is more than an address: write " + addr.String()
 	}
+	r.wrong(v, "%s", rule)
 	return netip.Addr{}, false
 }
 
 // within returns the address in 10.0.0.1/32, 10.0.0.1:179, [2001:db8::1] or 010.0.0.1.
 func within(text string) (netip.Addr, bool) {
-	if len(text) > maxShown {
-		return netip.Addr{}, false
-	}
-	text, _, _ = strings.Cut(text, "/")
+	text, _, _ = strings.Cut(text[:min(len(text), maxShown)], "/")
+	text = frontZeros.ReplaceAllString(strings.TrimSpace(text), "$1$2")
 	if with, err := netip.ParseAddrPort(text); err == nil {
 		return with.Addr(), true
 	}
-	parts := strings.Split(strings.Trim(text, "[] "), ".")
-	for i, part := range parts {
-		if len(parts) > 1 && len(part) > 1 {
-			parts[i] = strings.TrimLeft(part[:len(part)-1], "0") + part[len(part)-1:]
-		}
-	}
-	addr, err := netip.ParseAddr(strings.Join(parts, "."))
+	addr, err := netip.ParseAddr(strings.Trim(text, "[]"))
 	return addr, err == nil
 }

@@ -90,17 +90,9 @@ func (s Selector) conditions() []Expression {
 
 // neverTogether reports whether no node can be selected by both.
 func neverTogether(a, b []Selector, effort *int) bool {
-	if len(a) == 0 || len(b) == 0 {
-		return false
-	}
-	for _, s := range a {
-		for _, t := range b {
-			if *effort > maxEffort || !s.excludes(t, effort) {
-				return false
-			}
-		}
-	}
-	return true
+	return len(a) > 0 && len(b) > 0 && !slices.ContainsFunc(a, func(s Selector) bool {
+		return slices.ContainsFunc(b, func(t Selector) bool { return !s.excludes(t, effort) })
+	})
 }
 
 var operators = []string{"In", "NotIn", "Exists", "DoesNotExist"}
@@ -109,7 +101,7 @@ func (r *reader) selectors(v value) (all []Selector) {
 	for _, item := range r.items(v) {
 		f, _ := r.fields(item, selectorKeys)
 		var s Selector
-		labels, _ := r.entries(f["match-labels"], func(label string) string { return label })
+		labels, _ := r.entries(f["match-labels"], nil)
 		for _, e := range labels {
 			r.labelKey(e.key)
 			if text, ok := r.label(e.value); ok {
@@ -160,16 +152,20 @@ func (r *reader) expression(v value) (e Expression) {
 // "node-role.kubernetes.io/worker:". To skip it would select more nodes than the operator wrote.
 func (r *reader) label(v value) (string, bool) {
 	text, ok := r.text(v)
-	if ok && !isLabelValue(text) && !r.tolerant {
-		r.wrong(v, "is not a value that a label can have: write %s, or nothing", nameRule)
+	if ok {
+		r.kubernetes(v, isLabelValue, "a value that a label can have: write "+nameRule+", or nothing")
 	}
 	return text, ok || v.absent()
 }
 
-// labelKey reports a key that no label can have.
 func (r *reader) labelKey(v value) {
-	if !isLabelKey(v.node.Value) && !r.tolerant {
-		r.wrong(v, "is not a key that a label can have: write %s, perhaps after a domain, as in example.com/rack", nameRule)
+	r.kubernetes(v, isLabelKey, "a key that a label can have: write "+nameRule+", perhaps after a domain, as in example.com/rack")
+}
+
+// kubernetes reports what Kubernetes does not take. Earlier releases did.
+func (r *reader) kubernetes(v value, takes func(string) bool, rule string) {
+	if !r.tolerant && !takes(v.node.Value) {
+		r.wrong(v, "is not %s", rule)
 	}
 }
 

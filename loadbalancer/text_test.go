@@ -181,15 +181,15 @@ func TestAWholeObjectUnderTheKeyGetsOneSentence(t *testing.T) {
 		`{"apiVersion": "v1", "data": {"config": "peers: []"}, "kind": "ConfigMap"}`,
 		"apiVersion: v1\nkind: ConfigMap\ndata:\n  config: peers\n---\napiVersion: v1\nkind: Secret\n",
 	} {
-		tells(t, text, "is a whole ConfigMap: keep only what stands under data.config in it")
+		tells(t, text, "this is a whole object of Kubernetes: of a ConfigMap, keep only what stands under data.config; of another")
 	}
 	for _, text := range []string{"config: |\n  peers: []\n", "config:\n  peers: []\n", "configInline:\n  peers: []\n", "config:\n  address-pools:\n  - x\npeers: 7\n"} {
-		tells(t, text, "keep only what stands under this key")
+		tells(t, text, "keep only what stands under it")
 	}
 	tells(t, "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: a}\nspec: {addresses: [10.0.0.0/24]}\n---\napiVersion: metallb.io/v1beta2\nkind: BGPPeer\n",
-		`kind: IPAddressPool`, "an object of Kubernetes, and none is read here: write what it says as keys of this configuration")
+		`apiVersion: metallb.io`, "write what it says as keys of this configuration")
 	tells(t, "peers:\n- apiVersion: metallb.io/v1beta2\n  kind: BGPPeer\n  metadata: {name: a}\n  spec: {peerASN: 1}\n",
-		`peers[0]`, `kind: BGPPeer`, "an object of Kubernetes")
+		`peers[0]`, `apiVersion: metallb.io/v1beta2`, "object of Kubernetes")
 }
 
 // Every field of MetalLB's custom resources up to v0.15, and the key that it becomes, or words of the remedy.
