@@ -49,6 +49,7 @@ func (r *reader) config(text []byte) *Config {
 		return nil
 	}
 	if at, ok := unreadable(text); ok {
+		at.Shown = r.restUnread(at.Line)
 		r.problems = Problems{at}
 		return nil
 	}
@@ -149,10 +150,7 @@ func (r *reader) syntax(err error) Problem {
 	if hidden, ok := unseen(strings.NewReplacer("\t", " ", "\r", "").Replace(lines[line-1])); ok {
 		p.Text = "this is not YAML: the line " + hidden
 	}
-	// Nobody knows what is a password in a text that is not YAML, and one may go on for several lines.
-	if !passwordWord.MatchString(strings.Join(lines[:line-1], "\n")) {
-		p.Shown = r.rest(line, 1)
-	}
+	p.Shown = r.restUnread(line)
 	return p
 }
 

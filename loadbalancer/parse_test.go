@@ -445,9 +445,9 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 		{"a second document that is not YAML", "peers: []\n---\npeers: [\n",
 			`line 3: this is not YAML: did not find expected node content ("peers: [")`},
 		{"not UTF-8", "peers:\n- name: caf\xe9\n",
-			"line 2: this is not UTF-8 text: save the file as UTF-8 (column 12)"},
+			`line 2: this is not UTF-8 text: save the file as UTF-8 (column 12: "- name: caf�")`},
 		{"a character that YAML forbids", "peers:\n- name: \"\x07\"\n",
-			"line 2: the character U+0007 is not allowed in YAML: remove it (column 10)"},
+			`line 2: the character U+0007 is not allowed in YAML: remove it (column 10: "- name: \"\a\"")`},
 		{"an alias to nothing", "peers: *routers\n",
 			`line 1: this is not YAML: an alias (*name) stands for nothing: put a value that begins with * into quotes ("peers: *routers")`},
 		{"a merge of something else", "peers:\n- <<: 5\n  peer-address: 10.0.0.1\n  peer-asn: 100\n  my-asn: 42\n",
@@ -1021,6 +1021,9 @@ func TestPasswordsNeverStandInAnError(t *testing.T) {
 		"peers:\n- password: foo\n    hunter2: hunter2\n",
 		"peers:\n- password: \"foo\nhunter2\" hunter2: x\n",
 		"a: [password: foo\nhunter2\n",
+		"password:\n- hunter2\x07\n",
+		"password: |\n foo\n hunter2\xff\n",
+		"peers:\n- name: &p hunter2: x\n  password: *p\n",
 	}
 	accepted := 0
 	for _, text := range texts {
@@ -1161,13 +1164,13 @@ func TestATextThatIsTooLongIsRefusedForThatAlone(t *testing.T) {
 
 func TestTextsThatAreNotUTF8AreRefusedWhereTheyBeginToBe(t *testing.T) {
 	tests := []struct{ text, want string }{
-		{"\xff", "line 1: this is not UTF-8 text: save the file as UTF-8 (column 1)"},
-		{"peers:\n- name: \xc3\x28\n", "line 2: this is not UTF-8 text: save the file as UTF-8 (column 9)"},
-		{"# \xed\xa0\x80\n", "line 1: this is not UTF-8 text: save the file as UTF-8 (column 3)"},          // half of a surrogate pair
-		{"# é\xf8\x88\x80\x80\x80\n", "line 1: this is not UTF-8 text: save the file as UTF-8 (column 4)"}, // five bytes
-		{"peers: []\n\xe2\x82", "line 2: this is not UTF-8 text: save the file as UTF-8 (column 1)"},       // cut short
-		{"\xff\xfep\x00", "line 1: this is not UTF-8 text: save the file as UTF-8 (column 1)"},             // UTF-16
-		{"peers:\n- name: \u0080\n", "line 2: the character U+0080 is not allowed in YAML: remove it (column 9)"},
+		{"\xff", `line 1: this is not UTF-8 text: save the file as UTF-8 (column 1: "�")`},
+		{"peers:\n- name: \xc3\x28\n", `line 2: this is not UTF-8 text: save the file as UTF-8 (column 9: "- name: �(")`},
+		{"# \xed\xa0\x80\n", `line 1: this is not UTF-8 text: save the file as UTF-8 (column 3: "# ���")`},             // half of a surrogate pair
+		{"# é\xf8\x88\x80\x80\x80\n", `line 1: this is not UTF-8 text: save the file as UTF-8 (column 4: "# é�����")`}, // five bytes
+		{"peers: []\n\xe2\x82", `line 2: this is not UTF-8 text: save the file as UTF-8 (column 1: "��")`},             // cut short
+		{"\xff\xfep\x00", `line 1: this is not UTF-8 text: save the file as UTF-8 (column 1: "��p\x00")`},              // UTF-16
+		{"peers:\n- name: \u0080\n", `line 2: the character U+0080 is not allowed in YAML: remove it (column 9: "- name: \u0080")`},
 	}
 	for _, test := range tests {
 		if _, _, err := Parse([]byte(test.text)); err == nil || err.Error() != test.want {

@@ -221,6 +221,16 @@ func (r *reader) rest(line, column int) string {
 	return show(rest)
 }
 
+// restUnread returns a line of a text that is not YAML. Nobody knows what is a password in it: one may go on for several lines,
+// or stand elsewhere as an alias.
+func (r *reader) restUnread(line int) string {
+	rest := r.rest(line, 1)
+	if before := r.lines[:min(line-1, len(r.lines))]; passwordWord.MatchString(strings.Join(before, "\n")) || strings.Contains(rest, "&") {
+		return ""
+	}
+	return rest
+}
+
 var passwordWord = regexp.MustCompile(`(?i)password(-key)?`)
 
 // show returns the beginning of a text that goes into an error. What follows the word password in it may be one: the
