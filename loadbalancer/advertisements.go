@@ -59,7 +59,9 @@ func (r *reader) communities(v value) map[string]string {
 func (r *reader) isCommunity(v value) bool {
 	_, ok := parseCommunity(v.node.Value)
 	if plain := frontZeros.ReplaceAllString(v.node.Value, "$1$2"); ok && plain != v.node.Value {
-		r.doubt(v, "community "+v.node.Value, netipx.IPRange{}, "has a number with a zero in front: write %s", plain)
+		if again := r.first(v, zeroInFront); again != nil {
+			r.doubt(v, "community "+v.node.Value, netipx.IPRange{}, zeroInFront, plain).again = again
+		}
 	}
 	return ok
 }

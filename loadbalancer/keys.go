@@ -95,14 +95,15 @@ var places = []struct {
 }
 
 // unknownKey reports a key that is none of those possible, with what to write instead, or where it belongs.
-func (r *reader) unknownKey(at value, possible []key) {
+func (r *reader) unknownKey(e entry, possible []key) {
 	if r.deaf() {
 		return
 	}
-	written := at.node.Value
-	advice := r.suggest(written, names(possible), "remove it")
+	written := e.key.node.Value
+	const none = "remove it"
+	advice := r.suggest(written, names(possible), none)
 	for _, p := range places {
-		if !knows(possible, written) && knows(p.keys, written) {
+		if like(possible, written) == "" && like(p.keys, written) != "" {
 			advice = ": it belongs to " + p.what
 		}
 	}
@@ -112,7 +113,10 @@ func (r *reader) unknownKey(at value, possible []key) {
 	if hidden, ok := unseen(written); ok {
 		advice = ": it " + hidden
 	}
-	r.problem(at, "is not a key of this configuration%s", advice)
+	if advice == ": "+none || passwordWord.MatchString(advice) { // who knows what this is
+		r.secretLines[e.value.node.Line] = true
+	}
+	r.problem(e.key, "is not a key of this configuration%s", advice)
 }
 
 func lookup(keys []key, written string) key {
@@ -124,14 +128,14 @@ func lookup(keys []key, written string) key {
 	return key{}
 }
 
-// knows reports whether one of the keys is the one written, however that is hyphenated.
-func knows(keys []key, written string) bool {
+// like returns the key that is the one written, however that is hyphenated, or nothing.
+func like(keys []key, written string) string {
 	for name := range names(keys) {
 		if folded(name) == folded(written) {
-			return true
+			return name
 		}
 	}
-	return false
+	return ""
 }
 
 // folded is how a name reads without hyphens and capitals: peerASN is peer-asn.

@@ -147,10 +147,13 @@ func (r *reader) syntax(err error) Problem {
 	// Where the text ends too early, the library counts one line too many.
 	line = min(line, 1+bytes.Count(bytes.TrimRight(r.source, "\n"), []byte("\n")))
 	p := Problem{Line: line, Text: "this is not YAML: " + what}
-	if hidden, ok := unseen(strings.NewReplacer("\t", " ", "\r", "").Replace(lines[line-1])); ok {
-		p.Text = "this is not YAML: the line " + hidden
+	for _, near := range []int{line, max(1, line-1)} { // a dash with another space behind it is seen to be none on the next
+		if hidden, ok := unseen(strings.NewReplacer("\t", " ", "\r", "").Replace(lines[near-1])); ok {
+			p.Line, p.Text = near, "this is not YAML: the line "+hidden
+			break
+		}
 	}
-	p.Shown = r.restUnread(line)
+	p.Shown = r.restUnread(p.Line)
 	return p
 }
 

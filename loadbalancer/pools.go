@@ -103,9 +103,13 @@ const rangeRule = "write 192.168.10.0/24 or 192.168.10.5-192.168.10.20"
 func (r *reader) addresses(v value, text string) (netipx.IPRange, bool) {
 	span, ok := parseRange(text)
 	single, err := netip.ParseAddr(text)
+	plainly := frontZeros.ReplaceAllString(text, "$1$2")
+	_, zeros := parseRange(plainly)
 	switch {
 	case err == nil && plain(single):
 		r.wrong(v, "is a single address: write %s/%d", single, single.BitLen())
+	case !ok && zeros:
+		r.wrong(v, zeroInFront, plainly)
 	case !ok:
 		r.wrong(v, "is not a range of addresses: %s", rangeRule)
 	case !span.IsValid():

@@ -161,12 +161,14 @@ func (r *reader) warn(v value, format string, args ...any) {
 }
 
 // doubt reports something that is refused unless the text in force has it, too; what says the same wherever it stands.
-func (r *reader) doubt(v value, what string, span netipx.IPRange, format string, args ...any) {
-	if again := r.first(v, what); again != nil && len(r.doubts) < maxProblems {
-		p := problemAt(v, format, args...)
-		p.Text, p.again = r.quote(v)+" "+p.Text, again
-		r.doubts = append(r.doubts, doubt{p, what, span})
+func (r *reader) doubt(v value, what string, span netipx.IPRange, format string, args ...any) *Problem {
+	if len(r.doubts) == maxProblems {
+		return &Problem{}
 	}
+	p := problemAt(v, format, args...)
+	p.Text = r.quote(v) + " " + p.Text
+	r.doubts = append(r.doubts, doubt{p, what, span})
+	return &r.doubts[len(r.doubts)-1].Problem
 }
 
 func problemAt(v value, format string, args ...any) Problem {
@@ -231,7 +233,7 @@ func (r *reader) restUnread(line int) string {
 	return rest
 }
 
-var passwordWord = regexp.MustCompile(`(?i)password(-key)?`)
+var passwordWord = regexp.MustCompile(`(?i)password(-key)?|pa?s+w(or|ro|o|r)?d?|pwd`) // as it is misspelt, too
 
 // show returns the beginning of a text that goes into an error. What follows the word password in it may be one: the
 // operator forgot a colon.
@@ -300,12 +302,14 @@ func remedy[T any](v value, read func(value) (T, bool), otherwise string) string
 		_, ok := read(value{node: plain.Content[0]})
 		return ok
 	}
-	switch text := v.node.Value; {
+	text := v.node.Value
+	plain := frontZeros.ReplaceAllString(text, "$1$2")
+	switch {
 	case v.node.Kind != yaml.ScalarNode || len(text) > maxShown:
+	case plain != text && readable(plain):
+		return "write " + plain
 	case v.node.Style != 0 && readable(text):
 		return "write it without quotes"
-	case len(text) > 1 && text[0] == '0' && readable(strings.TrimLeft(text, "0")):
-		return "write it without the zero in front"
 	}
 	return otherwise
 }

@@ -85,12 +85,16 @@ func (r *reader) fields(v value, keys []key) (map[string]value, bool) {
 		switch k := e.known; {
 		case (k.name == "" || k.standing == later) && r.tolerant:
 			r.ignored++
+			r.secretLines[e.value.node.Line] = true
 		case wrapped && k.name == "":
 			r.problems = r.problems[:before]
 			r.problem(e.key, "%s", wrapping)
 			return nil, false
 		case k.name == "":
-			r.unknownKey(e.key, keys)
+			r.unknownKey(e, keys)
+			if meant := lookup(keys, like(keys, e.key.node.Value)).name; meant != "" && found[meant].absent() {
+				found[meant] = e.value // which may be wrong as well, and is not missing
+			}
 		case k.standing == later:
 			r.problem(e.key, "is not supported by this version: remove it")
 		case k.standing == unused:
@@ -319,8 +323,10 @@ func integer(v value) (n int64, ok bool) {
 	return n, v.node.Decode(&n) == nil
 }
 
-// frontZeros finds the zeros before each number of an address or a community.
-var frontZeros = regexp.MustCompile(`(^|[.:])0+([0-9])`)
+// frontZeros finds the zeros before each number in a text.
+var frontZeros = regexp.MustCompile(`(^|[-./: ])0+([0-9])`)
+
+const zeroInFront = "has a number with a zero in front: write %s"
 
 // A period is what a duration of whole seconds may be.
 type period struct {

@@ -79,13 +79,21 @@ func TestNumbersThatSomeReadersOfYAMLReadOtherwiseAreRefused(t *testing.T) {
 			if key == "aggregation-length" && n == "0179" {
 				continue
 			}
-			if got := said(text(n)); !strings.Contains(got, "write it without the zero in front") && !strings.Contains(got, "is 127 to some") && !strings.Contains(got, "use ") {
+			if got := said(text(n)); !strings.Contains(got, "write ") && !strings.Contains(got, "is 127 to some") && !strings.Contains(got, "use ") {
 				t.Errorf("%s: %s is told: %q", key, n, got)
 			}
 		}
 	}
-	tells(t, peer("peer-port: 0179"), `"0179" is not possible here: write it without the zero in front`)
-	tells(t, peer("hold-time: 090"), `"090" is not a duration such as 90s: write it without the zero in front`)
+	tells(t, peer("peer-port: 0179"), `"0179" is not possible here: write 179`)
+	tells(t, peer("hold-time: 090"), `"090" is not a duration such as 90s: write 90`)
+	tells(t, peer("hold-time: '010'"), `"010" is not a duration such as 90s: write 10`)
+	tells(t, peer("peer-port: '0179'"), `"0179" is not possible here: write 179`)
+	for written, plain := range map[string]string{"010.0.0.0/24": "10.0.0.0/24", "10.0.0.0/024": "10.0.0.0/24", "10.0.0.01 - 10.0.0.09": "10.0.0.1 - 10.0.0.9", "2001:db8::/032": "2001:db8::/32"} {
+		tells(t, "address-pools: [{name: a, cidr: ['"+written+"']}]", fmt.Sprintf("%q has a number with a zero in front: write %s", written, plain))
+	}
+	// Two numbers are two mistakes.
+	two := said("peers:\n- {peer-address: 10.0.0.1, peer-asn: 1, my-asn: 2, peer-port: 010}\n- {peer-address: 10.0.0.2, peer-asn: 1, my-asn: 2, peer-port: 010}\n")
+	equal(t, strings.Count(two, "\n"), 1)
 }
 
 func TestCommunitiesWithZerosInFrontAreRefused(t *testing.T) {
@@ -165,7 +173,8 @@ func TestCharactersThatNobodySeesAreNamedWithTheirPlace(t *testing.T) {
 		}
 	}
 	tells(t, peer("name: 'tor '"), "begins or ends with a space")
-	tells(t, "peers:\n- name: tor\n \u00a0 peer-address: 10.0.0.1\n", "U+00A0")
+	tells(t, "peers:\n- name: tor\n \u00a0 peer-address: 10.0.0.1\n", "line 3: ", "U+00A0")
+	tells(t, "peers:\n-\u00a0peer-address: 10.0.0.1\n  peer-asn: 100\n", "line 2: ", "U+00A0", "at place 2")
 	// What can be seen is a name, in whatever language.
 	equal(t, said(peer("name: Tür 東京 №1")), "")
 	// A password is what the router has.
@@ -190,6 +199,16 @@ func TestAWholeObjectUnderTheKeyGetsOneSentence(t *testing.T) {
 		`apiVersion: metallb.io`, "write what it says as keys of this configuration")
 	tells(t, "peers:\n- apiVersion: metallb.io/v1beta2\n  kind: BGPPeer\n  metadata: {name: a}\n  spec: {peerASN: 1}\n",
 		`peers[0]`, `apiVersion: metallb.io/v1beta2`, "object of Kubernetes")
+}
+
+func TestAKeyOfAnotherSpellingIsNotMissingAsWell(t *testing.T) {
+	got := said("peers: [{peerAddress: 10.0.0.1, peerASN: x, myASN: 2}]")
+	if strings.Contains(got, "is missing") {
+		t.Errorf("of keys that are misspelt is said\n%s", got)
+	}
+	if !strings.Contains(got, `peerASN: "x" is not possible here`) {
+		t.Errorf("the value of a misspelt key is not looked at:\n%s", got)
+	}
 }
 
 // Every field of MetalLB's custom resources up to v0.15, and the key that it becomes, or words of the remedy.
@@ -228,14 +247,17 @@ func TestFieldsOfMetalLBsCustomResourcesAreToldTheirKeys(t *testing.T) {
 	}
 	for place, keys := range fields {
 		for key, remedy := range keys {
-			tells(t, at[place](key), strings.ReplaceAll(key, "Secret", "…")+": is not a key of this configuration: ", remedy)
+			got, _, _ := strings.Cut(said(at[place](key)), "\n") // the second line may be about the value
+			if !strings.Contains(got, strings.ReplaceAll(key, "Secret", "…")+": is not a key of this configuration: ") || !strings.Contains(got, remedy) {
+				t.Errorf("of %s in %q is said %q without %q", key, place, got, remedy)
+			}
 		}
 	}
 }
 
 func TestEachErrorShowsWhatIsWritten(t *testing.T) {
 	for text, want := range map[string]string{
-		"colour: blue\n":      `(column 1: "colour: blue")`,
+		"adress-pools: []\n":  `(column 1: "adress-pools: []")`,
 		peer("hold-tme: 90s"): `(column 3: "hold-tme: 90s")`,
 		peer("name: [tor]"):   `(column 9: "[tor]")`,
 		peer("node-selectors: {match-labels: {rack: one}}"):                `(column 19: "{match-labels: {rack: one}}")`,
@@ -292,6 +314,9 @@ func TestTheSameMistakeInManyPlacesIsToldOnce(t *testing.T) {
 }
 
 func TestAdvertisementsThatDifferInCommunitiesOnlyAreToldToBeOne(t *testing.T) {
+	// The same community, wrong in the same way, is one mistake.
+	tells(t, pool("advertisements:", "- communities: ['064500:1']", "- {communities: ['064500:1'], aggregation-length: 24}"), "write 64500:1; this stands 2 times in all")
+
 	const want = "sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other communities: put all communities into one item"
 	tells(t, pool("advertisements:", "- communities: [no-export]", "- communities: [no-advertise]"), want)
 	tells(t, pool("advertisements:", "- communities: ['large:1:2:3']", "- {}"), want)
