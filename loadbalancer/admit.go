@@ -82,7 +82,7 @@ func (c *Config) Admit(next *Config, f Facts) (v Verdict) {
 			v.Unfit = append(v.Unfit, d.Problem)
 		}
 	}
-	v.Unfit, v.Warnings = inOrder(v.Unfit), few(v.Warnings)
+	v.Unfit, v.Warnings = inOrder(v.Unfit), firstWarnings(v.Warnings)
 	if c == nil {
 		return v
 	}
@@ -91,7 +91,8 @@ func (c *Config) Admit(next *Config, f Facts) (v Verdict) {
 			v.Lost = append(v.Lost, h)
 		}
 	}
-	if !f.NodesKnown && (!reflect.DeepEqual(c.Peers, next.Peers) || c.tellsOtherwise(next, f.Held)) {
+	tellsOtherwise := func(a, b *Pool) bool { return !reflect.DeepEqual(a.Advertisements, b.Advertisements) }
+	if !f.NodesKnown && (!reflect.DeepEqual(c.Peers, next.Peers) || len(c.among(next, f.Held, tellsOtherwise)) > 0) {
 		v.Waits = append(v.Waits, MissingNodes)
 	}
 	if !f.KeysKnown && slices.ContainsFunc(next.Peers, func(p Peer) bool { return p.PasswordKey != "" && c.sameSession(p) == nil }) {
@@ -115,39 +116,28 @@ func (c *Config) Admit(next *Config, f Facts) (v Verdict) {
 		}
 	}
 	slices.Sort(v.Unpeered)
-	untold := map[[2]*Pool]bool{} // all addresses of a pool are told to the same
-	for _, h := range f.Held {
+	v.Untold = c.among(next, f.Held, func(a, b *Pool) bool { return a.told(f.Nodes, now) && !b.told(f.Nodes, then) })
+	return v
+}
+
+// among returns the addresses in use, owned by c and by next, between whose pools differs holds.
+func (c *Config) among(next *Config, held []Holding, differs func(now, then *Pool) bool) (all []Holding) {
+	asked := map[[2]*Pool]bool{} // all addresses of a pool fare alike
+	for _, h := range held {
 		pools := [2]*Pool{c.Pool(h.Addr), next.Pool(h.Addr)}
 		if pools[0] == nil || pools[1] == nil {
 			continue
 		}
-		is, known := untold[pools]
+		answer, known := asked[pools]
 		if !known {
-			is = pools[0].told(f.Nodes, now) && !pools[1].told(f.Nodes, then)
-			untold[pools] = is
+			answer = differs(pools[0], pools[1])
+			asked[pools] = answer
 		}
-		if is {
-			v.Untold = append(v.Untold, h)
+		if answer {
+			all = append(all, h)
 		}
 	}
-	return v
-}
-
-// tellsOtherwise reports whether next has other advertisements for an address in use.
-func (c *Config) tellsOtherwise(next *Config, held []Holding) bool {
-	same := map[[2]*Pool]bool{}
-	return slices.ContainsFunc(held, func(h Holding) bool {
-		pools := [2]*Pool{c.Pool(h.Addr), next.Pool(h.Addr)}
-		if pools[0] == nil || pools[1] == nil {
-			return false
-		}
-		is, known := same[pools]
-		if !known {
-			is = reflect.DeepEqual(pools[0].Advertisements, pools[1].Advertisements)
-			same[pools] = is
-		}
-		return !is
-	})
+	return all
 }
 
 // sameSession returns the peer of c that differs from p in its Nodes at most, or nil: the session of a Node that has both
@@ -192,23 +182,23 @@ func (p *Pool) told(nodes []Node, peers [][]string) bool {
 
 // remarks are warnings about a text as it meets the cluster.
 func (c *Config) remarks(f Facts) (all Problems) {
+	warn := func(index int, key, format string, args ...any) {
+		all = append(all, Problem{Key: fmt.Sprintf(key, index), Text: fmt.Sprintf(format, args...)})
+	}
 	for i, p := range c.Peers {
 		if f.KeysKnown && p.PasswordKey != "" && !f.Keys[p.PasswordKey] {
-			all = append(all, Problem{Key: fmt.Sprintf("peers[%d].password-key", i),
-				Text: "Secret metallb-bgp-auth has no value under this key: write the password there; until then no new session comes up"})
+			warn(i, "peers[%d].password-key", "Secret metallb-bgp-auth has no value under this key: write the password there; until then no new session comes up")
 		}
 	}
 	for i, p := range c.Peers {
 		if pool := c.Pool(p.Addr); pool != nil {
-			all = append(all, Problem{Key: fmt.Sprintf("peers[%d].peer-address", i),
-				Text: fmt.Sprintf("pool %q owns the router's own address %s: it is not handed out; take it out of the pool", show(pool.Name), p.Addr)})
+			warn(i, "peers[%d].peer-address", "pool %q owns the router's own address %s: it is not handed out; take it out of the pool", show(pool.Name), p.Addr)
 		}
 	}
 	for _, n := range f.Nodes {
 		for _, addr := range n.InternalIPs {
 			if i, ok := c.index(addr); ok {
-				all = append(all, Problem{Key: fmt.Sprintf("address-pools[%d]", i),
-					Text: fmt.Sprintf("pool %q owns %s, which is Node %s's own address: it is not handed out; take it out of the pool", show(c.Pools[i].Name), addr, n.Name)})
+				warn(i, "address-pools[%d]", "pool %q owns %s, which is Node %s's own address: it is not handed out; take it out of the pool", show(c.Pools[i].Name), addr, n.Name)
 			}
 		}
 	}

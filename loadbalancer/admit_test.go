@@ -205,7 +205,7 @@ func TestWhatNoTextMayBringIsAWarningWhereTheTextInForceHasIt(t *testing.T) {
 
 	octal := func(n string) *Config { return parse(t, peer("peer-port: "+n)) }
 	equal(t, against(octal("179").Admit(octal("010"), Facts{NodesKnown: true})),
-		`unfit line 5: peers[0].peer-port: "010" begins with a zero, which some readers take for an octal number: write 8 (column 14)`)
+		`unfit line 5: peers[0].peer-port: "010" is 8 to some readers of YAML and something else to others: write the decimal number that you mean (column 14)`)
 	equal(t, octal("010").Admit(octal("010"), Facts{}).Admits(), true)
 }
 

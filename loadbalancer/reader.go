@@ -1,84 +1,47 @@
 package loadbalancer
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
+	"math"
+	"net/netip"
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"go4.org/netipx"
 	"gopkg.in/yaml.v3"
 )
-
-// A Problem is one thing wrong with a configuration, and where.
-type Problem struct {
-	Line, Column int    // 1 is the first; 0 means the text as a whole
-	Key          string // peers[1].hold-time, or empty for the text as a whole
-	Text         string // what is wrong with it and what to do
-}
-
-// Error writes the problem on one line: line 7: peers[1].hold-time: "1s" is too short: use 0 or at least 3s (column 16).
-func (p Problem) Error() string {
-	var b strings.Builder
-	if p.Line > 0 {
-		fmt.Fprintf(&b, "line %d: ", p.Line)
-	}
-	if p.Key != "" {
-		fmt.Fprintf(&b, "%s: ", p.Key)
-	}
-	b.WriteString(p.Text)
-	if p.Column > 0 {
-		fmt.Fprintf(&b, " (column %d)", p.Column)
-	}
-	return b.String()
-}
-
-// Problems is everything wrong with a configuration, in the order of the text.
-type Problems []Problem
-
-// Error writes one problem a line.
-func (p Problems) Error() string { return p.First(len(p)) }
-
-// First writes the first n problems, one a line, and how many more there are.
-func (p Problems) First(n int) string {
-	var b strings.Builder
-	for i, problem := range p {
-		if i == n {
-			fmt.Fprintf(&b, "\nand %d more", len(p)-n)
-			break
-		}
-		if i > 0 {
-			b.WriteByte('\n')
-		}
-		b.WriteString(problem.Error())
-	}
-	return b.String()
-}
 
 const (
 	// maxValues bounds the work that YAML aliases can ask for; a text within MaxSize that uses none stays below it.
 	maxValues = 600_000
 	// maxMerges is how deep merge keys may refer to each other. They could also refer to themselves.
 	maxMerges = 16
-	// maxProblems bounds what we remember about a text that is something else than a configuration.
-	maxProblems = 1000
-	// maxShown is how much of what the operator wrote stands in an error, in characters.
-	maxShown = 60
 )
 
 // A reader walks the nodes of a text and collects what is wrong with it.
 type reader struct {
-	tolerant bool // skip what this version does not know, and count it
+	source   []byte
+	lines    []string // of the text, once a problem shows one
+	tolerant bool     // skip what this version does not know, and count it
+
 	problems Problems
-	unlisted int // problems past maxProblems
+	unlisted int             // problems past maxProblems
+	again    map[string]*int // in how many more places the same is wrong
 	warnings Problems
 	doubts   []doubt
-	ignored  int
-	values   int             // visited so far
-	overrun  bool            // visited too many: what is missing from here on may stand in the text after all
-	secrets  map[string]bool // what stands under a key such as password, wherever that is: no error quotes it
-	effort   int             // spent on comparing advertisements
+
+	ignored int
+	values  int  // visited so far
+	overrun bool // visited too many: what is missing from here on may stand in the text after all
+	effort  int  // spent on comparing advertisements
+
+	// What stands under a key such as password, wherever that is, and on which lines: no error quotes it.
+	secrets     map[string]bool
+	secretLines map[int]bool
 }
 
 // A value is one node of the text and how an operator would name it. The zero value is a key that is not there.
@@ -92,117 +55,10 @@ func (v value) absent() bool {
 	return v.node == nil || v.node.Kind == yaml.ScalarNode && v.node.Tag == "!!null"
 }
 
-// quote returns the value as written, short enough for an error.
-func (r *reader) quote(v value) string {
-	switch v.node.Kind {
-	case yaml.MappingNode:
-		return "a mapping"
-	case yaml.SequenceNode:
-		return "a list"
-	}
-	if r.secrets[v.node.Value] {
-		return "a password"
-	}
-	return strconv.Quote(show(v.node.Value))
+// empty is also true of a list without items.
+func (v value) empty() bool {
+	return v.absent() || v.node.Kind == yaml.SequenceNode && len(v.node.Content) == 0
 }
-
-// quoteName is quote for a name that was read before.
-func (r *reader) quoteName(name string) string {
-	if r.secrets[name] {
-		return strconv.Quote("…")
-	}
-	return strconv.Quote(show(name))
-}
-
-var passwordWord = regexp.MustCompile(`(?i)password(-key)?`)
-
-// show returns the beginning of a text that goes into an error. What follows the word password in it may be one: the
-// operator forgot a colon.
-func show(text string) string {
-	// Cut before anything looks at all of it: aliases can repeat a long text often.
-	cut := len(text) > 4*maxShown
-	if cut {
-		text = text[:4*maxShown]
-	}
-	if strings.ContainsAny(text, "wW") { // the expression takes its time, and most keys have no such letter
-		if at := passwordWord.FindStringIndex(text); at != nil && at[1] < len(text) {
-			text, cut = text[:at[1]], true
-		}
-	}
-	if len(text) > maxShown {
-		if runes := []rune(text); len(runes) > maxShown {
-			text, cut = string(runes[:maxShown]), true
-		}
-	}
-	if cut {
-		text += "…"
-	}
-	return text
-}
-
-// hide finds the secrets below a node. It does not follow aliases to lists and mappings, which are visited where they
-// stand.
-func (r *reader) hide(node *yaml.Node, secret bool) {
-	switch node.Kind {
-	case yaml.AliasNode:
-		if secret && node.Alias.Kind == yaml.ScalarNode {
-			r.hide(node.Alias, true)
-		}
-	case yaml.ScalarNode:
-		if secret && node.Value != "" {
-			if r.secrets == nil {
-				r.secrets = map[string]bool{}
-			}
-			r.secrets[node.Value] = true
-		}
-	case yaml.MappingNode:
-		for i := 0; i+1 < len(node.Content); i += 2 {
-			key := node.Content[i]
-			r.hide(key, secret)
-			r.hide(node.Content[i+1], secret || passwordWord.MatchString(key.Value))
-		}
-	default:
-		for _, child := range node.Content {
-			r.hide(child, secret)
-		}
-	}
-}
-
-func (r *reader) problem(v value, format string, args ...any) {
-	if r.overrun {
-		return
-	}
-	if r.full() {
-		r.unlisted++
-		return
-	}
-	r.problems = append(r.problems, locate(v, format, args...))
-}
-
-// full reports whether further problems are counted only, so that nobody need find words for them.
-func (r *reader) full() bool { return len(r.problems) == maxProblems }
-
-func (r *reader) warn(v value, format string, args ...any) {
-	r.warnings = append(r.warnings, locate(v, format, args...))
-}
-
-// doubt reports something that is refused unless the text in force has it, too; what says the same wherever it stands.
-func (r *reader) doubt(v value, what string, span netipx.IPRange, format string, args ...any) {
-	if len(r.doubts) < maxProblems {
-		r.doubts = append(r.doubts, doubt{locate(v, format, args...), what, span})
-	}
-}
-
-func locate(v value, format string, args ...any) Problem {
-	p := Problem{Key: v.path, Text: fmt.Sprintf(format, args...)}
-	if v.node != nil {
-		p.Line, p.Column = v.node.Line, v.node.Column
-	}
-	return p
-}
-
-// place names another value in an error.
-func place(v value) string { return v.path + " on line " + strconv.Itoa(v.node.Line) }
 
 // visit follows an alias to what it stands for. It reports false once the text has used up its budget.
 func (r *reader) visit(node *yaml.Node) (*yaml.Node, bool) {
@@ -219,71 +75,70 @@ func (r *reader) visit(node *yaml.Node) (*yaml.Node, bool) {
 	return node, true
 }
 
-// A key is one that a mapping may have.
-type key struct {
-	name, synonym string
-	standing      standing
-}
-
-type standing int
-
-const (
-	honoured standing = iota
-	later             // part of the configuration language, but not of this version
-	unused            // accepted from MetalLB's configurations and without effect
-)
-
 // fields returns the values of a mapping by their key's name, and reports keys that it does not know, that stand there
 // twice, or that this version does not honour. It reports false for something else than a mapping.
 func (r *reader) fields(v value, keys []key) (map[string]value, bool) {
+	found, before := map[string]value{}, len(r.problems)
+	entries, ok := r.entries(v, keys)
+	for _, e := range entries {
+		wrapping, wrapped := wrappings[e.key.node.Value]
+		switch k := e.known; {
+		case (k.name == "" || k.standing == later) && r.tolerant:
+			r.ignored++
+			r.secretLines[e.value.node.Line] = true
+		case wrapped && k.name == "":
+			r.problems = r.problems[:before]
+			r.problem(e.key, "%s", wrapping)
+			return nil, false
+		case k.name == "":
+			r.unknownKey(e, keys)
+			if meant := lookup(keys, like(keys, e.key.node.Value)).name; meant != "" && found[meant].absent() {
+				found[meant] = e.value // which may be wrong as well, and is not missing
+			}
+		case k.standing == later:
+			r.problem(e.key, "is not supported by this version: remove it")
+		case k.standing == unused:
+			r.warn(e.key, "has no effect: this version does not speak BFD; a short hold-time, such as 9s, finds a dead node as well")
+		default:
+			found[k.name] = e.value
+		}
+	}
+	return found, ok
+}
+
+// An entry is one of a mapping. Both its halves go by the same path, and stand where they stand.
+type entry struct {
+	key, value value
+	merged     bool // comes with a merge key (<<), and gives way to an entry before it
+	known      key  // of a mapping that may have certain keys only
+}
+
+// entries returns the entries of a mapping in the order of the text. Of two with one key, or with a key and its synonym, it
+// reports the second. Without keys, they are the operator's choice.
+func (r *reader) entries(v value, keys []key) (all []entry, ok bool) {
 	if v.absent() {
 		return nil, true
 	}
 	if v.node.Kind != yaml.MappingNode {
-		r.problem(v, "%s is not a mapping: write it as lines of \"key: value\"", r.quote(v))
+		r.wrong(v, `is not a mapping: write it as lines of "key: value"`)
 		return nil, false
 	}
-	found := map[string]value{}
-	first := map[string]pair{}
-	for _, p := range r.pairs(v, v.node, 0) {
-		at := value{p.key, join(v.path, p.key.Value)}
-		k, ok := lookup(keys, p.key.Value)
-		switch {
-		case (!ok || k.standing == later) && r.tolerant:
-			r.ignored++
-			continue
-		case !ok:
-			r.problem(at, "is not a key of this configuration%s", r.suggest(p.key.Value, names(keys), "remove it"))
-			continue
-		}
-		if before, twice := first[k.name]; twice {
-			if !p.merged {
-				r.problem(at, "stands here twice, also as %s: keep one", place(value{before.key, join(v.path, before.key.Value)}))
-			}
-			continue
-		}
-		first[k.name] = p
-		switch k.standing {
-		case later:
-			r.problem(at, "is not supported by this version: remove it")
-		case unused:
-			r.warn(at, "has no effect: this version does not speak BFD; a short hold-time, such as 9s, finds a dead node as well")
-		default:
-			found[k.name] = value{p.value, at.path}
+	first := map[string]value{}
+	for _, e := range r.pairs(v, v.node, 0) {
+		e.known = lookup(keys, e.key.node.Value)
+		name := cmp.Or(e.known.name, e.key.node.Value)
+		if before, twice := first[name]; !twice {
+			first[name] = e.key
+			all = append(all, e)
+		} else if !e.merged {
+			r.problem(e.key, "stands here twice, also as %s: keep one", place(before))
 		}
 	}
-	return found, true
-}
-
-// A pair is one entry of a mapping.
-type pair struct {
-	key, value *yaml.Node
-	merged     bool // comes with a merge key (<<), and gives way to an entry before it
+	return all, true
 }
 
 // pairs returns the entries of a mapping: its own, then those that come with merge keys.
-func (r *reader) pairs(v value, mapping *yaml.Node, depth int) []pair {
-	var own []pair
+func (r *reader) pairs(v value, mapping *yaml.Node, depth int) (all []entry) {
 	var merges []*yaml.Node
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
 		key, ok := r.visit(mapping.Content[i])
@@ -297,47 +152,53 @@ func (r *reader) pairs(v value, mapping *yaml.Node, depth int) []pair {
 		switch {
 		case key.Kind != yaml.ScalarNode:
 			r.problem(value{key, v.path}, "has %s for a key: write a single word", r.quote(value{node: key}))
+		case key.Tag == "!!merge" && node.Kind == yaml.SequenceNode:
+			merges = append(merges, node.Content...)
 		case key.Tag == "!!merge":
 			merges = append(merges, node)
 		default:
-			own = append(own, pair{key, node, depth > 0})
+			path := join(v.path, key.Value)
+			all = append(all, entry{key: value{key, path}, value: value{node, path}, merged: depth > 0})
 		}
 	}
-	for _, merge := range merges {
-		sources := []*yaml.Node{merge}
-		if merge.Kind == yaml.SequenceNode {
-			sources = merge.Content
-		}
-		for _, source := range sources {
-			node, ok := r.visit(source)
-			if !ok {
-				return own
-			}
-			at := value{source, join(v.path, "<<")}
-			switch {
-			case node.Kind != yaml.MappingNode:
-				r.problem(at, "does not stand for a mapping: merge mappings only")
-			case depth == maxMerges:
-				r.problem(at, "merges mappings that merge others, more than %d deep: write out some of them", maxMerges)
-				return own
-			default:
-				own = append(own, r.pairs(v, node, depth+1)...)
-			}
+	for _, source := range merges {
+		at := value{source, join(v.path, "<<")}
+		node, ok := r.visit(source)
+		switch {
+		case !ok:
+			return all
+		case node.Kind != yaml.MappingNode:
+			r.problem(at, "does not stand for a mapping: merge mappings only")
+		case depth == maxMerges:
+			r.problem(at, "merges mappings that merge others, more than %d deep: write out some of them", maxMerges)
+			return all
+		default:
+			all = append(all, r.pairs(v, node, depth+1)...)
 		}
 	}
-	return own
+	return all
+}
+
+func join(path, key string) string {
+	key = show(key)
+	if _, hidden := unseen(key); hidden {
+		key = strconv.QuoteToASCII(key)
+	}
+	if path == "" {
+		return key
+	}
+	return path + "." + key
 }
 
 // items returns the values of a list.
-func (r *reader) items(v value) []value {
+func (r *reader) items(v value) (all []value) {
 	if v.absent() {
 		return nil
 	}
 	if v.node.Kind != yaml.SequenceNode {
-		r.problem(v, "%s is not a list: begin each item with \"- \"", r.quote(v))
+		r.wrong(v, "is not a list: begin each item with \"- \"")
 		return nil
 	}
-	var all []value
 	for i, item := range v.node.Content {
 		node, ok := r.visit(item)
 		if !ok {
@@ -348,29 +209,19 @@ func (r *reader) items(v value) []value {
 	return all
 }
 
-// entries returns the keys and values of a mapping whose keys the operator chooses, in the order of the text. Both go by the
-// same path, and stand where they stand.
-func (r *reader) entries(v value) (keys, values []value) {
-	if v.absent() {
-		return nil, nil
-	}
-	if v.node.Kind != yaml.MappingNode {
-		r.problem(v, "%s is not a mapping: write it as lines of \"name: value\"", r.quote(v))
-		return nil, nil
-	}
-	first := map[string]pair{}
-	for _, p := range r.pairs(v, v.node, 0) {
-		at := value{p.value, join(v.path, p.key.Value)}
-		if before, twice := first[p.key.Value]; twice {
-			if !p.merged {
-				r.problem(value{p.key, at.path}, "stands here twice, also on line %d: keep one", before.key.Line)
+// words returns the items of a list of texts, and their texts. It reports an empty one: to skip it could leave none, which
+// means all.
+func (r *reader) words(list value, rule string) iter.Seq2[value, string] {
+	return func(yield func(value, string) bool) {
+		for _, item := range r.items(list) {
+			text, ok := r.text(item)
+			if text == "" && (ok || item.absent()) && !r.tolerant {
+				r.problem(item, "is empty: %s", rule)
+			} else if (ok || item.absent()) && !yield(item, text) {
+				return
 			}
-			continue
 		}
-		first[p.key.Value] = p
-		keys, values = append(keys, value{p.key, at.path}), append(values, at)
 	}
-	return keys, values
 }
 
 // text returns a scalar as written. It reports false if there is none, or if it is not a scalar.
@@ -379,29 +230,21 @@ func (r *reader) text(v value) (string, bool) {
 		return "", false
 	}
 	if v.node.Kind != yaml.ScalarNode {
-		r.problem(v, "%s does not belong here: write a single value", r.quote(v))
+		r.wrong(v, "does not belong here: write a single value")
 		return "", false
 	}
 	return v.node.Value, true
 }
 
-// label returns the value of a label as written, and null as the empty text, as MetalLB reads
-// "node-role.kubernetes.io/worker:". To skip it would select more nodes than the operator wrote.
-func (r *reader) label(v value) (string, bool) {
-	if v.absent() {
-		return "", true
+// named notes what looks like another name, or like none: earlier releases admitted it.
+func (r *reader) named(v value, noun string) {
+	name := v.node.Value
+	what, found := unseen(name)
+	if !found && name != strings.TrimSpace(name) {
+		what, found = "begins or ends with a space: write it without", true
 	}
-	text, ok := r.text(v)
-	if ok && !isLabelValue(text) && !r.tolerant {
-		r.problem(v, "%s is not a value that a label can have: write %s, or nothing", r.quote(v), nameRule)
-	}
-	return text, ok
-}
-
-// labelKey reports a key that no label can have.
-func (r *reader) labelKey(v value) {
-	if v.node.Kind == yaml.ScalarNode && !isLabelKey(v.node.Value) && !r.tolerant {
-		r.problem(v, "%s is not a key that a label can have: write %s, perhaps after a domain, as in example.com/rack", r.quote(v), nameRule)
+	if found {
+		r.doubt(v, noun+" "+name, netipx.IPRange{}, "%s", what)
 	}
 }
 
@@ -412,7 +255,7 @@ func (r *reader) flag(v value, otherwise bool) bool {
 	}
 	b, ok := boolean(v)
 	if !ok {
-		r.problem(v, "%s is neither true nor false: %s", r.quote(v), unquoted(v, boolean, "write one of the two"))
+		r.wrong(v, "is neither true nor false: %s", remedy(v, boolean, "write one of the two"))
 		return otherwise
 	}
 	return b
@@ -437,22 +280,40 @@ func (r *reader) number(v value, least, most, otherwise int64) int64 {
 	if v.absent() {
 		return otherwise
 	}
-	n, ok := integer(v)
+	n, ok := r.integer(v)
 	if !ok || n < least || n > most {
-		r.problem(v, "%s is not possible here: %s", r.quote(v), unquoted(v, integer, fmt.Sprintf("use a whole number from %d to %d", least, most)))
+		r.wrong(v, "is not possible here: %s", remedy(v, integer, fmt.Sprintf("use a whole number from %d to %d", least, most)))
 		return otherwise
-	}
-	if digits := strings.TrimLeft(v.node.Value, "+-"); len(digits) > 1 && digits[0] == '0' && n != 0 {
-		_, name := cutLast(v.path)
-		r.doubt(v, name+" "+v.node.Value, netipx.IPRange{}, "%s begins with a zero, which some readers take for an octal number: write %d", r.quote(v), n)
 	}
 	return n
 }
 
-// cutLast cuts a path before its last key.
-func cutLast(path string) (before, key string) {
-	i := strings.LastIndexByte(path, '.')
-	return path[:max(i, 0)], path[i+1:]
+// flagOrNumber returns a number from 1 to most, which also yes and no stand for, or 0 if there is none.
+func (r *reader) flagOrNumber(v value, yes, no uint8, most int64, noun string) uint8 {
+	if v.absent() {
+		return 0
+	}
+	if on, ok := boolean(v); ok && on {
+		return yes
+	} else if ok {
+		return no
+	}
+	n, ok := r.integer(v)
+	if !ok || n < 1 || n > most {
+		r.wrong(v, "is not possible here: %s", remedy(v, boolean, remedy(v, integer, fmt.Sprintf("use true, false or %s from 1 to %d", noun, most))))
+		return 0
+	}
+	return uint8(n)
+}
+
+// integer notes a number that is not written as a decimal one: YAML 1.1, YAML 1.2 and JSON differ in how they read it.
+func (r *reader) integer(v value) (int64, bool) {
+	n, ok := integer(v)
+	if written := v.node.Value; ok && strings.TrimPrefix(written, "+") != strconv.FormatInt(n, 10) {
+		key := v.path[strings.LastIndexByte(v.path, '.')+1:]
+		r.doubt(v, key+" "+written, netipx.IPRange{}, "is %d to some readers of YAML and something else to others: write the decimal number that you mean", n)
+	}
+	return n, ok
 }
 
 func integer(v value) (n int64, ok bool) {
@@ -462,84 +323,79 @@ func integer(v value) (n int64, ok bool) {
 	return n, v.node.Decode(&n) == nil
 }
 
-// unquoted returns the remedy for a value that only its quotes make wrong, and the other advice for any other.
-func unquoted[T any](v value, read func(value) (T, bool), otherwise string) string {
-	if v.node.Kind != yaml.ScalarNode || v.node.Style == 0 || len(v.node.Value) > maxShown {
-		return otherwise
-	}
-	var plain yaml.Node
-	if yaml.Unmarshal([]byte(v.node.Value), &plain) != nil || len(plain.Content) == 0 {
-		return otherwise
-	}
-	if _, ok := read(value{node: plain.Content[0]}); !ok {
-		return otherwise
-	}
-	return "write it without quotes"
+// frontZeros finds the zeros before each number in a text.
+var frontZeros = regexp.MustCompile(`(^|[-./: ])0+([0-9])`)
+
+const zeroInFront = "has a number with a zero in front: write %s"
+
+// A period is what a duration of whole seconds may be.
+type period struct {
+	least, most time.Duration
+	orZero      bool
+	rule        string
 }
 
-func join(path, key string) string {
-	if path == "" {
-		return show(key)
+// seconds returns a duration, or otherwise if there is none. It reports false if what stands there is not possible.
+func (r *reader) seconds(v value, p period, otherwise time.Duration) (time.Duration, bool) {
+	if v.absent() {
+		return otherwise, true
 	}
-	return path + "." + show(key)
+	r.integer(v) // says if it is written as YAML 1.1 does
+	d, ok := duration(v)
+	switch {
+	case !ok:
+		r.wrong(v, "is not a duration such as 90s: %s", remedy(v, duration, "use "+p.rule))
+	case d == 0 && p.orZero:
+		return 0, true
+	case d < p.least:
+		r.wrong(v, "is too short: use %s", p.rule)
+	case d > p.most:
+		r.wrong(v, "is too long: use at most %ds", p.most/time.Second)
+	case d%time.Second != 0:
+		r.wrong(v, "is not in whole seconds: use %s", d.Truncate(time.Second))
+	default:
+		return d, true
+	}
+	return otherwise, false
 }
 
-func lookup(keys []key, written string) (key, bool) {
-	for _, k := range keys {
-		if written == k.name || k.synonym != "" && written == k.synonym {
-			return k, true
-		}
+// duration reads 90s, 1m30s or a bare integer, which means seconds.
+func duration(v value) (time.Duration, bool) {
+	if n, ok := integer(v); ok {
+		const most = math.MaxUint16 + 1 // enough to be too long, and not so much that the product overflows
+		return time.Duration(max(-1, min(n, most))) * time.Second, true
 	}
-	return key{}, false
+	if v.node.Kind != yaml.ScalarNode || len(v.node.Value) > maxShown {
+		return 0, false
+	}
+	d, err := time.ParseDuration(strings.TrimSpace(v.node.Value))
+	return d, err == nil
 }
 
-func names(keys []key) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for _, k := range keys {
-			if !yield(k.name) || k.synonym != "" && !yield(k.synonym) {
-				return
-			}
-		}
+// address reads an IP address of the right sort.
+func (r *reader) address(v value, fits func(netip.Addr) bool, rule string) (netip.Addr, bool) {
+	text, ok := r.text(v)
+	if !ok {
+		return netip.Addr{}, false
 	}
+	addr, err := netip.ParseAddr(strings.TrimSpace(text))
+	if err == nil && fits(addr) {
+		return addr, true
+	}
+	if addr, ok := within(text); err != nil && ok {
+		rule = "is more than an address: write " + addr.String()
+	}
+	r.wrong(v, "%s", rule)
+	return netip.Addr{}, false
 }
 
-// suggest names the known word that is nearest to the one written, the first by the alphabet of several; if none is near,
-// it gives the other advice. Past the first problems nobody reads suggestions, and they cost time.
-func (r *reader) suggest(written string, known iter.Seq[string], otherwise string) string {
-	best, least := "", 1+len(written)/2
-	if len(r.problems) < 50 && len(written) <= maxShown {
-		for k := range known {
-			if len(k) > maxShown || r.secrets[k] {
-				continue
-			}
-			if d := distance(written, k); d < least || d == least && best != "" && k < best {
-				best, least = k, d
-			}
-		}
+// within returns the address in 10.0.0.1/32, 10.0.0.1:179, [2001:db8::1] or 010.0.0.1.
+func within(text string) (netip.Addr, bool) {
+	text, _, _ = strings.Cut(text[:min(len(text), maxShown)], "/")
+	text = frontZeros.ReplaceAllString(strings.TrimSpace(text), "$1$2")
+	if with, err := netip.ParseAddrPort(text); err == nil {
+		return with.Addr(), true
 	}
-	if best == "" {
-		return ": " + otherwise
-	}
-	return fmt.Sprintf(": did you mean %q?", best)
-}
-
-// distance is how many letters must be added, dropped or changed to turn a into b (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			changed := diagonal
-			if a[i] != b[j] {
-				changed++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(changed, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	addr, err := netip.ParseAddr(strings.Trim(text, "[]"))
+	return addr, err == nil
 }

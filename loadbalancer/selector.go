@@ -1,6 +1,7 @@
 package loadbalancer
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -63,33 +64,19 @@ func (s Selector) excludes(t Selector, effort *int) bool {
 		byKey[e.Key] = append(byKey[e.Key], e)
 	}
 	for key, conditions := range byKey {
-		const other = "\x00" // a value that no condition names
-		values := []string{other}
+		values := []string{"\x00"} // a value that no condition names
 		for _, e := range conditions {
-			*effort += 10 + len(e.Values)
 			values = append(values, e.Values...)
 		}
-		possible := allHold(conditions, nil, effort) || slices.ContainsFunc(values, func(v string) bool {
-			return allHold(conditions, map[string]string{key: v}, effort)
-		})
-		if !possible {
+		if *effort += (1 + len(values)) * (len(conditions) + len(values)); *effort > maxEffort {
+			return false
+		}
+		both := Selector{MatchExpressions: conditions}
+		if !both.Matches(nil) && !slices.ContainsFunc(values, func(v string) bool { return both.Matches(map[string]string{key: v}) }) {
 			return true
 		}
 	}
 	return false
-}
-
-func allHold(conditions []Expression, labels map[string]string, effort *int) bool {
-	for _, e := range conditions {
-		*effort += 1 + len(e.Values)
-		if *effort > maxEffort {
-			return true
-		}
-		if !e.holds(labels) {
-			return false
-		}
-	}
-	return true
 }
 
 // conditions returns all of the selector's conditions as expressions.
@@ -101,6 +88,87 @@ func (s Selector) conditions() []Expression {
 	return all
 }
 
+// neverTogether reports whether no node can be selected by both.
+func neverTogether(a, b []Selector, effort *int) bool {
+	return len(a) > 0 && len(b) > 0 && !slices.ContainsFunc(a, func(s Selector) bool {
+		return slices.ContainsFunc(b, func(t Selector) bool { return !s.excludes(t, effort) })
+	})
+}
+
+var operators = []string{"In", "NotIn", "Exists", "DoesNotExist"}
+
+func (r *reader) selectors(v value) (all []Selector) {
+	for _, item := range r.items(v) {
+		f, _ := r.fields(item, selectorKeys)
+		var s Selector
+		labels, _ := r.entries(f["match-labels"], nil)
+		for _, e := range labels {
+			r.labelKey(e.key)
+			if text, ok := r.label(e.value); ok {
+				if s.MatchLabels == nil {
+					s.MatchLabels = map[string]string{}
+				}
+				s.MatchLabels[e.key.node.Value] = text
+			}
+		}
+		for _, e := range r.items(f["match-expressions"]) {
+			s.MatchExpressions = append(s.MatchExpressions, r.expression(e))
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+func (r *reader) expression(v value) (e Expression) {
+	f, ok := r.fields(v, expressionKeys)
+	if !ok {
+		return Expression{}
+	}
+	choice := "use one of " + strings.Join(operators, ", ")
+	r.require(v, f, "key", "write the label that the condition is about")
+	r.require(v, f, "operator", choice)
+	if e.Key, ok = r.text(f["key"]); ok {
+		r.labelKey(f["key"])
+	}
+	for _, item := range r.items(f["values"]) {
+		if text, ok := r.label(item); ok {
+			e.Values = append(e.Values, text)
+		}
+	}
+	e.Values = sorted(e.Values)
+	switch e.Operator, ok = r.text(f["operator"]); {
+	case !ok:
+	case !slices.Contains(operators, e.Operator):
+		r.wrong(f["operator"], "is not an operator: %s", choice)
+	case strings.HasSuffix(e.Operator, "In"):
+		r.require(v, f, "values", e.Operator+" needs at least one value")
+	case len(e.Values) > 0:
+		r.problem(f["values"], "%s takes no values: remove them", e.Operator)
+	}
+	return e
+}
+
+// label returns the value of a label as written, and null as the empty text, as MetalLB reads
+// "node-role.kubernetes.io/worker:". To skip it would select more nodes than the operator wrote.
+func (r *reader) label(v value) (string, bool) {
+	text, ok := r.text(v)
+	if ok {
+		r.kubernetes(v, isLabelValue, "a value that a label can have: write "+nameRule+", or nothing")
+	}
+	return text, ok || v.absent()
+}
+
+func (r *reader) labelKey(v value) {
+	r.kubernetes(v, isLabelKey, "a key that a label can have: write "+nameRule+", perhaps after a domain, as in example.com/rack")
+}
+
+// kubernetes reports what Kubernetes does not take. Earlier releases did.
+func (r *reader) kubernetes(v value, takes func(string) bool, rule string) {
+	if !r.tolerant && !takes(v.node.Value) {
+		r.wrong(v, "is not %s", rule)
+	}
+}
+
 // What Kubernetes takes for the key and the value of a label, and for the name of a namespace. See "Syntax and character
 // set" in its page on labels, and RFC 1123 §2.1 for names.
 const (
@@ -108,29 +176,16 @@ const (
 	namespaceRule = `at most 63 small letters, digits and "-", with a letter or digit at both ends`
 )
 
-func isLabelKey(text string) bool {
-	domain, name, found := strings.Cut(text, "/")
-	if !found {
-		domain, name = "a", text
-	}
-	return name != "" && isLabelValue(name) && len(domain) <= 253 && !slices.ContainsFunc(strings.Split(domain, "."), func(part string) bool {
-		return !isWord(part, smallAndDigits, "-")
-	})
-}
-
-func isLabelValue(text string) bool {
-	return text == "" || len(text) <= 63 && isWord(text, smallAndDigits+capitals, "-_.")
-}
-
-func isNamespace(text string) bool { return len(text) <= 63 && isWord(text, smallAndDigits, "-") }
-
-const (
-	smallAndDigits = "abcdefghijklmnopqrstuvwxyz0123456789"
-	capitals       = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+var (
+	labelKey   = regexp.MustCompile(`^(([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)*[a-z0-9]([-a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$`)
+	labelValue = regexp.MustCompile(`^([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$`)
+	namespace  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 )
 
-// isWord reports whether a text begins and ends with an outer character, and has only those and inner ones between.
-func isWord(text, outer, inner string) bool {
-	return text != "" && strings.Contains(outer, text[:1]) && strings.Contains(outer, text[len(text)-1:]) &&
-		strings.Trim(text, outer+inner) == ""
+func isLabelKey(text string) bool {
+	return strings.IndexByte(text, '/') <= 253 && len(text) <= 253+1+63 && labelKey.MatchString(text)
 }
+
+func isLabelValue(text string) bool { return len(text) <= 63 && labelValue.MatchString(text) }
+
+func isNamespace(text string) bool { return len(text) <= 63 && namespace.MatchString(text) }

@@ -1,0 +1,196 @@
+package loadbalancer
+
+import (
+	"cmp"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go4.org/netipx"
+)
+
+const (
+	// maxAdvertisements bounds the work of comparing each advertisement of a pool with each other.
+	maxAdvertisements = 256
+	// maxEffort bounds the comparisons that one text can ask for: well under a second.
+	maxEffort = 10_000_000
+	// maxCommunities is how many bytes of communities always fit into an UPDATE: 4096 without the longest prefix and without
+	// all other attributes, those included that a drained node and weights add.
+	maxCommunities = 3840
+)
+
+// The names that routers know by themselves.
+// Source: IANA, Border Gateway Protocol (BGP) Well-known Communities.
+var wellKnown = map[string]string{
+	"graceful-shutdown":   "65535:0",     // RFC 8326
+	"accept-own":          "65535:1",     // RFC 7611
+	"llgr-stale":          "65535:6",     // RFC 9494
+	"no-llgr":             "65535:7",     // RFC 9494
+	"blackhole":           "65535:666",   // RFC 7999
+	"no-export":           "65535:65281", // RFC 1997
+	"no-advertise":        "65535:65282", // RFC 1997
+	"no-export-subconfed": "65535:65283", // RFC 1997
+	"no-peer":             "65535:65284", // RFC 3765
+}
+
+const communityRule = "write two numbers up to 65535, as in 64500:1, or large:64500:1:2"
+
+// communities returns what each name stands for: nothing, if its definition was reported.
+func (r *reader) communities(v value) map[string]string {
+	defined := maps.Clone(wellKnown)
+	entries, _ := r.entries(v, nil)
+	for _, e := range entries {
+		r.named(e.key, "community")
+		text, ok := r.text(e.value)
+		if e.value.absent() {
+			r.problem(e.value, "is empty: %s", communityRule)
+		} else if ok && !r.isCommunity(e.value) {
+			r.wrong(e.value, "is not a community: %s", communityRule)
+			text = ""
+		}
+		defined[e.key.node.Value] = text
+	}
+	return defined
+}
+
+// isCommunity reports whether a community is written out, and notes zeros in front of its numbers.
+func (r *reader) isCommunity(v value) bool {
+	_, ok := parseCommunity(v.node.Value)
+	if plain := frontZeros.ReplaceAllString(v.node.Value, "$1$2"); ok && plain != v.node.Value {
+		if again := r.first(v, zeroInFront); again != nil {
+			r.doubt(v, "community "+v.node.Value, netipx.IPRange{}, zeroInFront, plain).again = again
+		}
+	}
+	return ok
+}
+
+// parseCommunity returns the two numbers of a community, or the three of a large one.
+func parseCommunity(text string) (numbers []uint32, ok bool) {
+	rest, large := strings.CutPrefix(text, "large:")
+	count, bits := 2, 16
+	if large {
+		count, bits = 3, 32
+	}
+	for part := range strings.SplitSeq(rest, ":") {
+		n, err := strconv.ParseUint(part, 10, bits)
+		if err != nil || len(numbers) == count {
+			return nil, false
+		}
+		numbers = append(numbers, uint32(n))
+	}
+	return numbers, len(numbers) == count
+}
+
+func (r *reader) advertisement(v value, narrowest []span, defined map[string]string, peers map[string]value) Advertisement {
+	f, _ := r.fields(v, advertisementKeys)
+	a := Advertisement{
+		AggregationLength:   int(r.number(f["aggregation-length"], 0, 32, 32)),
+		AggregationLengthV6: int(r.number(f["aggregation-length-v6"], 0, 128, 128)),
+		LocalPref:           uint32(r.number(f["localpref"], 0, math.MaxUint32, 100)),
+		Prepend:             uint8(r.number(f["as-path-prepend"], 0, 10, 0)),
+		NodeSelectors:       r.selectors(f["node-selectors"]),
+		LinkBandwidth:       r.flag(f["link-bandwidth"], false),
+	}
+	for _, s := range narrowest {
+		length, at := a.AggregationLength, f["aggregation-length"]
+		if s.From().Is6() {
+			length, at = a.AggregationLengthV6, f["aggregation-length-v6"]
+		}
+		if length < s.shortest {
+			r.wrong(at, "reaches beyond the pool's %s: use at least %d", r.quote(s.at), s.shortest)
+		}
+	}
+	for item, text := range r.words(f["communities"], communityRule+", or a name from communities") {
+		meaning, named := defined[text]
+		if named && meaning == "" {
+			continue // reported where it is defined
+		}
+		if !named && !r.isCommunity(item) {
+			r.stranger(item, "is neither a name from communities nor a community", maps.Keys(defined), communityRule)
+			continue
+		}
+		switch n, _ := parseCommunity(cmp.Or(meaning, text)); len(n) {
+		case 2:
+			a.Communities = append(a.Communities, Community(n[0]<<16|n[1]))
+		case 3:
+			a.LargeCommunities = append(a.LargeCommunities, LargeCommunity{n[0], n[1], n[2]})
+		}
+	}
+	slices.Sort(a.Communities)
+	a.Communities = slices.Compact(a.Communities)
+	slices.SortFunc(a.LargeCommunities, LargeCommunity.Compare)
+	a.LargeCommunities = slices.Compact(a.LargeCommunities)
+	if size := 4*len(a.Communities) + 12*len(a.LargeCommunities); size > maxCommunities && !r.tolerant {
+		r.problem(f["communities"], "these take %d bytes in a BGP message, and there is room for %d: that is %d communities, or %d large ones",
+			size, maxCommunities, maxCommunities/4, maxCommunities/12)
+	}
+	for item, name := range r.words(f["peers"], "write the name of a peer") {
+		if _, known := peers[name]; !known {
+			r.stranger(item, "is the name of no peer", maps.Keys(peers), "write the name of one of peers")
+		}
+		a.Peers = append(a.Peers, name)
+	}
+	a.Peers = sorted(a.Peers)
+	return a
+}
+
+// sorted sorts a list, and leaves each text in it once.
+func sorted(list []string) []string {
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// consistent reports advertisements of one pool with which some node would send one prefix to one peer with two sets of
+// attributes.
+func (r *reader) consistent(all []Advertisement, places []value, families []span) {
+	// A key that we skipped may be what keeps them apart, and to refuse the text would lose every route.
+	if r.ignored > 0 || r.effort > maxEffort {
+		return
+	}
+	for j, b := range all {
+		for i, a := range all[:j] {
+			contradicts := a.contradicts(b, families, &r.effort)
+			if r.effort > maxEffort {
+				r.problem(places[j], "is one too many to compare with those before it: write fewer advertisements, peers or node-selectors")
+				return
+			}
+			if contradicts {
+				remedy := "other attributes: give them different peers, node-selectors or aggregation lengths"
+				if a.sameButCommunities(b) {
+					remedy = "other communities: put all communities into one item"
+				}
+				r.problem(places[j], "sends the same prefixes to the same peers as %s, with %s", place(places[i]), remedy)
+			}
+		}
+	}
+}
+
+func (a Advertisement) contradicts(b Advertisement, families []span, effort *int) bool {
+	*effort++
+	samePrefix := slices.ContainsFunc(families, func(s span) bool {
+		if s.From().Is6() {
+			return a.AggregationLengthV6 == b.AggregationLengthV6
+		}
+		return a.AggregationLength == b.AggregationLength
+	})
+	sameAttributes := a.sameButCommunities(b) && slices.Equal(a.Communities, b.Communities) && slices.Equal(a.LargeCommunities, b.LargeCommunities)
+	return samePrefix && !sameAttributes && shareName(a.Peers, b.Peers, effort) && !neverTogether(a.NodeSelectors, b.NodeSelectors, effort)
+}
+
+func (a Advertisement) sameButCommunities(b Advertisement) bool {
+	return a.LocalPref == b.LocalPref && a.Prepend == b.Prepend && a.LinkBandwidth == b.LinkBandwidth
+}
+
+// shareName reports whether two sorted lists have a name in common, where no names at all mean all.
+func shareName(a, b []string, effort *int) bool {
+	if len(a) == 0 || len(b) == 0 {
+		return true
+	}
+	*effort += len(a)
+	return slices.ContainsFunc(a, func(name string) bool {
+		_, both := slices.BinarySearch(b, name)
+		return both
+	})
+}

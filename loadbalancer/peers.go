@@ -1,0 +1,226 @@
+package loadbalancer
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"net/netip"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+)
+
+var (
+	holdTime      = period{3 * time.Second, math.MaxUint16 * time.Second, true, "0 or at least 3s"}
+	keepaliveTime = period{time.Second, math.MaxUint16 * time.Second, false, "1s up to the hold-time"}
+	connectTime   = period{time.Second, math.MaxUint16 * time.Second, false, "1s to 65535s"}
+	restartTime   = period{time.Second, 4095 * time.Second, false, "1s to 4095s"} // 12 bits (RFC 4724 §3)
+)
+
+// name reads the name of an item, and notes in names where it stands.
+func (r *reader) name(names map[string]value, noun string, item, v value) string {
+	name, ok := r.text(v)
+	if ok && name == "" {
+		r.problem(v, "is empty: write a name")
+	}
+	if name == "" {
+		return ""
+	}
+	r.named(v, noun)
+	if before, twice := names[name]; twice {
+		r.problem(item, "%s is a %s named %s as well: give one of them another name", place(before), noun, r.quote(v))
+		return name
+	}
+	names[name] = item
+	return name
+}
+
+// peers adds the peers to the configuration and returns where each name stands.
+func (r *reader) peers(config *Config, list value) map[string]value {
+	names := map[string]value{}
+	items := r.items(list)
+	for _, item := range items {
+		config.Peers = append(config.Peers, r.peer(item, names))
+	}
+	first := map[netip.AddrPort]int{}
+	for i, p := range config.Peers {
+		router := netip.AddrPortFrom(p.Addr, p.Port)
+		j, twice := first[router]
+		if !twice {
+			first[router] = i
+		} else if p.Addr.IsValid() && p.SameRouter(config.Peers[j]) && overlap(p.NodeSelectors, config.Peers[j].NodeSelectors) {
+			r.warn(items[i], "is the same router as %s: a node that has both speaks to the first only: keep one, or give them node-selectors that select different nodes", place(items[j]))
+		}
+	}
+	r.nameAfterAddresses(config.Peers, items, names)
+	return names
+}
+
+// nameAfterAddresses gives each peer without a name that of its address. MetalLB knows no names, and its configurations may have
+// several sessions with one router, from different nodes or to different ports: 10.0.0.1, 10.0.0.1#2 and so on. A name that
+// somebody wrote goes before one that we make up.
+func (r *reader) nameAfterAddresses(peers []Peer, items []value, names map[string]value) {
+	last, equals := map[netip.Addr]int{}, map[string]value{}
+	for i := range peers {
+		p := &peers[i]
+		if p.Name != "" || !p.Addr.IsValid() {
+			continue
+		}
+		written := fmt.Sprintf("%+v %s", *p, string(p.Password))
+		if before, twice := equals[written]; twice && !r.tolerant { // a key that we skipped may be what differs
+			r.problem(items[i], "is the same peer as %s: keep one", place(before))
+			continue
+		}
+		equals[written] = items[i]
+		taken := func(name string) bool { _, ok := names[name]; return ok }
+		for p.Name = p.Addr.String(); taken(p.Name); p.Name = fmt.Sprintf("%s#%d", p.Addr, 1+last[p.Addr]) {
+			last[p.Addr]++
+		}
+		names[p.Name] = items[i]
+	}
+}
+
+// overlap reports whether both select some node, as far as the text alone shows it: they are equal, or one selects every node.
+func overlap(a, b []Selector) bool {
+	return len(a) == 0 || len(b) == 0 || reflect.DeepEqual(a, b) ||
+		slices.ContainsFunc(slices.Concat(a, b), func(s Selector) bool { return reflect.ValueOf(s).IsZero() })
+}
+
+// peer reads a peer. Its name is empty if the operator wrote none.
+func (r *reader) peer(v value, names map[string]value) Peer {
+	f, ok := r.fields(v, peerKeys)
+	if !ok {
+		return Peer{}
+	}
+	r.require(v, f, "peer-address", "write the router's IP address")
+	r.require(v, f, "peer-asn", "write the router's AS number")
+	r.require(v, f, "my-asn", "write the AS number of your cluster")
+	p := Peer{
+		Name:          r.name(names, "peer", v, f["name"]),
+		Addr:          r.peerAddress(f["peer-address"]),
+		Port:          cmp.Or(uint16(r.number(f["peer-port"], 0, math.MaxUint16, 179)), 179), // 0 as in MetalLB
+		ASN:           uint32(r.number(f["peer-asn"], 1, math.MaxUint32, 0)),
+		MyASN:         uint32(r.number(f["my-asn"], 1, math.MaxUint32, 0)),
+		RouterID:      r.routerID(f["router-id"]),
+		TTL:           r.flagOrNumber(f["ebgp-multihop"], 255, 1, 255, "a TTL"),
+		RestartTime:   r.gracefulRestart(f["graceful-restart"]),
+		NodeSelectors: r.selectors(f["node-selectors"]),
+	}
+	p.ConnectTime, _ = r.seconds(f["connect-time"], connectTime, 15*time.Second)
+	p.HoldTime, p.KeepaliveTime = r.holdTimes(f["hold-time"], f["keepalive-time"])
+	p.SourceAddress, p.SourceNodeIP = r.sourceAddress(f["source-address"], p.Addr)
+	multihop := f["ebgp-multihop"]
+	if p.TTL != 0 && p.IBGP() && p.ASN != 0 {
+		if allowed, isFlag := boolean(multihop); allowed || !isFlag {
+			r.wrong(multihop, "is for eBGP, and peer-asn equals my-asn: remove it")
+		}
+		p.TTL = 0
+	}
+	if hops := r.flagOrNumber(f["ttl-security"], 1, 0, 254, "how many hops away the router is,"); hops > 0 {
+		if !multihop.absent() {
+			r.problem(multihop, "contradicts %s: keep one", place(f["ttl-security"]))
+		}
+		p.TTL, p.MinTTL = math.MaxUint8, math.MaxUint8-(hops-1)
+	}
+	p.Password, p.PasswordKey = r.password(f["password"], f["password-key"])
+	return p
+}
+
+func (r *reader) peerAddress(v value) netip.Addr {
+	addr, ok := r.address(v, func(a netip.Addr) bool {
+		return !a.Is4In6() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	}, "is not an IP address that a router can have: write the router's own, and no name")
+	if ok && addr.IsLinkLocalUnicast() && addr.Is6() && addr.Zone() == "" {
+		r.wrong(v, "is link-local: add the interface, as in %s%%eth0", addr)
+	}
+	return addr
+}
+
+func (r *reader) routerID(v value) netip.Addr {
+	id, _ := r.address(v, func(a netip.Addr) bool { return a.Is4() && !a.IsUnspecified() },
+		"is not a router ID: write an IPv4 address other than 0.0.0.0")
+	return id
+}
+
+func (r *reader) sourceAddress(v value, peer netip.Addr) (addr netip.Addr, nodeIP bool) {
+	if !v.absent() && strings.TrimSpace(v.node.Value) == "node-ip" {
+		return netip.Addr{}, true
+	}
+	addr, ok := r.address(v, func(a netip.Addr) bool { return !a.IsUnspecified() && !a.IsMulticast() },
+		"is not an address of a node: write an IP address or node-ip")
+	if ok && peer.IsValid() && addr.Is4() != peer.Is4() {
+		r.wrong(v, "is not of the same IP version as the peer-address %s: write an address of that version, or node-ip", peer)
+	}
+	return addr, false
+}
+
+func (r *reader) holdTimes(holdAt, keepaliveAt value) (hold, keepalive time.Duration) {
+	hold, sound := r.seconds(holdAt, holdTime, 90*time.Second)
+	if hold == 0 {
+		if !keepaliveAt.absent() {
+			if d, ok := duration(keepaliveAt); !ok || d != 0 {
+				r.wrong(keepaliveAt, "has no meaning with hold-time 0: remove it")
+			}
+		}
+		return 0, 0
+	}
+	keepalive, _ = r.seconds(keepaliveAt, keepaliveTime, hold/3)
+	if sound && keepalive > hold {
+		r.wrong(keepaliveAt, "is longer than the hold-time of %s: use at most a third of it", hold)
+	}
+	return hold, keepalive
+}
+
+func (r *reader) gracefulRestart(v value) time.Duration {
+	restart := 120 * time.Second
+	if v.absent() {
+		return restart
+	}
+	if v.node.Kind == yaml.MappingNode {
+		f, _ := r.fields(v, restartKeys)
+		restart, _ = r.seconds(f["restart-time"], restartTime, restart)
+		return restart
+	}
+	on, ok := boolean(v)
+	if !ok {
+		r.wrong(v, "is not possible here: %s", remedy(v, boolean, "use true, false or {restart-time: 120s}"))
+	}
+	if !on {
+		return 0
+	}
+	return restart
+}
+
+var secretKey = regexp.MustCompile(`^[-_.A-Za-z0-9]+$`)
+
+// maxPassword is how long a password of TCP MD5 may be, in bytes: Linux's TCP_MD5SIG_MAXKEYLEN.
+const maxPassword = 80
+
+func (r *reader) password(inline, key value) (password Secret, passwordKey string) {
+	if !inline.absent() && !key.absent() {
+		r.problem(key, "stands here as well as %s: keep one", place(inline))
+		return "", ""
+	}
+	if text, ok := r.text(inline); ok {
+		switch {
+		case text == "":
+			r.problem(inline, "is empty: write the router's password or remove the key")
+		case len(text) > maxPassword:
+			r.problem(inline, "is longer than %d bytes, which is the most that TCP MD5 takes: choose a shorter one", maxPassword)
+		default:
+			r.warn(inline, "everybody who may read this ConfigMap can read it: put it into Secret metallb-bgp-auth, and name its key as password-key")
+		}
+		password = Secret(text)
+	}
+	if text, ok := r.text(key); ok {
+		if len(text) > 253 || !secretKey.MatchString(text) {
+			r.problem(key, "is not a key that a Secret can have: write letters, digits, \"-\", \"_\" and \".\"")
+		}
+		passwordKey = text
+	}
+	return password, passwordKey
+}

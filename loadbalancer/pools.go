@@ -1,0 +1,206 @@
+package loadbalancer
+
+import (
+	"cmp"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"go4.org/netipx"
+)
+
+// A span is one item of a pool's list of addresses, and where it stands.
+type span struct {
+	at   value
+	pool int
+	netipx.IPRange
+	// shortest is the prefix length of the widest network within the range. An aggregate that is wider would draw
+	// traffic to us for addresses that are not in the pool.
+	shortest int
+}
+
+// pools adds the pools to the configuration.
+func (r *reader) pools(config *Config, list value, communities map[string]string, peers map[string]value) {
+	var all []span
+	names := map[string]value{}
+	for _, item := range r.items(list) {
+		pool, spans := r.pool(item, len(config.Pools), names, communities, peers)
+		if len(spans) > 0 {
+			config.Pools = append(config.Pools, pool)
+			all = append(all, spans...)
+		}
+	}
+	r.apart(all)
+	for _, s := range all {
+		config.owners = append(config.owners, owner{s.IPRange, s.pool})
+		// The first that is said says enough.
+		if i := slices.IndexFunc(special, func(n network) bool { return netipx.RangeOfPrefix(n.Prefix).Overlaps(s.IPRange) }); i >= 0 {
+			r.doubt(s.at, "special", s.IPRange, "holds %s, which %s: take it out of the pool", special[i].Prefix, special[i].what)
+		}
+	}
+}
+
+func (r *reader) pool(v value, index int, names map[string]value, communities map[string]string, peers map[string]value) (Pool, []span) {
+	f, ok := r.fields(v, poolKeys)
+	if !ok {
+		return Pool{}, nil
+	}
+	r.require(v, f, "name", "give the pool a name")
+	r.require(v, f, "cidr", "list the pool's addresses, as in 192.168.10.0/24")
+	p := Pool{
+		Name:                  r.name(names, "pool", v, f["name"]),
+		AutoAssign:            r.flag(f["auto-assign"], true),
+		AvoidBuggyIPs:         r.flag(f["avoid-buggy-ips"], false),
+		Priority:              int(r.number(f["priority"], math.MinInt32, math.MaxInt32, 0)),
+		Namespaces:            r.namespaces(f["namespaces"]),
+		ServiceSelectors:      r.selectors(f["service-selectors"]),
+		ShareAcrossNamespaces: r.flag(f["share-across-namespaces"], false),
+	}
+	if protocol, ok := r.text(f["protocol"]); ok && protocol != "bgp" {
+		r.wrong(f["protocol"], "is not spoken here: this provider speaks BGP only: use bgp, or remove the pool")
+	}
+	var spans []span
+	for item, text := range r.words(f["cidr"], rangeRule) {
+		if addresses, ok := r.addresses(item, text); ok {
+			spans = append(spans, span{item, index, addresses, widest(addresses)})
+			p.Ranges = append(p.Ranges, addresses)
+		}
+	}
+	slices.SortFunc(p.Ranges, func(a, b netipx.IPRange) int { return a.From().Compare(b.From()) })
+
+	items := r.items(f["advertisements"])
+	if len(items) > maxAdvertisements {
+		r.problem(f["advertisements"], "has more than %d items: make fewer advertisements, or split the pool", maxAdvertisements)
+		items = items[:maxAdvertisements]
+	}
+	if len(items) == 0 {
+		items = []value{{}} // an address that nobody hears of helps nobody
+	}
+	narrowest, sound := narrowest(spans), len(r.problems)
+	for _, item := range items {
+		p.Advertisements = append(p.Advertisements, r.advertisement(item, narrowest, communities, peers))
+	}
+	if len(r.problems) == sound {
+		r.consistent(p.Advertisements, items, narrowest)
+	}
+	return p, spans
+}
+
+// namespaces reads the names of those whose Services may use a pool.
+func (r *reader) namespaces(v value) (names []string) {
+	for item, name := range r.words(v, "write the name of a namespace") {
+		r.kubernetes(item, isNamespace, "the name of a namespace: write "+namespaceRule)
+		names = append(names, name)
+	}
+	return sorted(names)
+}
+
+const rangeRule = "write 192.168.10.0/24 or 192.168.10.5-192.168.10.20"
+
+// addresses reads 192.168.10.0/24 or 192.168.10.5-192.168.10.20.
+func (r *reader) addresses(v value, text string) (netipx.IPRange, bool) {
+	span, ok := parseRange(text)
+	single, err := netip.ParseAddr(text)
+	plainly := frontZeros.ReplaceAllString(text, "$1$2")
+	_, zeros := parseRange(plainly)
+	switch {
+	case err == nil && plain(single):
+		r.wrong(v, "is a single address: write %s/%d", single, single.BitLen())
+	case !ok && zeros:
+		r.wrong(v, zeroInFront, plainly)
+	case !ok:
+		r.wrong(v, "is not a range of addresses: %s", rangeRule)
+	case !span.IsValid():
+		r.wrong(v, "ends before it begins: write the lower address first")
+	default:
+		first, _, isPrefix := strings.Cut(text, "/")
+		if addr, err := netip.ParseAddr(strings.TrimSpace(first)); isPrefix && err == nil && addr != span.From() {
+			r.warn(v, "%s is the network from %s to %s: %s is only one of its addresses", r.quote(v), span.From(), span.To(), addr)
+		}
+		return span, true
+	}
+	return span, false
+}
+
+func parseRange(text string) (netipx.IPRange, bool) {
+	if first, last, ok := strings.Cut(text, "-"); ok {
+		from, err1 := netip.ParseAddr(strings.TrimSpace(first))
+		to, err2 := netip.ParseAddr(strings.TrimSpace(last))
+		sound := err1 == nil && err2 == nil && from.Is4() == to.Is4() && plain(from) && plain(to)
+		return netipx.IPRangeFrom(from, to), sound
+	}
+	address, length, _ := strings.Cut(text, "/")
+	prefix, err := netip.ParsePrefix(strings.TrimSpace(address) + "/" + strings.TrimSpace(length))
+	if err != nil || !plain(prefix.Addr()) {
+		return netipx.IPRange{}, false
+	}
+	return netipx.RangeOfPrefix(prefix), true // without the host bits
+}
+
+func plain(addr netip.Addr) bool { return !addr.Is4In6() && addr.Zone() == "" }
+
+// widest returns the prefix length of the widest network within a range.
+func widest(span netipx.IPRange) int {
+	for length := 0; length < span.From().BitLen(); length++ {
+		begin := netip.PrefixFrom(span.From(), length).Masked()
+		if begin.Addr() != span.From() {
+			// The next one of that length, unless there is none.
+			begin = netip.PrefixFrom(netipx.PrefixLastIP(begin).Next(), length)
+		}
+		if begin.IsValid() && netipx.PrefixLastIP(begin).Compare(span.To()) <= 0 {
+			return length
+		}
+	}
+	return span.From().BitLen()
+}
+
+// narrowest returns, for IPv4 and for IPv6, the span that allows the least aggregation.
+func narrowest(spans []span) []span {
+	byFamily := map[bool]span{}
+	for _, s := range spans {
+		if most, ok := byFamily[s.From().Is6()]; !ok || s.shortest > most.shortest {
+			byFamily[s.From().Is6()] = s
+		}
+	}
+	return slices.Collect(maps.Values(byFamily))
+}
+
+// apart sorts the spans by address and reports those that overlap, in one pool or in two.
+func (r *reader) apart(spans []span) {
+	slices.SortStableFunc(spans, func(a, b span) int { return a.From().Compare(b.From()) })
+	var reach span // of those before, the one that ends last
+	for i, s := range spans {
+		if i > 0 && s.From().Compare(reach.To()) <= 0 && !r.deaf() {
+			above, below := reach.at, s.at
+			if cmp.Or(above.node.Line-below.node.Line, above.node.Column-below.node.Column) > 0 {
+				above, below = below, above
+			}
+			r.wrong(below, "overlaps %s of %s: let each address be in one place", r.quote(above), place(above))
+		}
+		if i == 0 || s.To().Compare(reach.To()) > 0 {
+			reach = s
+		}
+	}
+}
+
+// A network is one whose addresses routers do not forward to, or not to one host.
+type network struct {
+	netip.Prefix
+	what string
+}
+
+// Source: IANA's registries of special-purpose and multicast addresses.
+var special = []network{
+	{netip.MustParsePrefix("0.0.0.0/8"), "stand for no host (RFC 1122)"},
+	{netip.MustParsePrefix("127.0.0.0/8"), "are loopback addresses (RFC 1122)"},
+	{netip.MustParsePrefix("169.254.0.0/16"), "are link-local (RFC 3927)"},
+	{netip.MustParsePrefix("224.0.0.0/4"), "are multicast (RFC 5771)"},
+	{netip.MustParsePrefix("255.255.255.255/32"), "is the broadcast address (RFC 919)"},
+	{netip.MustParsePrefix("240.0.0.0/4"), "are reserved (RFC 1112), so that hosts drop them"},
+	{netip.MustParsePrefix("::/128"), "stands for no host (RFC 4291)"},
+	{netip.MustParsePrefix("::1/128"), "is the loopback address (RFC 4291)"},
+	{netip.MustParsePrefix("fe80::/10"), "are link-local (RFC 4291)"},
+	{netip.MustParsePrefix("ff00::/8"), "are multicast (RFC 4291)"},
+}
