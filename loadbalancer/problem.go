@@ -317,21 +317,30 @@ func remedy[T any](v value, read func(value) (T, bool), otherwise string) string
 // suggest names the known word that is nearest to the one written, however either is hyphenated, the first by the alphabet of
 // several; if none is near, it gives the other advice. Past the first problems nobody reads suggestions, and they cost time.
 func (r *reader) suggest(written string, known iter.Seq[string], otherwise string) string {
-	best, least := "", 1+len(written)/2
 	if len(r.problems) < 50 && len(written) <= maxShown {
-		for k := range known {
-			if len(k) > maxShown || r.secrets[k] {
-				continue
+		best, letters := Nearest(written, func(yield func(string) bool) {
+			for k := range known {
+				if len(k) <= maxShown && !r.secrets[k] && !yield(k) {
+					return
+				}
 			}
-			if d := distance(folded(written), folded(k)); d < least || d == least && best != "" && k < best {
-				best, least = k, d
-			}
+		})
+		if best != "" && letters <= len(written)/2 {
+			return fmt.Sprintf(": did you mean %q?", best)
 		}
 	}
-	if best == "" {
-		return ": " + otherwise
+	return ": " + otherwise
+}
+
+// Nearest returns the known word that is nearest to the one written, however either is hyphenated or capitalised, the first by
+// the alphabet of several, and how many letters apart they are. Without known words it returns none.
+func Nearest(written string, known iter.Seq[string]) (best string, letters int) {
+	for k := range known {
+		if d := distance(folded(written), folded(k)); best == "" || d < letters || d == letters && k < best {
+			best, letters = k, d
+		}
 	}
-	return fmt.Sprintf(": did you mean %q?", best)
+	return best, letters
 }
 
 // distance is how many letters must be added, dropped or changed to turn a into b (Levenshtein).

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
 // Annotations that mean something under our prefixes: of Services also what MetalLB writes there itself.
@@ -28,31 +30,9 @@ func unknown(annotations map[string]string, known []string) (all []string) {
 			if !ours || slices.Contains(known, name) {
 				continue
 			}
-			nearest := slices.MinFunc(known, func(a, b string) int {
-				return distance(strings.ToLower(name), strings.ToLower(a)) - distance(strings.ToLower(name), strings.ToLower(b))
-			})
+			nearest, _ := loadbalancer.Nearest(Short(name), slices.Values(known))
 			all = append(all, fmt.Sprintf("annotation %s means nothing: the nearest that does is %s%s", Short(key), prefix, nearest))
 		}
 	}
 	return all
-}
-
-// distance counts the letters that must be changed, added or removed to make one word of the other.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		before := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			before, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, before+cost)
-		}
-	}
-	return row[len(b)]
 }
