@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/list"
 	"encoding/binary"
+	"iter"
 	"math/big"
 	"net/netip"
 	"slices"
@@ -17,10 +18,9 @@ type stock struct {
 	inUse  func(netip.Addr) bool
 	stores [][2]store // by pool, and by family
 	// own are addresses of routers and nodes, which no pool hands out.
-	own    map[netip.Addr]bool
-	nodes  []netip.Addr
-	order  []int // indices of the pools by priority, then as the operator wrote them
-	byName map[string]int
+	own   map[netip.Addr]bool
+	nodes []netip.Addr
+	order []int // indices of the pools by priority, then as the operator wrote them
 
 	// freed holds the list element of each address that was used and is free now, in its store or, if no pool hands it
 	// out, in withheld.
@@ -68,7 +68,7 @@ func newStock(inUse func(netip.Addr) bool) *stock {
 }
 
 // configure changes the pools. It does not forget what was used before.
-func (s *stock) configure(config *Config, held []netip.Addr) {
+func (s *stock) configure(config *Config, held iter.Seq[netip.Addr]) {
 	var freed []freedAddr
 	for _, e := range s.freed {
 		freed = append(freed, e.Value.(freedAddr))
@@ -76,19 +76,11 @@ func (s *stock) configure(config *Config, held []netip.Addr) {
 	slices.SortFunc(freed, func(x, y freedAddr) int { return cmp.Compare(x.at, y.at) })
 
 	s.config = config
-	s.own = map[netip.Addr]bool{}
-	for _, p := range config.Peers {
-		s.own[p.Addr] = true
-	}
-	for _, addr := range s.nodes {
-		s.own[addr] = true
-	}
+	s.own = s.reserved(config)
 	s.stores = make([][2]store, len(config.Pools))
 	s.order = make([]int, len(config.Pools))
-	s.byName = make(map[string]int, len(config.Pools))
 	for i, pool := range config.Pools {
 		s.order[i] = i
-		s.byName[pool.Name] = i
 		v6 := slices.IndexFunc(pool.Ranges, func(r netipx.IPRange) bool { return r.From().Is6() })
 		if v6 < 0 {
 			v6 = len(pool.Ranges)
@@ -99,7 +91,7 @@ func (s *stock) configure(config *Config, held []netip.Addr) {
 		}
 	}
 	slices.SortStableFunc(s.order, func(i, j int) int { return cmp.Compare(config.Pools[i].Priority, config.Pools[j].Priority) })
-	for _, addr := range held {
+	for addr := range held {
 		if at := s.storeOf(addr); at != nil {
 			at.used++
 		}
@@ -129,12 +121,19 @@ func (s *stock) handsOut(pool *Pool, addr netip.Addr) bool {
 	return pool.handsOut(addr) && !s.own[addr]
 }
 
-// named returns the index of the pool of that name, or -1.
-func (s *stock) named(name string) int {
-	if i, ok := s.byName[name]; ok {
-		return i
+// reserved returns the addresses of routers and nodes that pools own.
+func (s *stock) reserved(config *Config) map[netip.Addr]bool {
+	all := slices.Clone(s.nodes)
+	for _, p := range config.Peers {
+		all = append(all, p.Addr)
 	}
-	return -1
+	own := map[netip.Addr]bool{}
+	for _, addr := range all {
+		if config.Pool(addr) != nil {
+			own[addr] = true
+		}
+	}
+	return own
 }
 
 func (s *stock) store(pool int, f Family) *store { return &s.stores[pool][place6(f)] }
