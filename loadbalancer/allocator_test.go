@@ -516,6 +516,82 @@ func TestWhoGotSomethingAndStillWaitsIsServedAgain(t *testing.T) {
 	}
 }
 
+// However often Serve is interrupted, it comes to the same end, and tells the same Services the same.
+func TestServingInSlicesEndsAsServingAtOnce(t *testing.T) {
+	for name, disturb := range map[string]func(*Allocator){
+		"an address becomes free": func(a *Allocator) { a.Release("shop/link-0") },
+		"other pools": func(a *Allocator) {
+			a.Configure(pools(t, "new 10.1.0.0/29,fd01::/127; a 10.0.0.0/29,fd00::/126 tier=gold"), set(t, "10.0.0.0/30"))
+		},
+		"ports that collide": func(a *Allocator) {
+			r, _ := request(t, "shop/share-0 share=k ports=1000,1001,1002 pool=many")
+			a.Allocate(r)
+		},
+		"more room": func(a *Allocator) {
+			a.Configure(pools(t, "a 10.0.0.0/26,fd00::/126; many 10.2.0.0/30 manual"), nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// outcome serves in slices of so many steps, and returns who holds what, who waits, what was told, and how many slices it took.
+			outcome := func(steps int) (held map[string]string, waits, told []string, slicesDone int) {
+				a := NewAllocator()
+				a.Configure(pools(t, "a 10.0.0.0/29,fd00::/126; many 10.2.0.0/30 manual"), nil)
+				ask := func(format string, args ...any) {
+					r, _ := request(t, fmt.Sprintf(format, args...))
+					a.Allocate(r)
+				}
+				for i := range 5 { // each waits for the address of the one before
+					ask("shop/link-%d want=10.0.0.%d", i, i)
+					if i > 0 {
+						ask("shop/link-%d want=10.0.0.%d", i, i-1)
+					}
+				}
+				for i := range 6 {
+					ask("shop/any-%d", i)
+					ask("shop/both-%d families=64", i)
+					ask("shop/share-%d share=k ports=%d pool=many", i, 1000+i)
+					ask("shop/same-%d share=k ports=80 pool=many", i)
+				}
+				for a.Stirs() {
+					a.Serve(func() bool { return true })
+				}
+				disturb(a)
+				news := map[string]string{}
+				for more := true; more; slicesDone++ {
+					left := steps
+					var changed []Change
+					changed, more = a.Serve(func() bool { left--; return left > 0 })
+					if err := a.inconsistency(); err != nil {
+						t.Fatal(err)
+					}
+					for _, c := range changed {
+						news[c.UID] += fmt.Sprintf("%s %s %q %q; ", c.UID, shown(c.Addrs), words(c.Why), words(c.Conflict))
+					}
+				}
+				for _, uid := range slices.Sorted(maps.Keys(a.services)) {
+					if a.Waits(uid) {
+						waits = append(waits, uid)
+					}
+				}
+				return holdingsOf(a), waits, slices.Sorted(maps.Values(news)), slicesDone
+			}
+			held, waits, told, _ := outcome(1 << 30)
+			if len(told) == 0 {
+				t.Fatal("nothing happened")
+			}
+			for k := 1; ; k++ {
+				h, w, n, slicesDone := outcome(k)
+				equal(t, h, held)
+				equal(t, w, waits)
+				equal(t, n, told)
+				if slicesDone == 1 {
+					break
+				}
+			}
+		})
+	}
+}
+
 func TestHoldingsAreInTheOrderOfTheAddresses(t *testing.T) {
 	a := NewAllocator()
 	a.Configure(pools(t, "a 10.0.0.8/29,fd00::/126"), nil)
