@@ -897,7 +897,7 @@ func (m *model) serve() {
 	}
 	for uid, r := range m.stale {
 		now := m.of(uid)
-		if _, g := try(r); g.why || g.more || m.told[uid] || len(now.addrs) > 0 && !now.Terms.equal(r.Terms) || !slices.Equal(g.addrs, now.addrs) {
+		if _, g := try(r); g.why || g.more || m.told[uid] || m.lost[uid] || len(now.addrs) > 0 && !now.Terms.equal(r.Terms) || !slices.Equal(g.addrs, now.addrs) {
 			m.waits[uid] = r
 			continue
 		}
@@ -1447,7 +1447,7 @@ func (a *Allocator) state() string {
 			all = append(all, freedIn(a.stock.stores[i][f].freed))
 		}
 	}
-	return strings.Join(append(all, freedIn(a.stock.withheld)), "\n")
+	return strings.Join(all, "\n")
 }
 
 func freedIn(l *list.List) (all string) {
@@ -1738,9 +1738,7 @@ func (a *Allocator) inconsistency() error {
 		if len(holders) == 0 || a.stock.freed[addr] != nil {
 			return fmt.Errorf("%s is held by %d, and free: %t", addr, len(holders), a.stock.freed[addr] != nil)
 		}
-		if store := a.stock.storeOf(addr); store != nil {
-			used[store]++
-		}
+		used[a.stock.storeOf(addr)]++
 		if !slices.IsSortedFunc(holders, byAge) {
 			return fmt.Errorf("%s is not held by the oldest first", addr)
 		}
@@ -1776,13 +1774,16 @@ func (a *Allocator) inconsistency() error {
 	}
 
 	listed := 0
-	lists := map[*list.List]*store{a.stock.withheld: nil}
+	lists := map[*list.List]*store{}
 	for i := range a.stock.stores {
 		for f := range a.stock.stores[i] {
 			s := &a.stock.stores[i][f]
 			lists[s.freed] = s
 			if s.used != used[s] {
-				return fmt.Errorf("%d addresses of pool %s are in use, and %d are counted", used[s], a.config.Pools[i].Name, s.used)
+				return fmt.Errorf("%d addresses of pool number %d are in use, and %d are counted", used[s], i, s.used)
+			}
+			if i == len(a.config.Pools) {
+				continue
 			}
 			// Below the cursor nothing is left that was never used, except what was forgotten.
 			pool := &a.config.Pools[i]
@@ -1800,9 +1801,6 @@ func (a *Allocator) inconsistency() error {
 		for e := l.Front(); e != nil; e = e.Next() {
 			f := e.Value.(freedAddr)
 			at := a.stock.storeOf(f.addr)
-			if pool := a.config.Pool(f.addr); pool != nil && !a.stock.handsOut(pool, f.addr) {
-				at = nil
-			}
 			switch {
 			case a.stock.freed[f.addr] != e:
 				return fmt.Errorf("%s is in a list and not known as free", f.addr)

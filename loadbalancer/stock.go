@@ -16,17 +16,15 @@ import (
 type stock struct {
 	config *Config
 	inUse  func(netip.Addr) bool
-	stores [][2]store // by pool, and by family
+	stores [][2]store // by pool, and by family; the last are of addresses that no pool owns
 	// own are addresses of routers and nodes, which no pool hands out.
 	own   map[netip.Addr]bool
 	nodes []netip.Addr
 	order []int // indices of the pools by priority, then as the operator wrote them
 
-	// freed holds the list element of each address that was used and is free now, in its store or, if no pool hands it
-	// out, in withheld.
-	freed    map[netip.Addr]*list.Element
-	withheld *list.List
-	clock    uint64 // counts what was freed, so that a new configuration keeps the order
+	// freed holds the list element of each address that was used and is free now, in its store.
+	freed map[netip.Addr]*list.Element
+	clock uint64 // counts what was freed, so that a new configuration keeps the order
 }
 
 // A spot is where in the pools an address may be: in one of them, by its index, and of one family.
@@ -64,7 +62,7 @@ type freedAddr struct {
 const mostFreed = 1 << 16
 
 func newStock(inUse func(netip.Addr) bool) *stock {
-	return &stock{config: &Config{}, inUse: inUse, freed: map[netip.Addr]*list.Element{}, withheld: list.New()}
+	return &stock{config: &Config{}, inUse: inUse, freed: map[netip.Addr]*list.Element{}}
 }
 
 // configure changes the pools. It does not forget what was used before.
@@ -77,7 +75,8 @@ func (s *stock) configure(config *Config, held iter.Seq[netip.Addr]) {
 
 	s.config = config
 	s.own = s.reserved(config)
-	s.stores = make([][2]store, len(config.Pools))
+	s.stores = make([][2]store, len(config.Pools)+1)
+	s.stores[len(config.Pools)] = [2]store{{freed: list.New()}, {freed: list.New()}}
 	s.order = make([]int, len(config.Pools))
 	for i, pool := range config.Pools {
 		s.order[i] = i
@@ -92,12 +91,9 @@ func (s *stock) configure(config *Config, held iter.Seq[netip.Addr]) {
 	}
 	slices.SortStableFunc(s.order, func(i, j int) int { return cmp.Compare(config.Pools[i].Priority, config.Pools[j].Priority) })
 	for addr := range held {
-		if at := s.storeOf(addr); at != nil {
-			at.used++
-		}
+		s.storeOf(addr).used++
 	}
 	clear(s.freed)
-	s.withheld.Init()
 	for _, f := range freed {
 		s.shelve(f)
 	}
@@ -141,51 +137,37 @@ func (s *stock) store(pool int, f Family) *store { return &s.stores[pool][place6
 // has reports whether the pool owns addresses of the family.
 func (s *stock) has(pool int, f Family) bool { return len(s.store(pool, f).ranges) > 0 }
 
-// storeOf returns the store of the pool that owns the address, or nil.
+// storeOf returns the store of the pool that owns the address.
 func (s *stock) storeOf(addr netip.Addr) *store {
 	if i, ok := s.config.index(addr); ok {
 		return s.store(i, FamilyOf(addr))
 	}
-	return nil
+	return s.store(len(s.config.Pools), FamilyOf(addr))
 }
 
 // take notes that somebody holds the address from now on, and nobody did before.
 func (s *stock) take(addr netip.Addr) {
-	if at := s.storeOf(addr); at != nil {
-		at.used++
-	}
+	at := s.storeOf(addr)
+	at.used++
 	if e, ok := s.freed[addr]; ok {
-		s.listOf(addr).Remove(e)
+		at.freed.Remove(e)
 		delete(s.freed, addr)
 	}
 }
 
 // free notes that nobody holds the address any more.
 func (s *stock) free(addr netip.Addr) {
-	if at := s.storeOf(addr); at != nil {
-		at.used--
-	}
+	s.storeOf(addr).used--
 	s.clock++
 	s.shelve(freedAddr{addr, s.clock})
 }
 
-func (s *stock) listOf(addr netip.Addr) *list.List {
-	if i, ok := s.config.index(addr); ok && s.handsOut(&s.config.Pools[i], addr) {
-		return s.store(i, FamilyOf(addr)).freed
-	}
-	return s.withheld
-}
-
 // shelve puts an address behind those that were freed before.
 func (s *stock) shelve(f freedAddr) {
-	l := s.listOf(f.addr)
-	s.freed[f.addr] = l.PushBack(f)
-	if l.Len() <= mostFreed {
-		return
-	}
-	oldest := l.Remove(l.Front()).(freedAddr)
-	delete(s.freed, oldest.addr)
-	if at := s.storeOf(oldest.addr); at != nil {
+	at := s.storeOf(f.addr)
+	s.freed[f.addr] = at.freed.PushBack(f)
+	if at.freed.Len() > mostFreed {
+		delete(s.freed, at.freed.Remove(at.freed.Front()).(freedAddr).addr)
 		at.forgotten = true
 	}
 }
@@ -205,8 +187,10 @@ func (s *stock) next(pool int, f Family) netip.Addr {
 				at.at = at.ranges[at.span].From()
 			}
 		}
-		if e := at.freed.Front(); e != nil {
-			return e.Value.(freedAddr).addr
+		for e := at.freed.Front(); e != nil; e = e.Next() { // those that are not handed out are few
+			if addr := e.Value.(freedAddr).addr; s.handsOut(p, addr) {
+				return addr
+			}
 		}
 		if !at.forgotten {
 			break
