@@ -577,10 +577,8 @@ func (a *Allocator) unmet(r *Request, from *fit) Reason {
 		return slices.ContainsFunc(r.Families, func(f Family) bool { return a.stock.has(i, f) })
 	}):
 		return Reason{Cause: NoFamily, Family: r.Families[0], pools: from.names}
-	case r.Pool != "":
-		return Reason{Cause: NoneFree, Family: family, Pool: r.Pool}
 	}
-	return Reason{Cause: NoneFree, Family: family, pools: from.names}
+	return Reason{Cause: NoneFree, Family: family, Pool: r.Pool, pools: from.names}
 }
 
 // mayHold returns why the Service cannot have the address it asks for, if so.

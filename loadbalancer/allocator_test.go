@@ -1719,7 +1719,8 @@ func (a *Allocator) inconsistency() error {
 				return fmt.Errorf("%s holds %s, which is held by others only", uid, addr)
 			}
 			if p := a.config.Pool(addr); t.request.Key != "" && p != nil {
-				in := company{circle{t.request.Namespace, t.request.Key}, a.spotOf(addr)}
+				i, _ := a.config.index(addr)
+				in := company{circle{t.request.Namespace, t.request.Key}, spot{i, FamilyOf(addr)}}
 				if p.ShareAcrossNamespaces {
 					in.namespace = ""
 				}

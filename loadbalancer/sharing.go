@@ -178,11 +178,11 @@ type company struct {
 
 // companyAt returns the company that the Service is in at the address; false if it has no key, or the address no pool.
 func (a *Allocator) companyAt(addr netip.Addr, r *Request) (company, bool) {
-	pool := a.config.Pool(addr)
-	if r.Key == "" || pool == nil {
+	i, ok := a.config.index(addr)
+	if r.Key == "" || !ok {
 		return company{}, false
 	}
-	return company{circleIn(pool, r), a.spotOf(addr)}, true
+	return company{circleIn(&a.config.Pools[i], r), spot{i, FamilyOf(addr)}}, true
 }
 
 // list enters the address where others of the holder's circle find it, and unlist takes it out once no other is there.

@@ -29,15 +29,8 @@ type stock struct {
 
 // A spot is where in the pools an address may be: in one of them, by its index, and of one family.
 type spot struct {
-	pool   int // -1 for an address that no pool owns
+	pool   int
 	family Family
-}
-
-func (a *Allocator) spotOf(addr netip.Addr) spot {
-	if i, ok := a.config.index(addr); ok {
-		return spot{i, FamilyOf(addr)}
-	}
-	return spot{-1, FamilyOf(addr)}
 }
 
 // A store is what a pool has left of one family.

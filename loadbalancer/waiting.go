@@ -248,21 +248,21 @@ func (a *Allocator) touch(addr netip.Addr, by *tenant) {
 		}
 	}
 	holders = a.inUse[addr]
-	at := a.spotOf(addr)
-	switch pool := a.config.Pool(addr); {
-	case pool == nil:
+	switch i, ok := a.config.index(addr); {
+	case !ok:
 	case len(holders) > 0:
+		pool := &a.config.Pools[i]
 		for c := range a.watched[circleIn(pool, &holders[0].request)] {
 			if _, ok := a.mayJoin(addr, pool, &c.members[0].request); ok {
 				a.push(c)
 			}
 		}
-	case a.stock.handsOut(pool, addr):
-		for c := range a.watched[at] {
+	case a.stock.handsOut(&a.config.Pools[i], addr):
+		for c := range a.watched[spot{i, FamilyOf(addr)}] {
 			a.push(c)
 		}
 		for _, f := range a.fits {
-			if len(a.watched[f]) > 0 && slices.Contains(f.pools, at.pool) {
+			if len(a.watched[f]) > 0 && slices.Contains(f.pools, i) {
 				for c := range a.watched[f] {
 					a.push(c)
 				}
