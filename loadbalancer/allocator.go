@@ -70,9 +70,7 @@ type Grant struct {
 	// Apart is why the Service got an address of its own although another has the same key: with the externalTrafficPolicy
 	// Local, its pods are others.
 	Apart Reason
-	// Left are the addresses that the Service held before and gave up.
-	Left []netip.Addr
-	// Conflict is set if it gave one up because another Service holds it that it cannot share it with.
+	// Conflict is set if it gave up an address because another Service holds it that it cannot share it with.
 	Conflict Reason
 	// Renumbered is set if it gave one up because the operator took that away from the pools.
 	Renumbered bool
@@ -94,15 +92,13 @@ type Allocator struct {
 	config *Config
 	// givenUp are addresses that the operator took away from the pools on purpose: who holds one moves.
 	givenUp *netipx.IPSet
+	// names are those of the pools, in words; automatic those of which hand out addresses without request, if any.
+	names, automatic string
 
-	services map[string]*tenant // by UID: who holds addresses, and who waits
-	inUse    map[netip.Addr]*occupied
-	groups   map[group]map[spot]*company // of those that pools own, changed only by list and unlist
-	kins     map[kin]map[group]bool      // the keys of groups
-	held     []Holding                   // one for each tenant and address, in no order
-	rows     []*tenant                   // whose each of them is
+	services map[string]*tenant              // by UID: who holds addresses, and who waits
+	inUse    map[netip.Addr][]*tenant        // the older first
+	shared   map[company]map[netip.Addr]bool // changed only by list and unlist
 	stock    *stock
-	withheld []netip.Addr // those of Nodes that pools own, in order
 	waiting
 }
 
@@ -110,8 +106,6 @@ type Allocator struct {
 type tenant struct {
 	request Request      // as it asked last
 	addrs   []netip.Addr // at most one of each family
-	rows    [2]int       // of its addresses in the allocator's list, by family
-	terms   Terms        // on which it holds them
 	// pool is what the Service asked for when it last got its address or kept it; asked is false for an adopted one that
 	// has not asked yet. An operator who draws the pools anew does not move the Services of the old ones: only asking for
 	// another pool than before does.
@@ -119,29 +113,19 @@ type tenant struct {
 	asked bool
 	// key is, likewise, the sharing key that it had then.
 	key string
-	// odds is set for a tenant that shares an address with others against its terms: it is the one to blame.
-	odds bool
 	// rests is set for one that wants nothing: it holds what it holds until it is released.
 	rests bool
 
-	stale bool   // the pools changed since it was looked at
-	why   Reason // it waits for all that it asks for
+	why   Reason // that it was given for not having all that it asks for
+	lost  Reason // why it lost an address to an older one, as long as it was not told
 	class *class // of those that wait for the same; nil if it does not wait
-	at    int    // in the class
 }
 
 // NewAllocator returns an allocator without pools, in which nothing is held.
 func NewAllocator() *Allocator {
-	a := &Allocator{
-		config:   &Config{},
-		givenUp:  &netipx.IPSet{},
-		services: map[string]*tenant{},
-		inUse:    map[netip.Addr]*occupied{},
-		groups:   map[group]map[spot]*company{},
-		kins:     map[kin]map[group]bool{},
-	}
+	a := &Allocator{services: map[string]*tenant{}, inUse: map[netip.Addr][]*tenant{}}
 	a.stock = newStock(func(addr netip.Addr) bool { return a.inUse[addr] != nil })
-	a.waiting.reset(a.config)
+	a.Configure(&Config{}, nil)
 	return a
 }
 
@@ -151,22 +135,21 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 	if givenUp == nil {
 		givenUp = &netipx.IPSet{}
 	}
-	a.config, a.givenUp, a.withheld = config, givenUp, a.pooled(config)
-	a.stock.configure(config, slices.Collect(maps.Keys(a.inUse)))
-	clear(a.groups)
-	clear(a.kins)
-	for addr, at := range a.inUse {
-		holders := at.holders
-		*at = occupied{}
-		for _, t := range holders {
-			at.holders = append(at.holders, t)
-			a.list(addr, at, t)
+	var names, automatic []string
+	for _, p := range config.Pools {
+		if names = append(names, p.Name); p.AutoAssign {
+			automatic = append(automatic, p.Name)
 		}
 	}
-	a.waiting.reset(config)
+	a.config, a.givenUp, a.names, a.automatic = config, givenUp, someOf(names), someOf(automatic)
+	a.stock.configure(config, maps.Keys(a.inUse))
+	a.shared, a.waiting = map[company]map[netip.Addr]bool{}, newWaiting()
 	for _, t := range a.services {
-		if t.class, t.stale = nil, !t.rests; t.stale {
-			a.unchecked = append(a.unchecked, t)
+		for _, addr := range t.addrs {
+			a.list(addr, t)
+		}
+		if t.class = nil; !t.rests {
+			a.unchecked[t] = true
 		}
 	}
 }
@@ -174,17 +157,9 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 // Withhold says which addresses are Nodes' own. Like those of routers, they are not handed out while nobody holds them; who
 // holds one keeps it: anybody who can write a Node's status could take it away otherwise.
 func (a *Allocator) Withhold(nodes []netip.Addr) {
-	a.stock.nodes = slices.Clone(nodes)
-	if !slices.Equal(a.pooled(a.config), a.withheld) {
+	if a.stock.nodes = slices.Clone(nodes); !maps.Equal(a.stock.reserved(a.config), a.stock.own) {
 		a.Configure(a.config, a.givenUp)
 	}
-}
-
-// pooled returns the addresses of Nodes that pools own, in order.
-func (a *Allocator) pooled(config *Config) []netip.Addr {
-	all := slices.DeleteFunc(slices.Clone(a.stock.nodes), func(addr netip.Addr) bool { return config.Pool(addr) == nil })
-	slices.SortFunc(all, netip.Addr.Compare)
-	return slices.Compact(all)
 }
 
 // Held returns the addresses that the Service holds.
@@ -197,16 +172,21 @@ func (a *Allocator) Held(uid string) []netip.Addr {
 
 // Holders returns the Services that hold addr.
 func (a *Allocator) Holders(addr netip.Addr) (all []Holder) {
-	if at := a.inUse[addr]; at != nil {
-		for _, t := range at.holders {
-			all = append(all, Holder{t.request.UID, t.request.Service})
-		}
+	for _, t := range a.inUse[addr] {
+		all = append(all, Holder{t.request.UID, t.request.Service})
 	}
 	return all
 }
 
-// InUse returns every address in use and by whom, in no order. It copies a list, and is quick.
-func (a *Allocator) InUse() []Holding { return slices.Clone(a.held) }
+// InUse returns every address in use and by whom, in no order.
+func (a *Allocator) InUse() (all []Holding) {
+	for _, t := range a.services {
+		for _, addr := range t.addrs {
+			all = append(all, Holding{t.request.Service, addr})
+		}
+	}
+	return all
+}
 
 // Holdings returns every address in use and by whom, in the order of the addresses.
 func (a *Allocator) Holdings() []Holding {
@@ -223,32 +203,30 @@ func (a *Allocator) Pool(addr netip.Addr) *Pool { return a.config.Pool(addr) }
 
 // Adopt gives a Service addresses that its status shows, also those that no pool owns: they are in use, whatever the
 // configuration says. Of each family it takes the first. It may hold one together with others if they can all use it at
-// once; else it does not get it, and the reason says who holds it. If it gets none, nothing changes.
+// once; else it does not get it, and the reason says who holds it. If it gets none, nothing changes. If it may not share one, it
+// waits to hear so.
 func (a *Allocator) Adopt(r Request, addrs []netip.Addr) (conflict Reason) {
-	next := holding{}
+	var taken []netip.Addr
+	known := true // how it came to these
 	for _, addr := range addrs {
-		if slices.ContainsFunc(next.addrs, func(other netip.Addr) bool { return FamilyOf(other) == FamilyOf(addr) }) {
-			continue
+		why := a.excluded(addr, &r)
+		switch {
+		case slices.ContainsFunc(taken, func(other netip.Addr) bool { return FamilyOf(other) == FamilyOf(addr) }):
+		case why.None():
+			taken = append(taken, addr)
+			known = known && slices.Contains(a.Held(r.UID), addr)
+		case conflict.None():
+			conflict = why
 		}
-		if why := a.excluded(addr, &r); !why.None() {
-			if conflict.None() {
-				conflict = why
-			}
-			continue
+	}
+	if len(taken) > 0 {
+		t := a.tenant(&r)
+		t.asked = t.asked && known
+		waits := t.class != nil || a.unchecked[t]
+		a.hold(t, &r, taken)
+		if waits || slices.ContainsFunc(taken, func(addr netip.Addr) bool { return !a.atOdds(addr, &r, theOlder).None() }) {
+			a.Wait(r) // for what it lacks now
 		}
-		next.addrs = append(next.addrs, addr)
-		next.odds = next.odds || !a.atOdds(addr, &r, theBlameless).None()
-	}
-	if len(next.addrs) == 0 {
-		return conflict
-	}
-	t := a.tenant(&r)
-	if len(t.addrs) > 0 && !slices.ContainsFunc(next.addrs, func(addr netip.Addr) bool { return !slices.Contains(t.addrs, addr) }) {
-		next.pool, next.key, next.asked = t.pool, t.key, t.asked // it is known how it came to these
-	}
-	a.hold(t, &r, next)
-	if t.class != nil {
-		a.Wait(r) // for what it may lack now
 	}
 	return conflict
 }
@@ -258,38 +236,48 @@ func (a *Allocator) Adopt(r Request, addrs []netip.Addr) (conflict Reason) {
 // that cannot be met leaves everything as it was, and waits. A Service that was adopted keeps its address also if it asks for
 // another pool: nobody remembers whether it did so before. Asking for another again moves it.
 //
-// The exception is an address that another Service holds and that the two cannot use at once: the one that asks loses it,
-// for otherwise one Service's mistake would be the other's outage.
+// The exception is an address that two Services hold and cannot use at once: the younger loses it, whichever of them asks. If
+// it is the other, it waits for another address and is told when it is served.
 func (a *Allocator) Allocate(r Request) Grant {
-	g, next := a.decide(&r)
-	t := a.tenant(&r)
-	moved := !slices.Equal(t.addrs, next.addrs)
-	a.hold(t, &r, next)
-	a.note(t, g, moved)
+	g, met := a.decide(&r)
+	a.settle(a.tenant(&r), &r, g, met)
 	return g
 }
 
 // Check returns what Allocate would, and changes nothing. It also reports whether Allocate would change nothing.
 func (a *Allocator) Check(r Request) (g Grant, same bool) {
-	g, next := a.decide(&r)
-	before := a.services[r.UID]
-	if before == nil || len(before.addrs) == 0 {
-		return g, len(next.addrs) == 0
+	g, _ = a.decide(&r)
+	t := a.services[r.UID]
+	return g, slices.Equal(g.Addrs, a.Held(r.UID)) && (len(g.Addrs) == 0 || t.request.Terms.equal(r.Terms))
+}
+
+// settle gives the Service what was decided, and lets it wait for the rest. If it moved all the same, it has its turn once
+// more: what it got beside what it has may bring the rest along.
+func (a *Allocator) settle(t *tenant, r *Request, g Grant, met bool) (moved, news bool) {
+	moved, news = !slices.Equal(t.addrs, g.Addrs) || !t.lost.None(), !g.Why.Same(t.why)
+	a.hold(t, r, g.Addrs)
+	t.why, t.lost, t.rests = g.Why, Reason{}, false
+	if met {
+		t.asked, t.pool, t.key = true, r.Pool, r.Key
 	}
-	return g, slices.Equal(next.addrs, before.addrs) && before.terms.equal(r.Terms) && next.odds == before.odds
+	switch {
+	case !g.Why.None() || g.More:
+		if a.join(t, g.More); moved && !g.More {
+			a.push(t.class)
+		}
+	case len(t.addrs) == 0:
+		delete(a.services, r.UID)
+	}
+	return moved, news
 }
 
 // Release forgets the Service, and returns the addresses that it held.
-func (a *Allocator) Release(uid string) []netip.Addr {
-	t := a.services[uid]
-	if t == nil {
-		return nil
+func (a *Allocator) Release(uid string) (left []netip.Addr) {
+	if t := a.services[uid]; t != nil {
+		left = t.addrs
+		delete(a.services, uid)
+		a.hold(t, &t.request, nil)
 	}
-	a.leave(t)
-	delete(a.services, uid)
-	t.rests = true
-	left := t.addrs
-	a.hold(t, &t.request, holding{})
 	return left
 }
 
@@ -303,145 +291,85 @@ func (a *Allocator) tenant(r *Request) *tenant {
 	return t
 }
 
-// A holding is what a tenant is to hold, and how it comes to it.
-type holding struct {
-	addrs []netip.Addr
-	pool  string
-	asked bool
-	key   string
-	odds  bool
-}
-
-// hold makes the tenant hold what the holding says, on the request's terms, instead of what it held before.
-func (a *Allocator) hold(t *tenant, r *Request, next holding) {
-	before := t.addrs
-	same := t.terms.equal(r.Terms)
-	for _, addr := range before {
-		at := a.inUse[addr]
-		switch {
-		case !slices.Contains(next.addrs, addr):
-			a.unlist(addr, at, t)
-			a.strike(t, addr)
-			at.holders = slices.DeleteFunc(at.holders, func(other *tenant) bool { return other == t })
-			if len(at.holders) == 0 {
-				delete(a.inUse, addr)
-				a.stock.free(addr)
-			}
-		case !same:
-			a.unlist(addr, at, t)
-		}
-	}
-	t.request, t.terms, t.addrs = *r, r.Terms, next.addrs
-	t.pool, t.asked, t.key, t.odds = next.pool, next.asked, next.key, next.odds
-	for _, addr := range next.addrs {
-		at := a.inUse[addr]
-		switch {
-		case !slices.Contains(before, addr):
-			if at == nil {
-				at = &occupied{}
-				a.inUse[addr] = at
-				a.stock.take(addr)
-			}
-			at.holders = append(at.holders, t)
-			a.list(addr, at, t)
-			a.enter(t, addr)
-			a.touch(addr)
-		case !same:
-			a.list(addr, at, t)
-			a.touch(addr)
-		}
-	}
-	for _, addr := range before {
-		a.absolve(addr)
-		if !slices.Contains(next.addrs, addr) {
-			a.touch(addr)
-		}
-	}
-}
-
-// enter writes a line into the list of what is held, and strike takes it out.
-func (a *Allocator) enter(t *tenant, addr netip.Addr) {
-	t.rows[place6(FamilyOf(addr))] = len(a.held)
-	a.held, a.rows = append(a.held, Holding{t.request.Service, addr}), append(a.rows, t)
-}
-
-func (a *Allocator) strike(t *tenant, addr netip.Addr) {
-	row, last := t.rows[place6(FamilyOf(addr))], len(a.held)-1
-	a.held[row], a.rows[row] = a.held[last], a.rows[last]
-	a.rows[row].rows[place6(FamilyOf(a.held[row].Addr))] = row
-	a.rows[last] = nil
-	a.held, a.rows = a.held[:last], a.rows[:last]
-}
-
-// absolve clears those of the blame who were at odds with a holder of the address that left or changed.
-func (a *Allocator) absolve(addr netip.Addr) {
-	at := a.inUse[addr]
-	if at == nil {
+// hold makes the tenant hold the addresses on the request's terms, instead of what it held before, and wait for nothing.
+func (a *Allocator) hold(t *tenant, r *Request, addrs []netip.Addr) {
+	a.leave(t)
+	before, same := t.addrs, t.request.Terms.equal(r.Terms)
+	if same && slices.Equal(before, addrs) {
+		t.request = *r
 		return
 	}
-	for _, t := range at.holders {
-		if !t.odds {
+	for _, addr := range before {
+		if a.unlist(addr, t); slices.Contains(addrs, addr) {
 			continue
 		}
-		r := t.request
-		r.Terms = t.terms
-		if t.odds = slices.ContainsFunc(t.addrs, func(addr netip.Addr) bool { return !a.atOdds(addr, &r, theBlameless).None() }); !t.odds {
-			a.touch(addr)
+		a.inUse[addr] = slices.DeleteFunc(a.inUse[addr], func(other *tenant) bool { return other == t })
+		if len(a.inUse[addr]) == 0 {
+			delete(a.inUse, addr)
+			a.stock.free(addr)
+		}
+	}
+	t.request, t.addrs = *r, addrs
+	for _, addr := range addrs {
+		if !slices.Contains(before, addr) {
+			if a.inUse[addr] == nil {
+				a.stock.take(addr)
+			}
+			i, _ := slices.BinarySearchFunc(a.inUse[addr], t, byAge)
+			a.inUse[addr] = slices.Insert(a.inUse[addr], i, t)
+		}
+		a.list(addr, t)
+	}
+	for _, addr := range slices.Concat(before, addrs) {
+		if !same || slices.Contains(before, addr) != slices.Contains(addrs, addr) {
+			a.touch(addr, t)
 		}
 	}
 }
 
-// decide finds what the Service gets, and how it will hold that. It changes nothing but how far the pools' cursors have come.
-func (a *Allocator) decide(r *Request) (Grant, holding) {
+// decide finds what the Service gets, and whether that meets its request. It changes nothing but how far the pools' cursors
+// have come.
+func (a *Allocator) decide(r *Request) (g Grant, met bool) {
 	now := a.services[r.UID]
-	if now == nil || len(now.addrs) == 0 {
+	if now == nil {
 		now = &tenant{}
 	}
-	addrs, why := a.choose(r, now)
-	g := Grant{Why: why}
-	if len(addrs) == 0 {
+	if g.Addrs, g.Why = a.choose(r, now); g.Why.None() {
+		met = true
+	}
+	if len(g.Addrs) == 0 {
 		// It keeps what it has. What it cannot have together with another, it loses.
 		for _, addr := range now.addrs {
-			if a.obstacle(addr, r, everybody).relation.excludes() {
+			if !a.excluded(addr, r).None() {
 				continue
 			}
-			addrs = append(addrs, addr)
+			g.Addrs = append(g.Addrs, addr)
 			if a.isGivenUp(addr) {
 				g.Why.GivenUp = addr
 			}
 		}
-		addrs = inOrderOf(r.Families, addrs)
+		g.Addrs = inOrderOf(r.Families, g.Addrs)
 	}
-	next := holding{addrs: addrs, pool: r.Pool, key: r.Key, asked: true}
-	if !why.None() {
-		next.pool, next.key, next.asked = now.pool, now.key, now.asked
-	}
-	for _, addr := range addrs {
-		if remark := a.atOdds(addr, r, theBlameless); !remark.None() {
-			next.odds = true
-			if g.Why.None() {
-				g.Why = remark
-			}
+	for _, addr := range g.Addrs {
+		if g.Why.None() {
+			g.Why = a.atOdds(addr, r, theOlder)
+		}
+		if g.Apart.None() && a.inUse[addr] == nil {
+			g.Apart = a.apart(addr, r)
 		}
 	}
+	g.Conflict = now.lost
 	for _, addr := range now.addrs {
-		if slices.Contains(addrs, addr) {
+		if slices.Contains(g.Addrs, addr) {
 			continue
 		}
-		g.Left = append(g.Left, addr)
 		if g.Conflict.None() {
 			g.Conflict = a.excluded(addr, r)
 		}
 		g.Renumbered = g.Renumbered || a.isGivenUp(addr)
 	}
-	for _, addr := range addrs {
-		if g.Apart.None() && r.Key != "" && a.inUse[addr] == nil {
-			g.Apart = a.apart(addr, r)
-		}
-	}
-	g.Addrs = addrs
-	g.More = g.Why.None() && a.couldComplete(addrs, r)
-	return g, next
+	g.More = g.Why.None() && a.couldComplete(g.Addrs, r)
+	return g, met
 }
 
 // choose finds addresses that meet the request, in the order of its families. With a reason, they are those that the Service
@@ -453,7 +381,7 @@ func (a *Allocator) choose(r *Request, now *tenant) ([]netip.Addr, Reason) {
 	var kept, disliked []netip.Addr
 	for _, addr := range now.addrs {
 		switch {
-		case !slices.Contains(r.Families, FamilyOf(addr)) || a.isGivenUp(addr) || a.obstacle(addr, r, everybody).relation.excludes():
+		case !slices.Contains(r.Families, FamilyOf(addr)) || a.isGivenUp(addr) || !a.excluded(addr, r).None():
 			// It cannot stay.
 		case slices.ContainsFunc(r.Addrs, func(want netip.Addr) bool { return FamilyOf(want) == FamilyOf(addr) }):
 			// It stays if it is the one asked for, also if it is not shared as it should be.
@@ -551,7 +479,9 @@ func (a *Allocator) complete(r *Request, chosen []netip.Addr) ([]netip.Addr, Rea
 		var more netip.Addr
 		serves := pool >= 0 && a.config.Pools[pool].Serves(r.Namespace, r.Labels)
 		if serves {
-			more = a.pick(pool, f, r)
+			if more = a.joinable(pool, f, r); !more.IsValid() {
+				more = a.stock.next(pool, f)
+			}
 		}
 		switch {
 		case more.IsValid():
@@ -591,84 +521,64 @@ func inOrderOf(families []Family, addrs []netip.Addr) []netip.Addr {
 
 // anew finds addresses for a Service that has none that meet its request.
 func (a *Allocator) anew(r *Request) ([]netip.Addr, Reason) {
-	fit := a.fitOf(r)
-	if why := fit.why; !why.None() {
-		why.Pool = r.Pool
-		return nil, why
-	}
-	if a.hasCompany(r) { // which comes first
-		for _, i := range fit.pools {
-			for _, f := range r.Families {
-				if addr := a.joinable(i, f, r); addr.IsValid() {
-					if addrs, why := a.complete(r, []netip.Addr{addr}); why.None() {
-						return addrs, Reason{}
-					}
+	from := a.fitOf(r)
+	for _, i := range from.pools { // company comes first
+		for _, f := range r.Families {
+			if addr := a.joinable(i, f, r); addr.IsValid() {
+				if addrs, why := a.complete(r, []netip.Addr{addr}); why.None() {
+					return addrs, Reason{}
 				}
 			}
 		}
 	}
 	// As many families as one pool has; of as many, the more important one.
-	for _, i := range fit.pools {
-		if addrs := a.pickAll(i, r); len(addrs) == len(r.Families) {
+	var firsts [2]netip.Addr // of each family
+	for _, i := range from.pools {
+		var addrs []netip.Addr
+		for j, f := range r.Families {
+			if addr := a.stock.next(i, f); addr.IsValid() {
+				addrs = append(addrs, addr)
+				firsts[j] = cmp.Or(firsts[j], addr)
+			}
+		}
+		if len(addrs) == len(r.Families) {
 			return addrs, Reason{}
 		}
 	}
-	if !r.AllFamilies {
-		for _, f := range r.Families {
-			for _, i := range fit.pools {
-				if addr := a.pick(i, f, r); addr.IsValid() {
-					return []netip.Addr{addr}, Reason{}
-				}
-			}
-		}
+	if i := slices.IndexFunc(firsts[:], netip.Addr.IsValid); i >= 0 && !r.AllFamilies {
+		return firsts[i : i+1 : i+1], Reason{}
 	}
-	return nil, a.exhausted(r, fit)
+	return nil, a.unmet(r, from)
 }
 
-// hasCompany reports whether some address is shared under the Service's terms.
-func (a *Allocator) hasCompany(r *Request) bool {
-	g := groupOf(r.Namespace, r.Terms)
-	within := a.groups[g] != nil
-	g.namespace = ""
-	return r.Key != "" && (within || a.groups[g] != nil)
-}
-
-// pickAll returns an address of the pool for each family for which it has one.
-func (a *Allocator) pickAll(pool int, r *Request) (addrs []netip.Addr) {
-	for _, f := range r.Families {
-		addr := a.pick(pool, f, r)
-		if !addr.IsValid() {
-			return nil
-		}
-		addrs = append(addrs, addr)
+// unmet says that no pool has what the Service asks for.
+func (a *Allocator) unmet(r *Request, from *fit) Reason {
+	all, family := a.config.Pools, IPv6
+	if slices.Contains(r.Families, IPv4) {
+		family = 0
 	}
-	return addrs
-}
-
-// pick returns the address of the pool that the Service gets next, and leaves it there.
-func (a *Allocator) pick(pool int, f Family, r *Request) netip.Addr {
-	if addr := a.joinable(pool, f, r); addr.IsValid() {
-		return addr
+	switch {
+	case len(from.pools) > 0:
+	case r.Pool != "" && !slices.ContainsFunc(all, func(p Pool) bool { return p.Name == r.Pool }):
+		return Reason{Cause: NoSuchPool, Pool: r.Pool, pools: a.names}
+	case r.Pool != "":
+		return Reason{Cause: PoolNotFor, Pool: r.Pool}
+	case len(all) == 0:
+		return Reason{Cause: NoPools}
+	case !slices.ContainsFunc(all, func(p Pool) bool { return p.AutoAssign }):
+		return Reason{Cause: OnRequestOnly}
+	default:
+		return Reason{Cause: NoPoolFor, pools: a.automatic}
 	}
-	return a.stock.next(pool, f)
-}
-
-// exhausted says that none of the pools has what the Service asks for.
-func (a *Allocator) exhausted(r *Request, fit *fit) Reason {
-	if len(r.Families) > 1 && r.AllFamilies {
-		return Reason{Cause: NoPairFree, pools: fit.names}
+	switch {
+	case len(r.Families) > 1 && r.AllFamilies:
+		return Reason{Cause: NoPairFree, pools: from.names}
+	case !slices.ContainsFunc(from.pools, func(i int) bool {
+		return slices.ContainsFunc(r.Families, func(f Family) bool { return a.stock.has(i, f) })
+	}):
+		return Reason{Cause: NoFamily, Family: r.Families[0], pools: from.names}
 	}
-	why := Reason{Cause: NoneFree, Pool: r.Pool, pools: fit.names}
-	if !slices.Contains(r.Families, IPv4) {
-		why.Family = IPv6
-	}
-	if !slices.ContainsFunc(r.Families, func(f Family) bool { return fit.has[place6(f)] }) {
-		return Reason{Cause: NoFamily, Family: r.Families[0], pools: fit.names}
-	}
-	if r.Pool != "" {
-		why.pools = ""
-	}
-	return why
+	return Reason{Cause: NoneFree, Family: family, Pool: r.Pool, pools: from.names}
 }
 
 // mayHold returns why the Service cannot have the address it asks for, if so.
@@ -679,14 +589,12 @@ func (a *Allocator) mayHold(addr netip.Addr, r *Request) Reason {
 	}
 	switch {
 	case pool == nil:
-		if at := a.inUse[addr]; at != nil {
-			for _, t := range at.holders {
-				if t.request.UID != r.UID {
-					return a.because(addr, r, obstacle{BothAlone, Port{}, t})
-				}
+		for _, t := range a.inUse[addr] {
+			if t.request.UID != r.UID {
+				return a.because(addr, r, obstacle{BothAlone, Port{}, t})
 			}
 		}
-		return Reason{Cause: OfNoPool, Addr: addr, pools: a.allPools}
+		return Reason{Cause: OfNoPool, Addr: addr, pools: a.names}
 	case r.Pool != "" && pool.Name != r.Pool:
 		return Reason{Cause: OfOtherPool, Addr: addr, Pool: pool.Name, OtherPool: r.Pool}
 	case !pool.Serves(r.Namespace, r.Labels):

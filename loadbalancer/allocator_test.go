@@ -27,6 +27,8 @@ type step struct {
 	release   string // a Service
 	adopt     string // a request in short, and what the status shows
 	ask       string // a request in short
+	lose      string // Services, younger than the one that asks, that lose an address
+	serve     string // a Service that waits, and all others that do
 	addrs     string // what the Service holds in the end, in the order of its families
 	from      string // the pool that owns them, if it matters
 	why       string // the error
@@ -34,35 +36,68 @@ type step struct {
 	also      string // what else the grant says: left and the addresses; renumbered; more
 }
 
-// tell plays a story. Whatever happens in it, a question changes nothing and foretells the answer, asking once more changes
-// nothing either, and no other Service's addresses change.
+// tell plays a story. Who comes first in it is the oldest. Whatever happens, a question changes nothing and foretells the answer,
+// asking once more changes nothing either, and no other Service's addresses change, except when all are served.
 func tell(t *testing.T, story []step) {
 	t.Helper()
 	a := NewAllocator()
+	born := map[string]int64{}
+	read := func(short string) (Request, []netip.Addr) {
+		r, shows := request(t, short)
+		if born[r.UID] == 0 {
+			born[r.UID] = int64(len(born)) + 1
+		}
+		r.Created = born[r.UID]
+		return r, shows
+	}
 	for _, s := range story {
 		var got, also string
 		var why, conflict Reason
 		before, of := holdingsOf(a), ""
+		left := func() (left []netip.Addr) {
+			for _, addr := range addresses(before[of]) {
+				if !slices.Contains(a.Held(of), addr) {
+					left = append(left, addr)
+				}
+			}
+			return left
+		}
 		switch {
 		case s.configure != "":
 			a.Configure(pools(t, s.configure), set(t, s.givenUp))
 		case s.release != "":
 			of = s.release
-			also = grantInWords(Grant{Left: a.Release(of)})
+			also = grantInWords(Grant{}, a.Release(of))
 		case s.adopt != "":
-			r, shows := request(t, s.adopt)
+			r, shows := read(s.adopt)
 			of = r.UID
 			why = a.Adopt(r, shows)
 			got = shown(a.Held(of))
+		case s.serve != "":
+			changed, _ := a.Serve(func() bool { return true })
+			for _, c := range changed {
+				if of = c.UID; of == s.serve {
+					why, conflict, also = c.Why, c.Conflict, grantInWords(c.Grant, left())
+				}
+				delete(before, of)
+			}
+			got = shown(a.Held(s.serve))
+			for _, c := range changed {
+				before[c.UID] = shown(a.Held(c.UID))
+				if before[c.UID] == "" {
+					delete(before, c.UID)
+				}
+			}
+			of = ""
 		default:
-			r, _ := request(t, s.ask)
+			r, _ := read(s.ask)
 			of = r.UID
 			foretold, same := a.Check(r)
 			g := a.Allocate(r)
 			if !reflect.DeepEqual(g, foretold) {
 				t.Errorf("%s: got %+v, and the answer was to be %+v", s.then, g, foretold)
 			}
-			if now := holdingsOf(a); same && !maps.Equal(now, before) {
+			if now := holdingsOf(a); same && s.lose == "" && !maps.Equal(now, before) {
 				t.Errorf("%s: nothing was to change, and they held %v and now %v", s.then, before, now)
 			}
 			if again, same := a.Check(r); !same || !slices.Equal(again.Addrs, g.Addrs) || words(again.Why) != words(g.Why) {
@@ -71,7 +106,7 @@ func tell(t *testing.T, story []step) {
 			if !slices.Equal(g.Addrs, a.Held(of)) {
 				t.Errorf("%s: answered %s and noted %s", s.then, g.Addrs, a.Held(of))
 			}
-			got, also, why, conflict = shown(g.Addrs), grantInWords(g), g.Why, g.Conflict
+			got, also, why, conflict = shown(g.Addrs), grantInWords(g, left()), g.Why, g.Conflict
 		}
 		if got != s.addrs || words(why) != s.why || words(conflict) != s.conflict || also != s.also {
 			t.Errorf("%s:\n got %q why %q conflict %q also %q\nwant %q why %q conflict %q also %q",
@@ -85,6 +120,13 @@ func tell(t *testing.T, story []step) {
 		now := holdingsOf(a)
 		delete(before, of)
 		delete(now, of)
+		for _, loser := range strings.Fields(s.lose) {
+			if now[loser] == before[loser] {
+				t.Errorf("%s: %s lost nothing", s.then, loser)
+			}
+			delete(before, loser)
+			delete(now, loser)
+		}
 		if !maps.Equal(now, before) {
 			t.Errorf("%s: others held %v and now %v", s.then, before, now)
 		}
@@ -104,13 +146,13 @@ func holdingsOf(a *Allocator) map[string]string {
 	return all
 }
 
-func grantInWords(g Grant) string {
+func grantInWords(g Grant, left []netip.Addr) string {
 	var all []string
 	for _, word := range []struct {
 		text string
 		is   bool
 	}{
-		{"left " + shown(g.Left), len(g.Left) > 0},
+		{"left " + shown(left), len(left) > 0},
 		{"renumbered", g.Renumbered},
 		{"more", g.More},
 	} {
@@ -190,6 +232,9 @@ func ports(short string) (all []Port) {
 }
 
 func addresses(short string) (all []netip.Addr) {
+	if short == "" {
+		return nil
+	}
 	for one := range strings.SplitSeq(short, ",") {
 		all = append(all, netip.MustParseAddr(one))
 	}
@@ -471,6 +516,82 @@ func TestWhoGotSomethingAndStillWaitsIsServedAgain(t *testing.T) {
 	}
 }
 
+// However often Serve is interrupted, it comes to the same end, and tells the same Services the same.
+func TestServingInSlicesEndsAsServingAtOnce(t *testing.T) {
+	for name, disturb := range map[string]func(*Allocator){
+		"an address becomes free": func(a *Allocator) { a.Release("shop/link-0") },
+		"other pools": func(a *Allocator) {
+			a.Configure(pools(t, "new 10.1.0.0/29,fd01::/127; a 10.0.0.0/29,fd00::/126 tier=gold"), set(t, "10.0.0.0/30"))
+		},
+		"ports that collide": func(a *Allocator) {
+			r, _ := request(t, "shop/share-0 share=k ports=1000,1001,1002 pool=many")
+			a.Allocate(r)
+		},
+		"more room": func(a *Allocator) {
+			a.Configure(pools(t, "a 10.0.0.0/26,fd00::/126; many 10.2.0.0/30 manual"), nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// outcome serves in slices of so many steps, and returns who holds what, who waits, what was told, and how many slices it took.
+			outcome := func(steps int) (held map[string]string, waits, told []string, slicesDone int) {
+				a := NewAllocator()
+				a.Configure(pools(t, "a 10.0.0.0/29,fd00::/126; many 10.2.0.0/30 manual"), nil)
+				ask := func(format string, args ...any) {
+					r, _ := request(t, fmt.Sprintf(format, args...))
+					a.Allocate(r)
+				}
+				for i := range 5 { // each waits for the address of the one before
+					ask("shop/link-%d want=10.0.0.%d", i, i)
+					if i > 0 {
+						ask("shop/link-%d want=10.0.0.%d", i, i-1)
+					}
+				}
+				for i := range 6 {
+					ask("shop/any-%d", i)
+					ask("shop/both-%d families=64", i)
+					ask("shop/share-%d share=k ports=%d pool=many", i, 1000+i)
+					ask("shop/same-%d share=k ports=80 pool=many", i)
+				}
+				for a.Stirs() {
+					a.Serve(func() bool { return true })
+				}
+				disturb(a)
+				news := map[string]string{}
+				for more := true; more; slicesDone++ {
+					left := steps
+					var changed []Change
+					changed, more = a.Serve(func() bool { left--; return left > 0 })
+					if err := a.inconsistency(); err != nil {
+						t.Fatal(err)
+					}
+					for _, c := range changed {
+						news[c.UID] += fmt.Sprintf("%s %s %q %q; ", c.UID, shown(c.Addrs), words(c.Why), words(c.Conflict))
+					}
+				}
+				for _, uid := range slices.Sorted(maps.Keys(a.services)) {
+					if a.Waits(uid) {
+						waits = append(waits, uid)
+					}
+				}
+				return holdingsOf(a), waits, slices.Sorted(maps.Values(news)), slicesDone
+			}
+			held, waits, told, _ := outcome(1 << 30)
+			if len(told) == 0 {
+				t.Fatal("nothing happened")
+			}
+			for k := 1; ; k++ {
+				h, w, n, slicesDone := outcome(k)
+				equal(t, h, held)
+				equal(t, w, waits)
+				equal(t, n, told)
+				if slicesDone == 1 {
+					break
+				}
+			}
+		})
+	}
+}
+
 func TestHoldingsAreInTheOrderOfTheAddresses(t *testing.T) {
 	a := NewAllocator()
 	a.Configure(pools(t, "a 10.0.0.8/29,fd00::/126"), nil)
@@ -488,7 +609,7 @@ func TestHoldingsAreInTheOrderOfTheAddresses(t *testing.T) {
 		{"shop/200", netip.MustParseAddr("10.0.0.200")},
 		{"shop/9", netip.MustParseAddr("fd00::3")},
 	})
-	equal(t, a.Holders(netip.MustParseAddr("10.0.0.10")), []Holder{{"shop/10", "shop/10"}, {"shop/1", "shop/1"}})
+	equal(t, a.Holders(netip.MustParseAddr("10.0.0.10")), []Holder{{"shop/1", "shop/1"}, {"shop/10", "shop/10"}})
 	if h := a.Holders(netip.MustParseAddr("10.0.0.11")); len(h) > 0 {
 		t.Errorf("holders %v of a free address", h)
 	}
@@ -749,12 +870,11 @@ type model struct {
 	config  *Config
 	givenUp []netip.Prefix
 	tenants []modelTenant
-	freed   []netip.Addr // longest ago first
-	// blamed tells who shares an address against its terms. It is the allocator's word; inconsistency checks it.
-	blamed func(uid string) bool
-	waits  map[string]Request // who does not have what it asks for
-	stale  map[string]Request // who was not looked at since the pools changed
-	told   map[string]bool    // who was told a reason
+	freed   []netip.Addr       // longest ago first
+	waits   map[string]Request // who does not have what it asks for
+	stale   map[string]Request // who was not looked at since the pools changed
+	told    map[string]bool    // who was told a reason
+	lost    map[string]bool    // who lost an address to an older one, and was not told
 }
 
 // serve asks everybody who waits, in the order in which they are to be served, and begins anew whenever one gets something.
@@ -772,11 +892,12 @@ func (m *model) serve() {
 		then := *m
 		then.tenants, then.freed = slices.Clone(m.tenants), slices.Clone(m.freed)
 		then.waits, then.stale, then.told = maps.Clone(m.waits), maps.Clone(m.stale), maps.Clone(m.told)
+		then.lost = maps.Clone(m.lost)
 		return then, then.allocate(r)
 	}
 	for uid, r := range m.stale {
 		now := m.of(uid)
-		if _, g := try(r); g.why || g.more || m.told[uid] || len(now.addrs) > 0 && !now.Terms.equal(r.Terms) || !slices.Equal(g.addrs, now.addrs) {
+		if _, g := try(r); g.why || g.more || m.told[uid] || m.lost[uid] || len(now.addrs) > 0 && !now.Terms.equal(r.Terms) || !slices.Equal(g.addrs, now.addrs) {
 			m.waits[uid] = r
 			continue
 		}
@@ -818,7 +939,7 @@ type modelTenant struct {
 }
 
 type modelGrant struct {
-	addrs, left                             []netip.Addr
+	addrs                                   []netip.Addr
 	failed, why, more, conflict, renumbered bool
 }
 
@@ -873,24 +994,56 @@ func (m *model) set(t modelTenant) {
 			m.freed = append(m.freed, addr)
 		}
 	}
+	m.notice()
+}
+
+// notice takes an address from those who cannot use it together with an older one, and lets those wait who lost one, or may not
+// share one, because somebody else came or changed.
+func (m *model) notice() {
+	slices.SortFunc(m.tenants, func(t, u modelTenant) int { return older(&t.Request, &u.Request) })
+	for i := range m.tenants {
+		t := &m.tenants[i]
+		kept := slices.DeleteFunc(slices.Clone(t.addrs), func(addr netip.Addr) bool { return m.collides(addr, t.Request) })
+		_, waits := m.waits[t.UID]
+		switch {
+		case len(kept) < len(t.addrs):
+			m.lost[t.UID] = true
+			if !waits {
+				m.waits[t.UID] = t.Request
+			}
+			delete(m.stale, t.UID)
+			t.addrs = kept
+		case !waits && slices.ContainsFunc(t.addrs, func(addr netip.Addr) bool { return m.differs(addr, t.Request) }):
+			delete(m.stale, t.UID)
+			m.waits[t.UID] = t.Request
+		}
+	}
+	m.tenants = slices.DeleteFunc(m.tenants, func(t modelTenant) bool { return len(t.addrs) == 0 })
+}
+
+// blocks reports whether a Service that holds the address counts for one that asks for it, or holds it, too.
+func (m *model) blocks(t modelTenant, addr netip.Addr, r Request) bool {
+	return !slices.Contains(m.of(r.UID).addrs, addr) || older(&t.Request, &r) < 0
 }
 
 func (m *model) collides(addr netip.Addr, r Request) bool {
 	for _, t := range m.others(addr, r.UID) {
-		if collide(t.Terms, r.Terms) {
+		if m.blocks(t, addr, r) && collide(t.Terms, r.Terms) {
 			return true
 		}
 	}
 	return false
 }
 
+// differs reports whether the Service shares the address with an oldest one on other terms than that.
 func (m *model) differs(addr netip.Addr, r Request) bool {
+	oldest := modelTenant{Request: r}
 	for _, t := range m.others(addr, r.UID) {
-		if !m.blamed(t.UID) && differ(t.Terms, r.Terms) {
-			return true
+		if older(&t.Request, &oldest.Request) < 0 {
+			oldest = t
 		}
 	}
-	return false
+	return oldest.UID != r.UID && differ(oldest.Terms, r.Terms)
 }
 
 func (m *model) adopt(r Request, addrs []netip.Addr) (refused bool) {
@@ -912,11 +1065,10 @@ func (m *model) adopt(r Request, addrs []netip.Addr) (refused bool) {
 		t.asked, t.forPool, t.forKey = now.asked, now.forPool, now.forKey
 	}
 	m.set(t)
-	if _, waits := m.waits[r.UID]; waits {
+	_, waits := m.waits[r.UID]
+	if _, stale := m.stale[r.UID]; waits || stale {
+		delete(m.stale, r.UID)
 		m.waits[r.UID] = r
-	}
-	if _, stale := m.stale[r.UID]; stale {
-		m.stale[r.UID] = r
 	}
 	return refused
 }
@@ -1001,13 +1153,13 @@ func (m *model) allocate(r Request) (g modelGrant) {
 			}
 		}
 	}
-	g.addrs, g.why = t.addrs, !met
+	g.addrs, g.why, g.conflict = t.addrs, !met, m.lost[r.UID]
+	delete(m.lost, r.UID)
 	for _, addr := range t.addrs {
 		g.why = g.why || m.differs(addr, r)
 	}
 	for _, addr := range now.addrs {
 		if !slices.Contains(t.addrs, addr) {
-			g.left = append(g.left, addr)
 			g.conflict = g.conflict || m.collides(addr, r)
 			g.renumbered = g.renumbered || m.taken(addr)
 		}
@@ -1055,7 +1207,8 @@ func (m *model) choose(r Request, now modelTenant) (addrs []netip.Addr, met bool
 		case !now.asked && !ofPool(addr) && len(r.Addrs) == 0:
 			return nil, false
 		case now.asked && !rightPool:
-		case now.asked && r.Key != now.forKey && slices.ContainsFunc(m.others(addr, r.UID), func(t modelTenant) bool { return differ(t.Terms, r.Terms) }):
+		case now.asked && r.Key != now.forKey && slices.ContainsFunc(m.others(addr, r.UID), func(t modelTenant) bool { return differ(t.Terms, r.Terms) }) &&
+			!slices.ContainsFunc(m.others(addr, r.UID), func(t modelTenant) bool { return collide(t.Terms, r.Terms) }): // those give way
 			disliked = append(disliked, addr)
 		default:
 			stay = append(stay, addr)
@@ -1236,7 +1389,7 @@ func (p *player) request() Request {
 	r, ok := p.requests[uid]
 	if !ok {
 		namespace, _, _ := strings.Cut(uid, "/")
-		r = Request{UID: uid, Service: uid, Namespace: namespace, Families: []Family{IPv4}}
+		r = Request{UID: uid, Service: uid, Namespace: namespace, Families: []Family{IPv4}, Created: pick(p, "age", int64(1), 2, 3)}
 	}
 	r.Invalid = nil
 	for range pick(p, "changes", 0, 1, 1, 2, 4) {
@@ -1284,7 +1437,7 @@ func (a *Allocator) state() string {
 	var all []string
 	for _, uid := range slices.Sorted(maps.Keys(a.services)) {
 		t := a.services[uid]
-		all = append(all, fmt.Sprintf("%+v", []any{t.request, t.addrs, t.terms, t.pool, t.asked, t.key, t.odds, t.rests, t.why, t.class != nil}))
+		all = append(all, fmt.Sprintf("%+v", []any{t.request, t.addrs, t.pool, t.asked, t.key, t.rests, t.why, t.lost, t.class != nil}))
 	}
 	for _, h := range a.Holdings() {
 		all = append(all, fmt.Sprint(h.Addr, a.Holders(h.Addr)))
@@ -1294,7 +1447,7 @@ func (a *Allocator) state() string {
 			all = append(all, freedIn(a.stock.stores[i][f].freed))
 		}
 	}
-	return strings.Join(append(all, freedIn(a.stock.withheld)), "\n")
+	return strings.Join(all, "\n")
 }
 
 func freedIn(l *list.List) (all string) {
@@ -1311,14 +1464,21 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 	play := newPlayer(t)
 	rapid.Check(t, func(t *rapid.T) {
 		p, a := play(t), NewAllocator()
-		m := &model{config: &Config{}, waits: map[string]Request{}, stale: map[string]Request{}, told: map[string]bool{}, blamed: func(uid string) bool { return a.odd()[uid] }}
-		// about does something about one Service, which must change nobody else's addresses.
+		m := &model{config: &Config{}, waits: map[string]Request{}, stale: map[string]Request{}, told: map[string]bool{}, lost: map[string]bool{}}
+		// about does something about one Service, which must change nobody else's addresses, but for younger ones that cannot
+		// use them any more.
 		about := func(uid string, do func()) {
 			before := holdingsOf(a)
 			do()
 			now := holdingsOf(a)
 			delete(before, uid)
 			delete(now, uid)
+			for other := range before {
+				if by, t := a.services[uid], a.services[other]; by != nil && byAge(by, t) < 0 && collide(by.request.Terms, t.request.Terms) {
+					delete(before, other)
+					delete(now, other)
+				}
+			}
 			if !maps.Equal(now, before) {
 				t.Fatalf("others than %s held %v and now %v", uid, before, now)
 			}
@@ -1339,6 +1499,7 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 					delete(m.waits, uid)
 					delete(m.stale, uid)
 					delete(m.told, uid)
+					delete(m.lost, uid)
 					if got := a.Release(uid); !slices.Equal(got, want) {
 						t.Fatalf("released %s, want %s", got, want)
 					}
@@ -1361,6 +1522,12 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 					a.Wait(r)
 					m.waits[r.UID] = r
 					delete(m.stale, r.UID)
+					for i := range m.tenants { // what it holds, it holds on its new terms
+						if m.tenants[i].UID == r.UID {
+							m.tenants[i].Request = r
+						}
+					}
+					m.notice()
 				})
 			},
 			"configure": func(*rapid.T) {
@@ -1407,7 +1574,7 @@ func (p *player) serve(a *Allocator, m *model) {
 			p.Fatalf("%v, after %d steps from\n%s", err, steps, before)
 		}
 	}
-	m.settle() // now: it asks who is to blame
+	m.settle()
 	for _, want := range m.tenants {
 		if got := a.Held(want.UID); !slices.Equal(got, want.addrs) {
 			p.Fatalf("%s was served %s, want %s: from\n%s\nto\n%s", want.UID, got, want.addrs, before, a.state())
@@ -1422,7 +1589,7 @@ func (p *player) serve(a *Allocator, m *model) {
 
 // allocate asks for addresses, and compares the answer with the model's, with what was foretold, and with itself.
 func (p *player) allocate(a *Allocator, m *model, r Request, about func(string, func())) {
-	before, state, odds := a.Held(r.UID), a.state(), a.odd()
+	before, state := a.Held(r.UID), a.state()
 	foretold, same := a.Check(r)
 	if now := a.state(); now != state {
 		p.Fatalf("asking changed\n%s\nto\n%s", state, now)
@@ -1430,49 +1597,33 @@ func (p *player) allocate(a *Allocator, m *model, r Request, about func(string, 
 	var g Grant
 	var want modelGrant
 	about(r.UID, func() {
-		want = m.allocate(r) // first: it asks who is to blame
+		want = m.allocate(r)
 		g = a.Allocate(r)
 	})
-	got := modelGrant{g.Addrs, g.Left, want.failed, !g.Why.None(), g.More, !g.Conflict.None(), g.Renumbered}
+	got := modelGrant{g.Addrs, want.failed, !g.Why.None(), g.More, !g.Conflict.None(), g.Renumbered}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		p.Fatalf("%+v:\ngot  %+v, %v, %v\nwant %+v\nwho had %s, of\n%s", r, got, g.Why, g.Conflict, want, before, state)
 	}
 	if !reflect.DeepEqual(g, foretold) {
 		p.Fatalf("%+v:\ngot  %+v\nforetold %+v", r, g, foretold)
 	}
-	if same && (!slices.Equal(g.Addrs, before) || !maps.Equal(a.odd(), odds)) {
+	if same && !slices.Equal(g.Addrs, before) {
 		p.Fatalf("%+v: nothing was to change, and it had %s and has %+v", r, before, g)
 	}
 	if want.failed {
-		for _, addr := range g.Left {
-			if !m.collides(addr, r) {
+		for _, addr := range before {
+			if !slices.Contains(g.Addrs, addr) && !m.collides(addr, r) {
 				p.Fatalf("%+v: in vain, and %s is lost: %v", r, addr, g.Why)
 			}
-		}
-	}
-	for uid := range a.odd() {
-		if uid != r.UID && !odds[uid] {
-			p.Fatalf("%+v: %s is to blame", r, uid)
 		}
 	}
 	if t := m.of(r.UID); t.asked && t.forKey != r.Key && len(g.Addrs) > len(before) {
 		return // it waits for other company, and what it got beside may bring that along
 	}
 	again, same := a.Check(r)
-	if !same || !slices.Equal(again.Addrs, g.Addrs) || again.Why.None() != g.Why.None() || again.More != g.More || len(again.Left) > 0 || !again.Conflict.None() || again.Renumbered {
+	if !same || !slices.Equal(again.Addrs, g.Addrs) || again.Why.None() != g.Why.None() || again.More != g.More || !again.Conflict.None() || again.Renumbered {
 		p.Fatalf("%+v:\ngot  %+v\nagain %t %+v", r, g, same, again)
 	}
-}
-
-// odd returns who shares an address against its terms.
-func (a *Allocator) odd() map[string]bool {
-	all := map[string]bool{}
-	for uid, t := range a.services {
-		if t.odds {
-			all[uid] = true
-		}
-	}
-	return all
 }
 
 // Once everybody has what can be had, a restart changes no address, in whichever order it hears of the Services.
@@ -1536,86 +1687,77 @@ func TestARestartChangesNoAddress(t *testing.T) {
 // inconsistency returns what of the allocator's knowledge disagrees with itself.
 func (a *Allocator) inconsistency() error {
 	// Holders and tenants are each other's inverse.
-	groups := map[group]map[spot]*company{}
-	pairs, pending := 0, 0
+	shared := map[company]map[netip.Addr]bool{}
+	pairs := 0
 	for uid, t := range a.services {
 		if t.request.UID != uid || len(t.addrs) > 2 || len(t.addrs) == 2 && FamilyOf(t.addrs[0]) == FamilyOf(t.addrs[1]) {
 			return fmt.Errorf("%s is known as %s and holds %s", t.request.UID, uid, t.addrs)
 		}
-		if len(t.addrs) == 0 && t.class == nil && !slices.Contains(a.unchecked, t) {
+		if len(t.addrs) == 0 && t.class == nil && !a.unchecked[t] {
 			return fmt.Errorf("%s holds nothing and waits for nothing", uid)
 		}
-		if t.class != nil && (a.classes[t.class.classKey] != t.class || t.class.members[t.at] != t || t.class.classKey != a.classOf(t, t.class.more)) {
-			return fmt.Errorf("%s waits with those of %+v and should with those of %+v", uid, t.class.classKey, a.classOf(t, t.class.more))
-		}
-		if t.class != nil && !t.class.more {
-			pending++
+		if c := t.class; c != nil {
+			var from *fit
+			if len(t.request.Addrs) == 0 && !c.more {
+				from = a.fitOf(&t.request)
+			}
+			if a.classes[c.likeness] != c || !slices.Contains(c.members, t) || c.likeness != a.likeness(t, c.more, from) || c.rank != a.rank(t) || t.rests {
+				return fmt.Errorf("%s waits with those of %s and should with those of %s", uid, c.likeness, a.likeness(t, c.more, from))
+			}
+			for _, key := range a.watches(t, from) {
+				if !a.watched[key][c] {
+					return fmt.Errorf("%s is not looked for at %v", uid, key)
+				}
+			}
+			if !c.uneven && !t.why.Same(c.members[0].why) {
+				return fmt.Errorf("%s was given another reason than others like it", uid)
+			}
 		}
 		for _, addr := range t.addrs {
 			pairs++
-			at := a.inUse[addr]
-			if at == nil || !slices.Contains(at.holders, t) {
+			if !slices.Contains(a.inUse[addr], t) {
 				return fmt.Errorf("%s holds %s, which is held by others only", uid, addr)
 			}
-			if row := t.rows[place6(FamilyOf(addr))]; a.held[row] != (Holding{t.request.Service, addr}) || a.rows[row] != t {
-				return fmt.Errorf("%s holds %s, and row %d is %v", uid, addr, row, a.held[row])
-			}
-			p, s := a.config.Pool(addr), a.spotOf(addr)
-			if t.terms.Key == "" || p == nil {
-				continue
-			}
-			g := groupOf(t.request.Namespace, t.terms)
-			if p.ShareAcrossNamespaces {
-				g.namespace = ""
-			}
-			if groups[g] == nil {
-				groups[g] = map[spot]*company{}
-			}
-			c := groups[g][s]
-			if c == nil {
-				c = &company{map[netip.Addr]bool{}, map[Port]int{}}
-				groups[g][s] = c
-			}
-			if !c.addrs[addr] {
-				c.addrs[addr] = true
-				for _, holder := range at.holders {
-					for _, port := range holder.terms.Ports {
-						c.used[port]++
-					}
+			if p := a.config.Pool(addr); t.request.Key != "" && p != nil {
+				i, _ := a.config.index(addr)
+				in := company{circle{t.request.Namespace, t.request.Key}, spot{i, FamilyOf(addr)}}
+				if p.ShareAcrossNamespaces {
+					in.namespace = ""
 				}
+				if shared[in] == nil {
+					shared[in] = map[netip.Addr]bool{}
+				}
+				shared[in][addr] = true
 			}
 		}
 	}
-	if pairs != len(a.held) || pairs != len(a.rows) || pending != a.pending {
-		return fmt.Errorf("%d tenants and addresses, and %d rows; %d are pending, and %d counted", pairs, len(a.held), pending, a.pending)
-	}
-	if !reflect.DeepEqual(a.groups, groups) {
-		return fmt.Errorf("the groups are %v, and should be %v", a.groups, groups)
+	if !reflect.DeepEqual(a.shared, shared) {
+		return fmt.Errorf("shared are %v, and should be %v", a.shared, shared)
 	}
 	used := map[*store]int{}
-	for addr, at := range a.inUse {
-		if len(at.holders) == 0 || a.stock.freed[addr] != nil {
-			return fmt.Errorf("%s is held by %d, and free: %t", addr, len(at.holders), a.stock.freed[addr] != nil)
+	for addr, holders := range a.inUse {
+		if len(holders) == 0 || a.stock.freed[addr] != nil {
+			return fmt.Errorf("%s is held by %d, and free: %t", addr, len(holders), a.stock.freed[addr] != nil)
 		}
-		if store := a.stock.storeOf(addr); store != nil {
-			used[store]++
+		used[a.stock.storeOf(addr)]++
+		if !slices.IsSortedFunc(holders, byAge) {
+			return fmt.Errorf("%s is not held by the oldest first", addr)
 		}
-		for i, t := range at.holders {
+		for i, t := range holders {
 			pairs--
 			if a.services[t.request.UID] != t {
 				return fmt.Errorf("%s is held by %s, which is not known", addr, t.request.UID)
 			}
-			for _, u := range at.holders[:i] {
-				if collide(t.terms, u.terms) {
+			for _, u := range holders[:i] {
+				young := t
+				if older(&t.request, &u.request) < 0 {
+					young = u
+				}
+				if collide(t.request.Terms, u.request.Terms) && !young.rests {
 					return fmt.Errorf("%s and %s cannot both use %s", u.request.UID, t.request.UID, addr)
 				}
-				if !t.odds && !u.odds && differ(t.terms, u.terms) {
-					return fmt.Errorf("%s and %s share %s and differ, and neither is to blame", u.request.UID, t.request.UID, addr)
-				}
-			}
-			for _, p := range t.terms.Ports {
-				if at.ports != nil && at.ports[p] != t {
-					return fmt.Errorf("port %v of %s is not %s's", p, addr, t.request.UID)
+				if young.class == nil && !young.rests && !a.unchecked[young] && u == holders[0] && differ(t.request.Terms, u.request.Terms) {
+					return fmt.Errorf("%s and %s share %s and differ, and nobody is told", u.request.UID, t.request.UID, addr)
 				}
 			}
 		}
@@ -1623,28 +1765,26 @@ func (a *Allocator) inconsistency() error {
 	if pairs != 0 {
 		return fmt.Errorf("of tenants and addresses, %d more belong together than of addresses and tenants", pairs)
 	}
-	for _, t := range a.services {
-		if t.odds && !a.isOdd(t) {
-			return fmt.Errorf("%s is blamed for nothing", t.request.UID)
+	for like, c := range a.classes {
+		if c.likeness != like || len(c.members) == 0 || !slices.IsSortedFunc(c.members, byAge) || c.at >= 0 && a.queue[c.at] != c {
+			return fmt.Errorf("the class of %s has %d members", c.likeness, len(c.members))
 		}
 	}
-	for key, c := range a.classes {
-		if c.classKey != key || len(c.members) == 0 {
-			return fmt.Errorf("the class of %+v has %d members", c.classKey, len(c.members))
-		}
-	}
-	if all := len(a.byAddr) + len(a.byGroup); len(a.classes) == 0 && all+len(a.queue) > 0 {
-		return fmt.Errorf("nobody waits, and %d places are watched", all)
+	if len(a.classes) == 0 && len(a.watched)+len(a.queue) > 0 {
+		return fmt.Errorf("nobody waits, and %d places are watched", len(a.watched))
 	}
 
 	listed := 0
-	lists := map[*list.List]*store{a.stock.withheld: nil}
+	lists := map[*list.List]*store{}
 	for i := range a.stock.stores {
 		for f := range a.stock.stores[i] {
 			s := &a.stock.stores[i][f]
 			lists[s.freed] = s
 			if s.used != used[s] {
-				return fmt.Errorf("%d addresses of pool %s are in use, and %d are counted", used[s], a.config.Pools[i].Name, s.used)
+				return fmt.Errorf("%d addresses of pool number %d are in use, and %d are counted", used[s], i, s.used)
+			}
+			if i == len(a.config.Pools) {
+				continue
 			}
 			// Below the cursor nothing is left that was never used, except what was forgotten.
 			pool := &a.config.Pools[i]
@@ -1662,9 +1802,6 @@ func (a *Allocator) inconsistency() error {
 		for e := l.Front(); e != nil; e = e.Next() {
 			f := e.Value.(freedAddr)
 			at := a.stock.storeOf(f.addr)
-			if pool := a.config.Pool(f.addr); pool != nil && !a.stock.handsOut(pool, f.addr) {
-				at = nil
-			}
 			switch {
 			case a.stock.freed[f.addr] != e:
 				return fmt.Errorf("%s is in a list and not known as free", f.addr)
@@ -1684,18 +1821,6 @@ func (a *Allocator) inconsistency() error {
 		return fmt.Errorf("%d addresses are free and %d are in lists", len(a.stock.freed), listed)
 	}
 	return nil
-}
-
-// isOdd reports whether the tenant shares an address with one that is not to blame, and they differ.
-func (a *Allocator) isOdd(t *tenant) bool {
-	for _, addr := range t.addrs {
-		for _, u := range a.inUse[addr].holders {
-			if u != t && !u.odds && differ(t.terms, u.terms) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // collide reports whether two Services cannot use one address at once.

@@ -170,18 +170,16 @@ func (r Reason) held() string {
 func someOf(pools []string) string {
 	const most = 5
 	var all []string
-	for _, name := range pools {
-		if len(all) == most {
-			all = append(all, "…")
-			break
-		}
+	for _, name := range pools[:min(len(pools), most)] {
 		all = append(all, fmt.Sprintf("%q", show(name)))
 	}
-	switch len(all) {
-	case 0:
+	switch {
+	case len(pools) == 0:
 		return "a pool that exists"
-	case 1:
+	case len(pools) == 1:
 		return "pool " + all[0]
+	case len(pools) > most:
+		all = append(all, "…")
 	}
 	return "one of the pools " + strings.Join(all, ", ")
 }

@@ -54,32 +54,31 @@ const (
 func (r Relation) excludes() bool { return r == BothAlone || r == SamePort }
 
 // relation returns how the request stands to a holder, and the first port that both use.
-func relation(holder *tenant, r *Request) (Relation, Port) {
-	t := &holder.terms
-	if t.Key == "" && r.Key == "" {
+func relation(holder, r *Request) (Relation, Port) {
+	if holder.Key == "" && r.Key == "" {
 		return BothAlone, Port{}
 	}
 	for _, p := range r.Ports {
-		if slices.Contains(t.Ports, p) {
+		if slices.Contains(holder.Ports, p) {
 			return SamePort, p
 		}
 	}
 	switch {
 	case r.Key == "":
 		return RequestAlone, Port{}
-	case t.Key == "":
+	case holder.Key == "":
 		return HolderAlone, Port{}
-	case t.Key != r.Key:
+	case holder.Key != r.Key:
 		return OtherKey, Port{}
-	case t.Backend != r.Backend && (t.Backend == "" || r.Backend == ""):
+	case holder.Backend != r.Backend && (holder.Backend == "" || r.Backend == ""):
 		return OtherPolicy, Port{}
-	case t.Backend != r.Backend:
+	case holder.Backend != r.Backend:
 		return OtherSelector, Port{}
 	case r.Backend == UnknownPods:
 		return NoSelector, Port{}
-	case t.NotReady != r.NotReady:
+	case holder.NotReady != r.NotReady:
 		return OtherReadiness, Port{}
-	case holder.request.Namespace != r.Namespace:
+	case holder.Namespace != r.Namespace:
 		return OtherNamespace, Port{}
 	}
 	return Fits, Port{}
@@ -97,34 +96,27 @@ type scope uint8
 
 const (
 	everybody scope = iota
-	// theBlameless leaves out those who share an address against their own terms: they are told.
-	theBlameless
+	// theOlder are those before whom a Service that holds the address gives way. Of two that cannot use it at once, that is the
+	// younger, whichever of them changed; for others, the terms of the oldest count. So a restart, which cannot know who
+	// changed, comes to the same end.
+	theOlder
 )
 
 // obstacle returns the first holder of the address with whom the Service cannot use it, else the first with whom it may not.
 // That one is of another namespace does not count where sharing is a fact, or the pool allows it.
 func (a *Allocator) obstacle(addr netip.Addr, r *Request, s scope) (worst obstacle) {
-	at := a.inUse[addr]
-	if at == nil {
-		return obstacle{}
-	}
-	if at.ports != nil && r.Backend != UnknownPods && len(at.groups) == 1 && at.groups[0].group == a.groupAt(a.config.Pool(addr), r.Namespace, r.Terms) {
-		for _, p := range r.Ports {
-			if t := at.ports[p]; t != nil && t.request.UID != r.UID {
-				return obstacle{SamePort, p, t}
-			}
-		}
-		return obstacle{}
-	}
-	for _, t := range at.holders {
+	for i, t := range a.inUse[addr] {
 		if t.request.UID == r.UID {
+			if s == theOlder {
+				break
+			}
 			continue
 		}
-		is, port := relation(t, r)
+		is, port := relation(&t.request, r)
 		if is.excludes() {
 			return obstacle{is, port, t}
 		}
-		if is != Fits && (worst.relation == Fits || worst.relation == OtherNamespace && is != OtherNamespace) && !(s == theBlameless && t.odds) {
+		if (s == everybody || i == 0) && is != Fits && (worst.relation == Fits || worst.relation == OtherNamespace && is != OtherNamespace) {
 			worst = obstacle{is, port, t}
 		}
 	}
@@ -133,13 +125,13 @@ func (a *Allocator) obstacle(addr netip.Addr, r *Request, s scope) (worst obstac
 
 // excluded returns who holds the address in a way that the Service cannot use it at once, if anybody does.
 func (a *Allocator) excluded(addr netip.Addr, r *Request) Reason {
-	if o := a.obstacle(addr, r, everybody); o.relation.excludes() {
+	if o := a.obstacle(addr, r, theOlder); o.relation.excludes() {
 		return a.because(addr, r, o)
 	}
 	return Reason{}
 }
 
-// atOdds returns with whom the Service shares the address against its terms. Their namespaces may differ: so they were found.
+// atOdds returns with whom the Service shares the address and may not. Their namespaces may differ: so they were found.
 func (a *Allocator) atOdds(addr netip.Addr, r *Request, s scope) Reason {
 	if o := a.obstacle(addr, r, s); o.relation != Fits && o.relation != OtherNamespace && !o.relation.excludes() {
 		return a.because(addr, r, o)
@@ -165,174 +157,54 @@ func (a *Allocator) because(addr netip.Addr, r *Request, o obstacle) Reason {
 	return why
 }
 
-// A group are Services that may share an address as far as their terms go, ports aside.
-type group struct {
-	namespace    string // empty where the pool shares across namespaces
-	key, backend string
-	notReady     bool
+// A circle are the Services that have one key where it counts: only they share.
+type circle struct {
+	namespace string // empty where the pool shares across namespaces
+	key       string
 }
 
-func groupOf(namespace string, t Terms) group { return group{namespace, t.Key, t.Backend, t.NotReady} }
-
-func (a *Allocator) groupAt(pool *Pool, namespace string, t Terms) group {
-	if pool != nil && pool.ShareAcrossNamespaces {
-		namespace = ""
+func circleIn(pool *Pool, r *Request) circle {
+	if pool.ShareAcrossNamespaces {
+		return circle{"", r.Key}
 	}
-	return groupOf(namespace, t)
+	return circle{r.Namespace, r.Key}
 }
 
-// An occupied address is what the allocator knows of one in use.
-type occupied struct {
-	holders []*tenant // who came first stands first
-	groups  []headcount
-	// ports has each port's user where there are many.
-	ports map[Port]*tenant
-}
-
-type headcount struct {
-	group
-	heads int
-}
-
-// A company are the addresses of one pool and family that Services of one group hold.
+// A company are those of a circle who hold addresses of one pool and family.
 type company struct {
-	addrs map[netip.Addr]bool
-	used  map[Port]int // on how many of the addresses
+	circle
+	spot
 }
 
-// list enters a holder of the address under its terms.
-func (a *Allocator) list(addr netip.Addr, at *occupied, t *tenant) {
-	const many = 4
-	pool := a.config.Pool(addr)
-	for _, g := range at.groups {
-		a.companyOf(g.group, addr).use(t.terms.Ports, 1)
+// companyAt returns the company that the Service is in at the address; false if it has no key, or the address no pool.
+func (a *Allocator) companyAt(addr netip.Addr, r *Request) (company, bool) {
+	i, ok := a.config.index(addr)
+	if r.Key == "" || !ok {
+		return company{}, false
 	}
-	g := a.groupAt(pool, t.request.Namespace, t.terms)
-	if i := slices.IndexFunc(at.groups, func(h headcount) bool { return h.group == g }); i >= 0 {
-		at.groups[i].heads++
-	} else {
-		at.groups = append(at.groups, headcount{g, 1})
-		if c := a.companyOf(g, addr); c != nil {
-			c.addrs[addr] = true
-			for _, holder := range at.holders {
-				c.use(holder.terms.Ports, 1)
-			}
+	return company{circleIn(&a.config.Pools[i], r), spot{i, FamilyOf(addr)}}, true
+}
+
+// list enters the address where others of the holder's circle find it, and unlist takes it out once no other is there.
+func (a *Allocator) list(addr netip.Addr, holder *tenant) {
+	if c, ok := a.companyAt(addr, &holder.request); ok {
+		if a.shared[c] == nil {
+			a.shared[c] = map[netip.Addr]bool{}
 		}
-	}
-	switch {
-	case at.ports != nil:
-		for _, p := range t.terms.Ports {
-			at.ports[p] = t
-		}
-	case len(at.holders) > many:
-		at.ports = map[Port]*tenant{}
-		for _, holder := range at.holders {
-			for _, p := range holder.terms.Ports {
-				at.ports[p] = holder
-			}
-		}
+		a.shared[c][addr] = true
 	}
 }
 
-// unlist undoes list.
-func (a *Allocator) unlist(addr netip.Addr, at *occupied, t *tenant) {
-	g := a.groupAt(a.config.Pool(addr), t.request.Namespace, t.terms)
-	i := slices.IndexFunc(at.groups, func(h headcount) bool { return h.group == g })
-	if at.groups[i].heads--; at.groups[i].heads == 0 {
-		if c := a.companyOf(g, addr); c != nil {
-			delete(c.addrs, addr)
-			for _, holder := range at.holders {
-				c.use(holder.terms.Ports, -1)
-			}
-			if len(c.addrs) == 0 {
-				if delete(a.groups[g], a.spotOf(addr)); len(a.groups[g]) == 0 {
-					delete(a.groups, g)
-					of := kin{g.namespace, g.key}
-					if delete(a.kins[of], g); len(a.kins[of]) == 0 {
-						delete(a.kins, of)
-					}
-				}
-			}
-		}
-		at.groups = slices.Delete(at.groups, i, i+1)
-	}
-	for _, g := range at.groups {
-		a.companyOf(g.group, addr).use(t.terms.Ports, -1)
-	}
-	for _, p := range t.terms.Ports {
-		if at.ports[p] == t {
-			delete(at.ports, p)
-		}
-	}
-}
-
-// companyOf returns the addresses of the group around that one; nil if it has no key, or the address no pool.
-func (a *Allocator) companyOf(g group, addr netip.Addr) *company {
-	s := a.spotOf(addr)
-	if g.key == "" || s.pool < 0 {
-		return nil
-	}
-	if a.groups[g] == nil {
-		a.groups[g] = map[spot]*company{}
-		of := kin{g.namespace, g.key}
-		if a.kins[of] == nil {
-			a.kins[of] = map[group]bool{}
-		}
-		a.kins[of][g] = true
-	}
-	c := a.groups[g][s]
-	if c == nil {
-		c = &company{addrs: map[netip.Addr]bool{}, used: map[Port]int{}}
-		a.groups[g][s] = c
-	}
-	return c
-}
-
-func (c *company) use(ports []Port, by int) {
-	if c == nil {
+func (a *Allocator) unlist(addr netip.Addr, holder *tenant) {
+	c, ok := a.companyAt(addr, &holder.request)
+	if !ok || slices.ContainsFunc(a.inUse[addr], func(t *tenant) bool {
+		return t != holder && t.request.Key == c.key && circleIn(&a.config.Pools[c.pool], &t.request) == c.circle
+	}) {
 		return
 	}
-	for _, p := range ports {
-		if c.used[p] += by; c.used[p] == 0 {
-			delete(c.used, p)
-		}
+	if delete(a.shared[c], addr); len(a.shared[c]) == 0 {
+		delete(a.shared, c)
 	}
-}
-
-// A kin are the groups that have one key where it counts.
-type kin struct{ namespace, key string }
-
-// apart returns why a Service of the same key is not company for one that gets an address of its own, if its pods are the
-// reason. It looks at those of the same pool and family, and not where they are so many that it would take its time.
-func (a *Allocator) apart(addr netip.Addr, r *Request) (why Reason) {
-	const most = 64
-	pool := a.config.Pool(addr)
-	if pool == nil {
-		return Reason{}
-	}
-	mine := a.groupAt(pool, r.Namespace, r.Terms)
-	if r.Backend != UnknownPods && a.groups[mine][a.spotOf(addr)] != nil {
-		return Reason{} // there is company that would do, were its ports others
-	}
-	groups := a.kins[kin{mine.namespace, mine.key}]
-	if len(groups) > most {
-		return Reason{}
-	}
-	for g := range groups {
-		c := a.groups[g][a.spotOf(addr)]
-		if c == nil || len(c.addrs) > most {
-			continue
-		}
-		for other := range c.addrs {
-			if !why.None() && why.Addr.Less(other) {
-				continue
-			}
-			if o := a.obstacle(other, r, everybody); o.relation == OtherPolicy || o.relation == OtherSelector || o.relation == NoSelector {
-				why = a.because(other, r, o)
-			}
-		}
-	}
-	return why
 }
 
 // joinable returns the lowest address of the pool that others hold and that the Service may share with them.
@@ -341,22 +213,7 @@ func (a *Allocator) joinable(pool int, f Family, r *Request) (lowest netip.Addr)
 		return netip.Addr{}
 	}
 	p := &a.config.Pools[pool]
-	c := a.groups[a.groupAt(p, r.Namespace, r.Terms)][spot{pool, f}]
-	if c == nil {
-		return netip.Addr{}
-	}
-	its := 0 // its own ports are not in its way
-	for _, addr := range a.Held(r.UID) {
-		if c.addrs[addr] {
-			its = 1
-		}
-	}
-	for _, port := range r.Ports {
-		if c.used[port]-its >= len(c.addrs) {
-			return netip.Addr{} // it is in use on all of them
-		}
-	}
-	for addr := range c.addrs {
+	for addr := range a.shared[company{circleIn(p, r), spot{pool, f}}] {
 		if lowest.IsValid() && lowest.Less(addr) {
 			continue
 		}
@@ -365,4 +222,28 @@ func (a *Allocator) joinable(pool int, f Family, r *Request) (lowest netip.Addr)
 		}
 	}
 	return lowest
+}
+
+// apart returns why a Service of the same key is not company for one that gets an address of its own, if its pods are the
+// reason. It looks at those of the same pool and family, and not where they are so many that it would take its time.
+func (a *Allocator) apart(addr netip.Addr, r *Request) (why Reason) {
+	const most = 64
+	c, ok := a.companyAt(addr, r)
+	if !ok || len(a.shared[c]) > most {
+		return Reason{}
+	}
+	for other := range a.shared[c] {
+		holder := a.inUse[other][0]
+		if r.Backend != UnknownPods && holder.request.Backend == r.Backend {
+			return Reason{} // there is company that would do, were its ports others
+		}
+		o := a.obstacle(other, r, everybody)
+		if o.relation != OtherPolicy && o.relation != OtherSelector && o.relation != NoSelector {
+			continue
+		}
+		if why.None() || other.Less(why.Addr) {
+			why = a.because(other, r, o)
+		}
+	}
+	return why
 }

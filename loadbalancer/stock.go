@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/list"
 	"encoding/binary"
+	"iter"
 	"math/big"
 	"net/netip"
 	"slices"
@@ -15,31 +16,21 @@ import (
 type stock struct {
 	config *Config
 	inUse  func(netip.Addr) bool
-	stores [][2]store // by pool, and by family
+	stores [][2]store // by pool, and by family; the last are of addresses that no pool owns
 	// own are addresses of routers and nodes, which no pool hands out.
-	own    map[netip.Addr]bool
-	nodes  []netip.Addr
-	order  []int // indices of the pools by priority, then as the operator wrote them
-	byName map[string]int
+	own   map[netip.Addr]bool
+	nodes []netip.Addr
+	order []int // indices of the pools by priority, then as the operator wrote them
 
-	// freed holds the list element of each address that was used and is free now, in its store or, if no pool hands it
-	// out, in withheld.
-	freed    map[netip.Addr]*list.Element
-	withheld *list.List
-	clock    uint64 // counts what was freed, so that a new configuration keeps the order
+	// freed holds the list element of each address that was used and is free now, in its store.
+	freed map[netip.Addr]*list.Element
+	clock uint64 // counts what was freed, so that a new configuration keeps the order
 }
 
 // A spot is where in the pools an address may be: in one of them, by its index, and of one family.
 type spot struct {
-	pool   int // -1 for an address that no pool owns
+	pool   int
 	family Family
-}
-
-func (a *Allocator) spotOf(addr netip.Addr) spot {
-	if i, ok := a.config.index(addr); ok {
-		return spot{i, FamilyOf(addr)}
-	}
-	return spot{-1, FamilyOf(addr)}
 }
 
 // A store is what a pool has left of one family.
@@ -64,11 +55,11 @@ type freedAddr struct {
 const mostFreed = 1 << 16
 
 func newStock(inUse func(netip.Addr) bool) *stock {
-	return &stock{config: &Config{}, inUse: inUse, freed: map[netip.Addr]*list.Element{}, withheld: list.New()}
+	return &stock{config: &Config{}, inUse: inUse, freed: map[netip.Addr]*list.Element{}}
 }
 
 // configure changes the pools. It does not forget what was used before.
-func (s *stock) configure(config *Config, held []netip.Addr) {
+func (s *stock) configure(config *Config, held iter.Seq[netip.Addr]) {
 	var freed []freedAddr
 	for _, e := range s.freed {
 		freed = append(freed, e.Value.(freedAddr))
@@ -76,19 +67,12 @@ func (s *stock) configure(config *Config, held []netip.Addr) {
 	slices.SortFunc(freed, func(x, y freedAddr) int { return cmp.Compare(x.at, y.at) })
 
 	s.config = config
-	s.own = map[netip.Addr]bool{}
-	for _, p := range config.Peers {
-		s.own[p.Addr] = true
-	}
-	for _, addr := range s.nodes {
-		s.own[addr] = true
-	}
-	s.stores = make([][2]store, len(config.Pools))
+	s.own = s.reserved(config)
+	s.stores = make([][2]store, len(config.Pools)+1)
+	s.stores[len(config.Pools)] = [2]store{{freed: list.New()}, {freed: list.New()}}
 	s.order = make([]int, len(config.Pools))
-	s.byName = make(map[string]int, len(config.Pools))
 	for i, pool := range config.Pools {
 		s.order[i] = i
-		s.byName[pool.Name] = i
 		v6 := slices.IndexFunc(pool.Ranges, func(r netipx.IPRange) bool { return r.From().Is6() })
 		if v6 < 0 {
 			v6 = len(pool.Ranges)
@@ -99,13 +83,10 @@ func (s *stock) configure(config *Config, held []netip.Addr) {
 		}
 	}
 	slices.SortStableFunc(s.order, func(i, j int) int { return cmp.Compare(config.Pools[i].Priority, config.Pools[j].Priority) })
-	for _, addr := range held {
-		if at := s.storeOf(addr); at != nil {
-			at.used++
-		}
+	for addr := range held {
+		s.storeOf(addr).used++
 	}
 	clear(s.freed)
-	s.withheld.Init()
 	for _, f := range freed {
 		s.shelve(f)
 	}
@@ -129,12 +110,19 @@ func (s *stock) handsOut(pool *Pool, addr netip.Addr) bool {
 	return pool.handsOut(addr) && !s.own[addr]
 }
 
-// named returns the index of the pool of that name, or -1.
-func (s *stock) named(name string) int {
-	if i, ok := s.byName[name]; ok {
-		return i
+// reserved returns the addresses of routers and nodes that pools own.
+func (s *stock) reserved(config *Config) map[netip.Addr]bool {
+	all := slices.Clone(s.nodes)
+	for _, p := range config.Peers {
+		all = append(all, p.Addr)
 	}
-	return -1
+	own := map[netip.Addr]bool{}
+	for _, addr := range all {
+		if config.Pool(addr) != nil {
+			own[addr] = true
+		}
+	}
+	return own
 }
 
 func (s *stock) store(pool int, f Family) *store { return &s.stores[pool][place6(f)] }
@@ -142,51 +130,37 @@ func (s *stock) store(pool int, f Family) *store { return &s.stores[pool][place6
 // has reports whether the pool owns addresses of the family.
 func (s *stock) has(pool int, f Family) bool { return len(s.store(pool, f).ranges) > 0 }
 
-// storeOf returns the store of the pool that owns the address, or nil.
+// storeOf returns the store of the pool that owns the address.
 func (s *stock) storeOf(addr netip.Addr) *store {
 	if i, ok := s.config.index(addr); ok {
 		return s.store(i, FamilyOf(addr))
 	}
-	return nil
+	return s.store(len(s.config.Pools), FamilyOf(addr))
 }
 
 // take notes that somebody holds the address from now on, and nobody did before.
 func (s *stock) take(addr netip.Addr) {
-	if at := s.storeOf(addr); at != nil {
-		at.used++
-	}
+	at := s.storeOf(addr)
+	at.used++
 	if e, ok := s.freed[addr]; ok {
-		s.listOf(addr).Remove(e)
+		at.freed.Remove(e)
 		delete(s.freed, addr)
 	}
 }
 
 // free notes that nobody holds the address any more.
 func (s *stock) free(addr netip.Addr) {
-	if at := s.storeOf(addr); at != nil {
-		at.used--
-	}
+	s.storeOf(addr).used--
 	s.clock++
 	s.shelve(freedAddr{addr, s.clock})
 }
 
-func (s *stock) listOf(addr netip.Addr) *list.List {
-	if i, ok := s.config.index(addr); ok && s.handsOut(&s.config.Pools[i], addr) {
-		return s.store(i, FamilyOf(addr)).freed
-	}
-	return s.withheld
-}
-
 // shelve puts an address behind those that were freed before.
 func (s *stock) shelve(f freedAddr) {
-	l := s.listOf(f.addr)
-	s.freed[f.addr] = l.PushBack(f)
-	if l.Len() <= mostFreed {
-		return
-	}
-	oldest := l.Remove(l.Front()).(freedAddr)
-	delete(s.freed, oldest.addr)
-	if at := s.storeOf(oldest.addr); at != nil {
+	at := s.storeOf(f.addr)
+	s.freed[f.addr] = at.freed.PushBack(f)
+	if at.freed.Len() > mostFreed {
+		delete(s.freed, at.freed.Remove(at.freed.Front()).(freedAddr).addr)
 		at.forgotten = true
 	}
 }
@@ -206,8 +180,10 @@ func (s *stock) next(pool int, f Family) netip.Addr {
 				at.at = at.ranges[at.span].From()
 			}
 		}
-		if e := at.freed.Front(); e != nil {
-			return e.Value.(freedAddr).addr
+		for e := at.freed.Front(); e != nil; e = e.Next() { // those that are not handed out are few
+			if addr := e.Value.(freedAddr).addr; s.handsOut(p, addr) {
+				return addr
+			}
 		}
 		if !at.forgotten {
 			break

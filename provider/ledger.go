@@ -3,6 +3,7 @@ package provider
 import (
 	"cmp"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -181,7 +182,8 @@ func (l *ledger) ignore(svc *corev1.Service) (freed bool) {
 // take takes what an ignored Service shows.
 func (l *ledger) take(svc *corev1.Service) {
 	for _, addr := range service.Addresses(svc) {
-		r := loadbalancer.Request{UID: ignoredUID(svc.UID, addr), Service: service.Name(svc), Namespace: svc.Namespace}
+		// Whoever it is, those of ours that share the address do not give way to it.
+		r := loadbalancer.Request{UID: ignoredUID(svc.UID, addr), Service: service.Name(svc), Namespace: svc.Namespace, Created: math.MaxInt64}
 		if why := l.allocator.Adopt(r, []netip.Addr{addr}); !why.None() {
 			l.disputed = true
 		}

@@ -278,20 +278,19 @@ func TestASharersOtherPolicyCostsNobodyTheAddress(t *testing.T) {
 	other := "address 10.0.0.0 is held by service shop/web, whose externalTrafficPolicy is another: give both the same, or ask for another address"
 	tell(t, []step{
 		{then: "there is a pool", configure: "vip 10.0.0.0/30"},
-		{then: "web has an address", ask: "shop/web share=k port=80 local=x", addr: "10.0.0.0", news: true},
-		{then: "api shares it", ask: "shop/api share=k port=81 local=x", addr: "10.0.0.0", news: true},
-		{then: "api's policy changes: it stays and hears of it", ask: "shop/api share=k port=81 shows=10.0.0.0", addr: "10.0.0.0", why: other},
-		{then: "web is not to blame", ask: "shop/web share=k port=80 local=x shows=10.0.0.0", addr: "10.0.0.0"},
-		{then: "web follows, and api is told", ask: "shop/web share=k port=80 shows=10.0.0.0", addr: "10.0.0.0", changed: "shop/api"},
-		{then: "all is well", ask: "shop/api share=k port=81 shows=10.0.0.0", addr: "10.0.0.0"},
-		{then: "web's is Local again", ask: "shop/web share=k port=80 local=x shows=10.0.0.0", addr: "10.0.0.0",
-			why: "address 10.0.0.0 is held by service shop/api, whose externalTrafficPolicy is another: give both the same, or ask for another address"},
-		{then: "and api's", ask: "shop/api share=k port=81 local=y shows=10.0.0.0", addr: "10.0.0.0", changed: "shop/web"},
-		{then: "web hears that it selects other pods", ask: "shop/web share=k port=80 local=x shows=10.0.0.0", addr: "10.0.0.0",
-			why: "address 10.0.0.0 is held by service shop/api, whose selector is another: with externalTrafficPolicy Local, give both the same, or ask for another address"},
-		{then: "a selector is nothing that the service controller looks at", see: "shop/api share=k port=81 local=x shows=10.0.0.0", again: true},
-		{then: "api selects the same", ask: "shop/api share=k port=81 local=x shows=10.0.0.0", addr: "10.0.0.0", changed: "shop/web"},
-		{then: "all is well again", ask: "shop/web share=k port=80 local=x shows=10.0.0.0", addr: "10.0.0.0"},
+		{then: "web has an address", ask: "shop/web age=9 share=k port=80 local=x", addr: "10.0.0.0", news: true},
+		{then: "api shares it", ask: "shop/api age=1 share=k port=81 local=x", addr: "10.0.0.0", news: true},
+		{then: "api's policy changes: it stays and hears of it", ask: "shop/api age=1 share=k port=81 shows=10.0.0.0", addr: "10.0.0.0", why: other},
+		{then: "web is older, and hears nothing", ask: "shop/web age=9 share=k port=80 local=x shows=10.0.0.0", addr: "10.0.0.0"},
+		{then: "web follows, and api is told", ask: "shop/web age=9 share=k port=80 shows=10.0.0.0", addr: "10.0.0.0", changed: "shop/api"},
+		{then: "all is well", ask: "shop/api age=1 share=k port=81 shows=10.0.0.0", addr: "10.0.0.0"},
+		{then: "web's is Local again, and api is told", ask: "shop/web age=9 share=k port=80 local=x shows=10.0.0.0", addr: "10.0.0.0", changed: "shop/api"},
+		{then: "it hears of it", ask: "shop/api age=1 share=k port=81 shows=10.0.0.0", addr: "10.0.0.0", why: other},
+		{then: "api's is, too, with other pods", ask: "shop/api age=1 share=k port=81 local=y shows=10.0.0.0", addr: "10.0.0.0",
+			why: "address 10.0.0.0 is held by service shop/web, whose selector is another: with externalTrafficPolicy Local, give both the same, or ask for another address"},
+		{then: "a selector is nothing that the service controller looks at", see: "shop/api age=1 share=k port=81 local=x shows=10.0.0.0", again: true},
+		{then: "api selects the same", ask: "shop/api age=1 share=k port=81 local=x shows=10.0.0.0", addr: "10.0.0.0"},
+		{then: "all is well again", ask: "shop/web age=9 share=k port=80 local=x shows=10.0.0.0", addr: "10.0.0.0"},
 	})
 }
 

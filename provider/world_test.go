@@ -756,3 +756,90 @@ func TestADeletionThatOnlyAListRevealsFreesTheAddress(t *testing.T) {
 		t.Errorf("held: %s", got)
 	}
 }
+
+// Who loses an address because ports collide must not depend on whether somebody watched: the same edits, once seen as they
+// happen, and once found at a start, come to the same end.
+func TestWhoLosesAnAddressByAnEditDoesNotDependOnWhetherTheManagerWasUp(t *testing.T) {
+	config := pools(t, "vip 10.0.0.0/32")
+	rapid.Check(t, func(t *rapid.T) {
+		up, down := newWorld(t), newWorld(t)
+		for _, w := range []*world{up, down} {
+			w.config = config
+			w.cloud.admit(nil, w.config, nil, loadbalancer.NoConsent)
+		}
+		names := []string{"shop/a", "shop/b", "shop/c", "shop/d", "shop/e"}
+		ages := rapid.Permutation([]int{1, 2, 3, 4, 4}).Draw(t, "ages")
+		traffic := func() func(*corev1.Service) {
+			var all []corev1.ServicePort
+			for _, port := range rapid.SliceOfNDistinct(rapid.Int32Range(1, 6), 1, 3, rapid.ID).Draw(t, "ports") {
+				all = append(all, corev1.ServicePort{Port: port})
+			}
+			local := rapid.SampledFrom([]string{"", "", "", "web"}).Draw(t, "local")
+			return func(svc *corev1.Service) {
+				svc.Spec.Ports = all
+				svc.Spec.ExternalTrafficPolicy, svc.Spec.Selector = corev1.ServiceExternalTrafficPolicyCluster, nil
+				if local != "" {
+					svc.Spec.ExternalTrafficPolicy, svc.Spec.Selector = corev1.ServiceExternalTrafficPolicyLocal, map[string]string{"app": local}
+				}
+			}
+		}
+		for i, name := range names {
+			change := traffic()
+			for _, w := range []*world{up, down} {
+				svc := aService(t, fmt.Sprint(name, " share=k age=", ages[i]))
+				change(svc)
+				w.put(name, svc)
+				w.settle()
+			}
+		}
+		for range rapid.IntRange(1, 8).Draw(t, "edits") {
+			name, change := rapid.SampledFrom(names).Draw(t, "name"), traffic()
+			for _, w := range []*world{up, down} {
+				w.change(name, change)
+				if w == down {
+					w.restart()
+				}
+				w.settle()
+				if err := w.wrong(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if was, is := up.held(), down.held(); !maps.Equal(was, is) {
+				t.Fatalf("with the manager up %v, found at its start %v", was, is)
+			}
+			for uid, why := range up.answers {
+				if (why == "") != (down.answers[uid] == "") {
+					t.Fatalf("%s was told %q, and at the start %q", uid, why, down.answers[uid])
+				}
+			}
+		}
+	})
+}
+
+// The story of it: web is older, and opens the port of mail.
+func TestTheYoungerOfTwoThatCollideLosesTheAddress(t *testing.T) {
+	for _, down := range []bool{false, true} {
+		w := newWorld(t)
+		w.config = pools(t, "vip 10.0.0.0/31")
+		w.cloud.admit(nil, w.config, nil, loadbalancer.NoConsent)
+		w.put("shop/web", aService(t, "shop/web share=k port=80 age=2"))
+		w.put("shop/mail", aService(t, "shop/mail share=k port=25 age=1"))
+		w.settle()
+		w.book.take()
+		w.change("shop/web", func(svc *corev1.Service) { svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Port: 25}) })
+		if down {
+			w.restart()
+		}
+		w.settle()
+		if got := fmt.Sprint(w.held()); got != "map[shop/mail:10.0.0.1 shop/web:10.0.0.0]" {
+			t.Errorf("down %t: held: %s", down, got)
+		}
+		events := strings.Join(w.book.take(), "\n")
+		if !strings.Contains(events, "shop/mail Warning AddressConflict") || !strings.Contains(events, "shop/mail Normal IPAllocated assigned 10.0.0.1") || strings.Contains("\n"+events, "\nshop/web ") {
+			t.Errorf("down %t: %s", down, events)
+		}
+		if err := w.wrong(); err != nil {
+			t.Errorf("down %t: %v", down, err)
+		}
+	}
+}
