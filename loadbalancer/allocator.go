@@ -154,10 +154,10 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 	}
 }
 
-// Withhold says which addresses are Nodes' own. Like those of routers, they are not handed out while nobody holds them; who
-// holds one keeps it: anybody who can write a Node's status could take it away otherwise.
-func (a *Allocator) Withhold(nodes []netip.Addr) {
-	if a.stock.nodes = slices.Clone(nodes); !maps.Equal(a.stock.reserved(a.config), a.stock.own) {
+// Withhold says which addresses others use: Nodes, and Services that are not ours. Like those of routers, they are not handed
+// out while nobody holds them; who holds one keeps it: anybody who can write a Node's status could take it away otherwise.
+func (a *Allocator) Withhold(addrs []netip.Addr) {
+	if a.stock.others = slices.Clone(addrs); !maps.Equal(a.stock.reserved(a.config), a.stock.own) {
 		a.Configure(a.config, a.givenUp)
 	}
 }

@@ -459,7 +459,7 @@ func TestAddressesOfRoutersAndNodesAreNotHandedOutWhileNobodyHoldsThem(t *testin
 	equal(t, take(t, a, "shop/api"), "10.0.0.3")
 	for _, addr := range []string{"10.0.0.1", "10.0.0.2"} {
 		r, _ := request(t, "shop/want want="+addr)
-		equal(t, words(a.Allocate(r).Why), "address "+addr+" is the own one of a router or a Node: ask for another")
+		equal(t, words(a.Allocate(r).Why), "address "+addr+" is in use by a router, a Node, or a Service that is not ours: ask for another")
 	}
 	// A Node comes to show an address that a Service holds: the Service keeps it.
 	a.Withhold(addresses("10.0.0.2,10.0.0.3"))

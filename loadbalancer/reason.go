@@ -40,7 +40,7 @@ const (
 	OfOtherPool            // the address is of another pool than the one asked for
 	OfTwoPools             // the two addresses are of two pools
 	NotHandedOut           // the pool avoids the address
-	OfInfrastructure       // the address is a router's or a Node's own
+	OfInfrastructure       // the address is a router's or a Node's own, or others use it
 	AddressNotFor          // the address is of a pool that is not for the Service
 	PoolNotFor             // the pool is not for the Service
 	NoSuchPool             // no pool has the name
@@ -90,7 +90,7 @@ func (r Reason) words() string {
 	case NotHandedOut:
 		return fmt.Sprintf("pool %q does not hand out addresses that end in .0 or .255, such as %s: ask for another, or set avoid-buggy-ips to false", pool, r.Addr)
 	case OfInfrastructure:
-		return fmt.Sprintf("address %s is the own one of a router or a Node: ask for another", r.Addr)
+		return fmt.Sprintf("address %s is in use by a router, a Node, or a Service that is not ours: ask for another", r.Addr)
 	case AddressNotFor:
 		return fmt.Sprintf("address %s belongs to pool %q, which is not for this Service: ask for another, or change its namespaces or service-selectors", r.Addr, pool)
 	case PoolNotFor:

@@ -17,10 +17,10 @@ type stock struct {
 	config *Config
 	inUse  func(netip.Addr) bool
 	stores [][2]store // by pool, and by family; the last are of addresses that no pool owns
-	// own are addresses of routers and nodes, which no pool hands out.
-	own   map[netip.Addr]bool
-	nodes []netip.Addr
-	order []int // indices of the pools by priority, then as the operator wrote them
+	// own are addresses that routers and others use, which no pool hands out.
+	own    map[netip.Addr]bool
+	others []netip.Addr
+	order  []int // indices of the pools by priority, then as the operator wrote them
 
 	// freed holds the list element of each address that was used and is free now, in its store.
 	freed map[netip.Addr]*list.Element
@@ -110,9 +110,9 @@ func (s *stock) handsOut(pool *Pool, addr netip.Addr) bool {
 	return pool.handsOut(addr) && !s.own[addr]
 }
 
-// reserved returns the addresses of routers and nodes that pools own.
+// reserved returns the addresses of routers and others that pools own.
 func (s *stock) reserved(config *Config) map[netip.Addr]bool {
-	all := slices.Clone(s.nodes)
+	all := slices.Clone(s.others)
 	for _, p := range config.Peers {
 		all = append(all, p.Addr)
 	}

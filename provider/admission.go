@@ -554,7 +554,7 @@ func (c *Cloud) hold() []loadbalancer.Holding {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.holding = true
-	return c.ledger.holdings()
+	return c.ledger.allocator.Holdings()
 }
 
 // withhold keeps the Nodes' own addresses from being handed out.
@@ -568,7 +568,8 @@ func (c *Cloud) withhold(known loadbalancer.Facts) {
 	}
 	c.withheld = nodes
 	c.mu.Lock()
-	c.ledger.allocator.Withhold(nodes)
+	c.ledger.nodes = nodes
+	c.ledger.withhold()
 	changed := c.serve()
 	c.mu.Unlock()
 	c.requeue(changed)
@@ -627,7 +628,7 @@ func with(set *netipx.IPSet, more []loadbalancer.Holding) *netipx.IPSet {
 func (c *Cloud) holdsAny(set *netipx.IPSet) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.ContainsFunc(c.ledger.holdings(), func(h loadbalancer.Holding) bool {
+	return slices.ContainsFunc(c.ledger.allocator.Holdings(), func(h loadbalancer.Holding) bool {
 		return set.Contains(h.Addr) && c.ledger.allocator.Pool(h.Addr) == nil
 	})
 }

@@ -332,7 +332,7 @@ func TestClassOnlyIsSwitchedOnAndOff(t *testing.T) {
 				t.Errorf("after the switch: %s", w)
 			}
 		}
-		if held := c.cloud.ledger.holdings(); len(held) != 1 { // what others show keeps no text from being admitted
+		if held := c.cloud.ledger.allocator.Holdings(); len(held) != 1 { // what others show keeps no text from being admitted
 			t.Errorf("ours hold %v", held)
 		}
 

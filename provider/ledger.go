@@ -3,7 +3,6 @@ package provider
 import (
 	"cmp"
 	"maps"
-	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -22,11 +21,10 @@ import (
 type ledger struct {
 	allocator *loadbalancer.Allocator
 	entries   map[types.UID]*entry
-	// ignored are the Services that are not ours and whose status shows addresses. Whoever wrote that uses them: they are
-	// taken, as far as no Service of ours holds them. Each is held under a UID of its own.
+	// ignored are the Services that are not ours and whose status shows addresses. Whoever wrote that uses them: they are not
+	// handed out, and neither are those of nodes.
 	ignored map[types.UID]*corev1.Service
-	// disputed is set while one of ours holds what an ignored Service shows.
-	disputed bool
+	nodes   []netip.Addr
 }
 
 // An entry is the ledger's line for one Service: what its user wants, what was told, and what was observed.
@@ -135,8 +133,11 @@ func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict
 		e.observed.shown = len(e.told.addrs) > 0 && service.Shows(svc, e.told.addrs)
 	}
 	for _, svc := range others {
-		l.ignore(svc)
+		if shows(svc) != nil {
+			l.ignored[svc.UID] = svc
+		}
 	}
+	l.withhold()
 	for uid, e := range l.entries {
 		switch {
 		case !wants(e.service):
@@ -162,36 +163,35 @@ func wants(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.DeletionTimestamp == nil
 }
 
-// ignore takes note of a Service that is not ours, or not any more, and reports whether that freed an address.
+// ignore takes note of a Service that is not ours, or not any more, and reports whether that may have freed an address.
 func (l *ledger) ignore(svc *corev1.Service) (freed bool) {
-	var shows []netip.Addr
-	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		shows = service.Addresses(svc)
-	}
-	if before := l.ignored[svc.UID]; before != nil && slices.Equal(service.Addresses(before), shows) {
+	if before := l.ignored[svc.UID]; before != nil && slices.Equal(shows(before), shows(svc)) {
 		return false
 	}
 	freed = len(l.forget(svc.UID)) > 0
-	if len(shows) > 0 {
+	if shows(svc) != nil {
 		l.ignored[svc.UID] = svc
-		l.take(svc)
+		l.withhold()
 	}
 	return freed
 }
 
-// take takes what an ignored Service shows.
-func (l *ledger) take(svc *corev1.Service) {
-	for _, addr := range service.Addresses(svc) {
-		// Whoever it is, those of ours that share the address do not give way to it.
-		r := loadbalancer.Request{UID: ignoredUID(svc.UID, addr), Service: service.Name(svc), Namespace: svc.Namespace, Created: math.MaxInt64}
-		if why := l.allocator.Adopt(r, []netip.Addr{addr}); !why.None() {
-			l.disputed = true
-		}
-		l.allocator.Rest(r.UID) // it asks for nothing
+// shows returns the addresses that a Service of somebody else uses.
+func shows(svc *corev1.Service) []netip.Addr {
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return nil
 	}
+	return service.Addresses(svc)
 }
 
-func ignoredUID(uid types.UID, addr netip.Addr) string { return string(uid) + "/" + addr.String() }
+// withhold keeps from being handed out what others use.
+func (l *ledger) withhold() {
+	all := slices.Clone(l.nodes)
+	for _, svc := range l.ignored {
+		all = append(all, shows(svc)...)
+	}
+	l.allocator.Withhold(all)
+}
 
 // known returns every Service that the ledger has something about.
 func (l *ledger) known() []*corev1.Service {
@@ -200,31 +200,6 @@ func (l *ledger) known() []*corev1.Service {
 		all = append(all, e.service)
 	}
 	return all
-}
-
-// holdings are the addresses that Services of ours hold.
-func (l *ledger) holdings() []loadbalancer.Holding {
-	return without(l.allocator.Holdings(), l.others())
-}
-
-// others are the addresses that Services hold that are not ours.
-func (l *ledger) others() map[loadbalancer.Holding]bool {
-	all := map[loadbalancer.Holding]bool{}
-	for _, svc := range l.ignored {
-		for _, addr := range service.Addresses(svc) {
-			if len(l.allocator.Held(ignoredUID(svc.UID, addr))) > 0 {
-				all[loadbalancer.Holding{Service: service.Name(svc), Addr: addr}] = true
-			}
-		}
-	}
-	return all
-}
-
-func without(all []loadbalancer.Holding, others map[loadbalancer.Holding]bool) []loadbalancer.Holding {
-	if len(others) == 0 {
-		return all
-	}
-	return slices.DeleteFunc(all, func(h loadbalancer.Holding) bool { return others[h] })
 }
 
 // held returns the addresses that the Service holds.
@@ -424,9 +399,8 @@ func (l *ledger) forget(uid types.UID) (left []netip.Addr) {
 	delete(l.entries, uid)
 	if svc := l.ignored[uid]; svc != nil {
 		delete(l.ignored, uid)
-		for _, addr := range service.Addresses(svc) {
-			left = append(left, l.allocator.Release(ignoredUID(uid, addr))...)
-		}
+		l.withhold()
+		left = shows(svc)
 	}
 	return append(left, l.allocator.Release(string(uid))...)
 }
@@ -465,12 +439,6 @@ func (l *ledger) serve() []*corev1.Service {
 
 // serveWhile is serve in slices: it goes on while it may, and reports whether there is more to do.
 func (l *ledger) serveWhile(may func() bool) (changed []*corev1.Service, more bool) {
-	if l.disputed {
-		l.disputed = false
-		for _, svc := range l.ignored {
-			l.take(svc)
-		}
-	}
 	answers, more := l.allocator.Serve(may)
 	for _, a := range answers {
 		e := l.entries[types.UID(a.UID)]

@@ -141,9 +141,8 @@ func (c *Cloud) figures() (f figures, leads bool) {
 	}
 	a := c.ledger.allocator
 	f = figures{usage: a.Usage(), assigned: a.InUse(), pending: a.Pending(), config: c.config}
-	config, others := a.Config(), c.ledger.others()
+	config := a.Config()
 	c.mu.Unlock()
-	f.assigned = without(f.assigned, others)
 	// A Service that was deleted and made again is two for a moment, and one metric given twice would fail the scrape.
 	slices.SortFunc(f.assigned, func(x, y loadbalancer.Holding) int {
 		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Service, y.Service))

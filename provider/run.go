@@ -280,7 +280,7 @@ func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, servic
 		}
 	}
 	conflicts := c.ledger.adopt(ours, others)
-	addresses := len(c.ledger.holdings())
+	addresses := len(c.ledger.allocator.Holdings())
 	var strays []stray
 	if config != nil {
 		strays = c.ledger.strays()
