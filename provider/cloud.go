@@ -54,6 +54,8 @@ type Cloud struct {
 	withheld []netip.Addr
 	after    func(time.Duration, func())
 	now      func() time.Time
+	// slice is for how long the mutex is kept while Services that wait are served. Then others may have it.
+	slice time.Duration
 
 	mu     sync.Mutex // guards what follows, up to resign
 	ledger *ledger
@@ -94,7 +96,7 @@ func New(options Options) *Cloud {
 		resigned: make(chan struct{}),
 	}
 	c.resumed.L = &c.mu
-	c.now = time.Now
+	c.now, c.slice = time.Now, sliceOfServing
 	c.after = func(d time.Duration, do func()) { time.AfterFunc(d, do) }
 	return c
 }
@@ -208,8 +210,8 @@ func (c *Cloud) answer(ctx context.Context, svc *corev1.Service) (d decision, ch
 	if err != nil {
 		return d, nil, err
 	}
-	if !c.exists(svc) || c.lookup != nil && c.view.of(c.lookup(svc.Namespace, svc.Name)) == nil {
-		return d, nil, cloudprovider.ImplementedElsewhere // nothing is to be written: it went, or became another's, while it was worked on
+	if c.left(svc) {
+		return d, nil, cloudprovider.ImplementedElsewhere // nothing is to be written
 	}
 	d = c.ledger.answer(svc)
 	if d.stirs {
@@ -284,7 +286,7 @@ func (c *Cloud) serve() []*corev1.Service {
 		return nil
 	}
 	began := time.Now()
-	changed, more := c.ledger.serveWhile(func() bool { return time.Since(began) < sliceOfServing })
+	changed, more := c.ledger.serveWhile(func() bool { return time.Since(began) < c.slice })
 	if more && !c.serving {
 		c.serving = true
 		go func() {
@@ -298,7 +300,7 @@ func (c *Cloud) serve() []*corev1.Service {
 	return changed
 }
 
-// sliceOfServing is for how long the mutex is kept while Services that wait are served. Then others may have it.
+// sliceOfServing is what slice is.
 const sliceOfServing = 5 * time.Millisecond
 
 func (c *Cloud) requeue(services []*corev1.Service) {
@@ -340,7 +342,12 @@ func (c *Cloud) see(object any) {
 	orphaned := c.ledger.orphaned(ours)
 	typos := c.ledger.typos(ours)
 	c.clock(ours, now)
+	var changed []*corev1.Service
+	if c.ledger.allocator.Stirs() {
+		changed = c.serve()
+	}
 	c.mu.Unlock()
+	c.requeue(changed)
 	if len(typos) > 0 {
 		c.record.Eventf(ours, corev1.EventTypeWarning, "UnknownAnnotation", "%s", strings.Join(typos, "; "))
 	}
@@ -389,6 +396,15 @@ func (c *Cloud) exists(svc *corev1.Service) bool {
 	}
 	stored := c.lookup(svc.Namespace, svc.Name)
 	return stored != nil && stored.UID == svc.UID
+}
+
+// left reports whether the Service went, became another's or wants no address any more while it was worked on.
+func (c *Cloud) left(svc *corev1.Service) bool {
+	if c.lookup == nil {
+		return false
+	}
+	stored := c.lookup(svc.Namespace, svc.Name)
+	return stored == nil || stored.UID != svc.UID || !wants(stored) || c.view.of(stored) == nil
 }
 
 // compareEvery is how often the ledger is compared with what the informer's store has.
