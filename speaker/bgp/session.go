@@ -65,6 +65,8 @@ type session struct {
 	// reduced is set after a router refused what our OPEN offered, for the next OPEN only: a router that learns better
 	// is offered everything again after its next restart.
 	reduced bool
+	// wide is how the next OPEN is written. The other way is tried after a router could not read one.
+	wide bool
 	// complaints are what was logged since the session was last up about its not coming up. Some routers fail in two ways
 	// by turns; each is said once.
 	complaints map[string]bool
@@ -282,7 +284,7 @@ type conversation struct {
 
 // run opens the session and keeps the router informed, until something ends it.
 func (c *conversation) run() error {
-	opening, err := openMessage(c.peer, !c.met.Load(), c.sessions.uptime() > c.peer.RestartTime, c.reduced)
+	opening, err := openMessage(c.peer, !c.met.Load(), c.sessions.uptime() > c.peer.RestartTime, c.reduced, c.wide)
 	if err != nil {
 		return err
 	}
@@ -374,6 +376,7 @@ func (c *conversation) hear(m message) error {
 		r := newRefusal(m.body)
 		// Not only in openSent: the router's own OPEN may come before its answer to ours.
 		c.reduced = c.state != established && r.unsupported()
+		c.wide = c.wide != (c.state != established && r.unreadable())
 		return r
 
 	case c.state == openSent && m.kind == bgp.BGP_MSG_OPEN:

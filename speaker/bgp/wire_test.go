@@ -26,6 +26,7 @@ func TestOpenByteForByte(t *testing.T) {
 		what                            string
 		peer                            loadbalancer.Peer
 		restarting, forwarding, reduced bool
+		wide                            bool
 		want                            string
 	}{
 		{
@@ -83,8 +84,17 @@ func TestOpenByteForByte(t *testing.T) {
 				0e 02 0c 01 04 0001 00 01
 				41 04 fa56ea00                    4-byte AS number 4200000000`,
 		},
+		{
+			what: "with lengths of two bytes", peer: leaf, reduced: true, wide: true,
+			want: `
+				ffffffffffffffffffffffffffffffff
+				002f 01 04 fc00 005a 0a000002
+				ff ff 000f                        extended optional parameters, 15 bytes
+				02 000c                           capabilities, 12 bytes
+				01 04 0001 00 01 41 04 0000fc00`,
+		},
 	} {
-		got, err := openMessage(c.peer, c.restarting, c.forwarding, c.reduced)
+		got, err := openMessage(c.peer, c.restarting, c.forwarding, c.reduced, c.wide)
 		if err != nil || hex.EncodeToString(got) != golden(c.want) {
 			t.Errorf("%s:\n got %x, %v\nwant %s", c.what, got, err, golden(c.want))
 		}
