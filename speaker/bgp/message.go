@@ -134,7 +134,9 @@ func (r *refusal) unsupported() bool {
 }
 
 // unreadable reports whether the router could not read our OPEN.
-func (r *refusal) unreadable() bool { return r.code == bgp.BGP_ERROR_OPEN_MESSAGE_ERROR && r.subcode == 0 }
+func (r *refusal) unreadable() bool {
+	return r.code == bgp.BGP_ERROR_OPEN_MESSAGE_ERROR && r.subcode == 0
+}
 
 // shutdownData is the data of an Administrative Shutdown that carries text (RFC 9003).
 func shutdownData(text string) []byte {
