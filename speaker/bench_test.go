@@ -40,7 +40,7 @@ type crowd struct {
 func gather(tb testing.TB, config string, n int) *crowd {
 	c := &crowd{to: &deaf{}}
 	var err error
-	c.Speaker, err = New(fake.NewClientset(), c.to, Options{NodeName: "a", Namespace: "metallb-system", ConfigName: "config"})
+	c.Speaker, err = New(of(fake.NewClientset()), c.to, Options{NodeName: "a", Namespace: "metallb-system", ConfigName: "config"})
 	check(tb, err)
 	one := func(i int, state string) Service {
 		return svc(tb, fmt.Sprintf("shop/web-%05d 10.%d.%d.%d | a:%s@a%[1]d b:%[5]s@b%[1]d c:unready@c%[1]d", i, i>>16, i>>8&255, i&255, state))

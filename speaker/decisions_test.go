@@ -157,7 +157,7 @@ func TestTheLoopSaysWhatOneSaysThatLooksAtEverything(t *testing.T) {
 			c := &chaos{t: t, random: rand.New(rand.NewPCG(seed, 12)), services: map[string]*corev1.Service{}, slices: map[string]*discoveryv1.EndpointSlice{}}
 			said := &notebook{}
 			var err error
-			c.speaker, err = New(fake.NewClientset(), said, Options{NodeName: "a", Namespace: "metallb-system", ConfigName: "config"})
+			c.speaker, err = New(of(fake.NewClientset()), said, Options{NodeName: "a", Namespace: "metallb-system", ConfigName: "config"})
 			check(t, err)
 			c.node = node(t, "a")
 			check(t, c.speaker.nodes.Update(c.node))

@@ -9,7 +9,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -32,14 +31,14 @@ type heard[T any] struct {
 	first  time.Time // when something was heard of it
 }
 
-// A lister is a client of one kind of objects.
-type lister[L runtime.Object] interface {
+// A Lister is a client of one kind of objects.
+type Lister[L runtime.Object] interface {
 	List(context.Context, metav1.ListOptions) (L, error)
 	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
 }
 
-// newInbox returns an inbox for the objects of the cluster's client that narrow selects. example is one of them.
-func newInbox[T any, L runtime.Object](cluster kubernetes.Interface, client lister[L], example any, ring func(), narrow func(*metav1.ListOptions), read func(object any) (string, *T)) *inbox[T] {
+// newInbox returns an inbox for the objects of the client that narrow selects. example is one of them, and fake as in Cluster.
+func newInbox[T any, L runtime.Object](fake any, client Lister[L], example any, ring func(), narrow func(*metav1.ListOptions), read func(object any) (string, *T)) *inbox[T] {
 	in := &inbox[T]{read: read, ring: ring, news: map[string]heard[T]{}}
 	from := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
@@ -51,7 +50,7 @@ func newInbox[T any, L runtime.Object](cluster kubernetes.Interface, client list
 			return client.Watch(ctx, o)
 		},
 	}
-	in.reflector = cache.NewReflector(cache.ToListWatcherWithWatchListSemantics(from, cluster), example, in, 0)
+	in.reflector = cache.NewReflector(cache.ToListWatcherWithWatchListSemantics(from, fake), example, in, 0)
 	return in
 }
 

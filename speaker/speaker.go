@@ -13,7 +13,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
@@ -37,6 +36,17 @@ type Options struct {
 	IgnoreExcludeLabel bool
 	// WaitForURL must answer with success before the first announcement, if it is not empty.
 	WaitForURL string
+}
+
+// A Cluster has clients of what a Speaker watches; those of ConfigMaps and Secrets are of the configuration's namespace.
+type Cluster struct {
+	Services   Lister[*corev1.ServiceList]
+	Slices     Lister[*discoveryv1.EndpointSliceList]
+	Nodes      Lister[*corev1.NodeList]
+	ConfigMaps Lister[*corev1.ConfigMapList]
+	Secrets    Lister[*corev1.SecretList]
+	// Fake is client-go's fake of an API server, if it is one, which cannot stream lists.
+	Fake any
 }
 
 // A Speaker keeps an Announcer up to date.
@@ -74,7 +84,7 @@ type Speaker struct {
 
 // New returns a Speaker that watches as little as it needs: Services of type LoadBalancer, slices of Services that have an
 // address of their own, one Node and one ConfigMap; and one Secret, once a configuration needs it.
-func New(client kubernetes.Interface, to Announcer, options Options) (*Speaker, error) {
+func New(cluster Cluster, to Announcer, options Options) (*Speaker, error) {
 	if options.WaitForURL != "" {
 		if err := checkURL(options.WaitForURL); err != nil {
 			return nil, err
@@ -83,22 +93,22 @@ func New(client kubernetes.Interface, to Announcer, options Options) (*Speaker, 
 	s := &Speaker{options: options, to: to, bell: make(chan struct{}, 1), alarm: time.NewTimer(0), decisions: newDecisions(),
 		secret: secretWatch{ref: options.Namespace + "/" + SecretName}}
 	s.alarm.Stop()
-	s.services = newInbox(client, client.CoreV1().Services(metav1.NamespaceAll), &corev1.Service{}, s.ring,
+	s.services = newInbox(cluster.Fake, cluster.Services, &corev1.Service{}, s.ring,
 		func(o *metav1.ListOptions) { o.FieldSelector = "spec.type=LoadBalancer" },
 		func(object any) (string, *record) {
 			r := recordOf(object.(*corev1.Service))
 			return r.name, r
 		})
-	s.slices = newInbox(client, client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll), &discoveryv1.EndpointSlice{}, s.ring,
+	s.slices = newInbox(cluster.Fake, cluster.Slices, &discoveryv1.EndpointSlice{}, s.ring,
 		func(o *metav1.ListOptions) {
 			o.LabelSelector = discoveryv1.LabelServiceName + ",!" + corev1.IsHeadlessService
 		},
 		func(object any) (string, *endpoints) {
 			return endpointsOf(object.(*discoveryv1.EndpointSlice), options.NodeName)
 		})
-	s.nodes = newInbox(client, client.CoreV1().Nodes(), &corev1.Node{}, s.ring, named(options.NodeName), whole[corev1.Node])
-	s.configs = newInbox(client, client.CoreV1().ConfigMaps(options.Namespace), &corev1.ConfigMap{}, s.ring, named(options.ConfigName+"-admitted"), whole[corev1.ConfigMap])
-	s.secrets = newInbox(client, client.CoreV1().Secrets(options.Namespace), &corev1.Secret{}, s.ring, named(SecretName), whole[corev1.Secret])
+	s.nodes = newInbox(cluster.Fake, cluster.Nodes, &corev1.Node{}, s.ring, named(options.NodeName), whole[corev1.Node])
+	s.configs = newInbox(cluster.Fake, cluster.ConfigMaps, &corev1.ConfigMap{}, s.ring, named(options.ConfigName+"-admitted"), whole[corev1.ConfigMap])
+	s.secrets = newInbox(cluster.Fake, cluster.Secrets, &corev1.Secret{}, s.ring, named(SecretName), whole[corev1.Secret])
 	return s, nil
 }
 

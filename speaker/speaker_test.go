@@ -76,7 +76,7 @@ func (s *stage) begin(options Options) {
 	logged.Take()
 	options.NodeName, options.Namespace, options.ConfigName = "a", "metallb-system", "config"
 	var err error
-	if s.speaker, err = New(s.client, s.said, options); err != nil {
+	if s.speaker, err = New(of(s.client), s.said, options); err != nil {
 		s.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(s.t.Context())
@@ -88,6 +88,12 @@ func (s *stage) begin(options Options) {
 	})
 	<-time.After(time.Second) // the caches are looked at every 100 ms
 	synctest.Wait()
+}
+
+// of is the fake API server as a Speaker sees it.
+func of(client *fake.Clientset) Cluster {
+	return Cluster{client.CoreV1().Services(""), client.DiscoveryV1().EndpointSlices(""), client.CoreV1().Nodes(),
+		client.CoreV1().ConfigMaps("metallb-system"), client.CoreV1().Secrets("metallb-system"), client}
 }
 
 const onePeer = "peers: [{name: leaf, peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64512}]\n"
