@@ -93,6 +93,10 @@ fresh: ## make demo and make test in a clean clone with empty caches and, as roo
 bench: ## benchmarks of the hot paths
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+bench-lab: ## what a speaker costs before a real API server, against a process that only watches the same objects
+	$(COMPILE) $(GO) build -o bin/metallb-speaker ./cmd/metallb-speaker
+	cd cmd/lab && $(COMPILE) $(GO) run $(RUN) ./bench '$(CURDIR)/bin/metallb-speaker'
+
 fuzz: ## every fuzz target for FUZZTIME (60s)
 	@for package in $$($(GO) list ./...); do \
 	  for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
@@ -104,4 +108,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help compiler routers race build images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench fuzz fmt
+.PHONY: help compiler routers race build images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench bench-lab fuzz fmt
