@@ -198,7 +198,7 @@ func (d *decisions) look(now time.Time, w world) (o outcome) {
 			changed, before = append(changed, e), append(before, was)
 		}
 	}
-	clear(d.dirty)
+	d.dirty = map[string]bool{} // one that was large once would be slow for ever
 	// The last first and then the first first: where many have a part in one prefix, none of them has to be moved.
 	for i := len(changed) - 1; i >= 0; i-- {
 		for j := range before[i] {
@@ -222,7 +222,7 @@ func (d *decisions) look(now time.Time, w world) (o outcome) {
 			}
 		}
 	}
-	clear(d.unsettled)
+	d.unsettled = map[netip.Prefix]bool{}
 	for _, e := range changed {
 		d.remark(&o, e)
 	}
