@@ -98,8 +98,8 @@ bench-controller: build ## whole controller managers: a burst beside a reference
 	cd cmd/lab && $(GO) test -run '^$$' -timeout 60m -v -bench 'Takeover' -benchtime 10x ./loopback
 	cd cmd/lab && $(GO) test -run '^$$' -timeout 60m -v -bench 'ALeaderUnderLoad' -benchtime 10x ./loopback
 
-bench-lab: build routers ## whole speakers in clusters of LAB_SIZES Services, beside a reference that watches the same objects
-	cd cmd/lab && $(GO) test -run '^$$' -timeout 120m -v -bench 'ASpeakerInACrowd' -benchtime 1x ./loopback
+bench-lab: build routers ## what a speaker costs before a real API server, against a process that only watches; from status to route in a BIRD
+	cd cmd/lab && $(COMPILE) $(GO) run $(RUN) ./bench '$(CURDIR)/bin/metallb-speaker'
 	cd cmd/lab && $(GO) test -run '^$$' -timeout 60m -v -bench 'FromStatusToRoute' -benchtime 1x ./datacentre
 
 fuzz: ## every fuzz target for FUZZTIME (60s)

@@ -27,10 +27,11 @@ type Ours struct {
 
 // Serves reports whether the Service is of type LoadBalancer and of a class that is ours. It may be about to be deleted.
 func (o Ours) Serves(svc *corev1.Service) bool {
-	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		return false
-	}
-	class := svc.Spec.LoadBalancerClass
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && o.ServesClass(svc.Spec.LoadBalancerClass)
+}
+
+// ServesClass is Serves for a Service of type LoadBalancer.
+func (o Ours) ServesClass(class *string) bool {
 	if class == nil {
 		return !o.ClassOnly
 	}

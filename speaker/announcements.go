@@ -18,12 +18,7 @@ import (
 type Service struct {
 	*corev1.Service
 	Slices []*discoveryv1.EndpointSlice
-	// Kept are addresses that left its status a moment ago, and are announced as if they were there; see keep.
-	Kept []netip.Addr
 }
-
-// addresses are those that the status shows, and those that are kept.
-func (s Service) addresses() []netip.Addr { return append(service.Addresses(s.Service), s.Kept...) }
 
 // Announced is an address that a Service has.
 type Announced struct {
@@ -37,96 +32,169 @@ type Withheld struct {
 	Why string
 }
 
+// A world is what concerns every Service alike.
+type world struct {
+	config  *loadbalancer.Config
+	ours    service.Ours
+	node    string
+	labels  map[string]string // of the node
+	unfit   string            // why nothing may be sent to the node, if so
+	drained bool
+}
+
+// serves reports whether the Service is ours.
+func (w *world) serves(r *record) bool { return r.balanced && w.ours.ServesClass(r.class) }
+
+// An offer is what a Service asks for one of its addresses.
+type offer struct {
+	of     *record
+	addr   netip.Addr
+	why    string               // why it asks for nothing, if so
+	routes []loadbalancer.Route // what it asks for
+	// under are the prefixes that the address may be announced with, by any node, and load is what the Service counts for their
+	// weights.
+	under []netip.Prefix
+	load  load
+	// refused are the prefixes where it contradicts an offer before it, as settle says.
+	refused []netip.Prefix
+}
+
+func (o *offer) announced() Announced { return Announced{o.of.name, o.addr} }
+
+// equal reports whether both ask for the same.
+func (o *offer) equal(p *offer) bool {
+	return o.addr == p.addr && o.why == p.why && o.load == p.load && o.of.compare(p.of) == 0 &&
+		slices.EqualFunc(o.routes, p.routes, loadbalancer.Route.Equal) && slices.Equal(o.under, p.under)
+}
+
+// withheld returns why the address is not announced, or not all of it, if so.
+func (o *offer) withheld() string {
+	why := o.why
+	for _, r := range o.routes {
+		if slices.Contains(o.refused, r.Prefix) {
+			why = fmt.Sprintf("another Service's address announces %s as well, with other attributes: give the two pools the same", r.Prefix)
+		}
+	}
+	return why
+}
+
 // Announcements decides what the node tells routers. The routes are sorted by prefix; no two of them send one prefix to
 // one peer. The order of the services does not matter, nor are those looked at that are not ours.
+//
+// It is offers for every Service, and settle for every prefix that some offer has a part in. A Speaker calls these two for what
+// changed only, and gets the same.
 func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.Node, services []Service) (routes []loadbalancer.Route, withheld []Withheld) {
-	return announcements(config, node, served(ours, services), unfit(node), nil)
-}
-
-// served returns the services that are ours, in the order of their names.
-func served(ours service.Ours, services []Service) (all []Service) {
-	all = make([]Service, 0, len(services))
-	for _, svc := range services {
-		if ours.Serves(svc.Service) {
-			all = append(all, svc)
-		}
-	}
-	slices.SortFunc(all, func(a, b Service) int {
+	w := world{config, ours, node.Name, node.Labels, unfit(node), false}
+	services = slices.Clone(services)
+	slices.SortFunc(services, func(a, b Service) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	return all
-}
-
-// announcements is Announcements of served Services, where somebody else has decided whether the node is fit, and says why
-// not, and which places are newcomers.
-func announcements(config *loadbalancer.Config, node *corev1.Node, services []Service, unfit string, young map[place]bool) (routes []loadbalancer.Route, withheld []Withheld) {
-	byPrefix := make(map[netip.Prefix][]loadbalancer.Route, len(services))
+	all := make([]offer, 0, len(services))
 	for _, svc := range services {
-		for _, addr := range svc.addresses() {
-			why := cmp.Or(dying(svc.Service), unfit)
-			if why == "" {
-				why = svc.unserved(addr, node.Name)
+		if r := recordOf(svc.Service); w.serves(r) {
+			var found []*endpoints
+			for _, slice := range svc.Slices {
+				_, e := endpointsOf(slice, node.Name)
+				found = append(found, e)
 			}
-			if why == "" && young[placeOf(svc.Service, familyOf(addr))] {
-				why = whyLate
-			}
-			if why == "" {
-				why = add(byPrefix, config, addr, node)
-			}
-			if why != "" {
-				withheld = append(withheld, Withheld{Announced{service.Name(svc.Service), addr}, why})
-			}
+			all = append(all, w.offers(r, found, nil, [2]bool{})...)
 		}
 	}
-	routes = make([]loadbalancer.Route, 0, len(byPrefix))
-	for _, some := range byPrefix {
+	byPrefix := make(map[netip.Prefix][]*offer, len(all))
+	for i := range all {
+		for _, prefix := range all[i].under {
+			byPrefix[prefix] = append(byPrefix[prefix], &all[i])
+		}
+	}
+	for prefix, offers := range byPrefix {
+		some, refused := settle(prefix, offers)
 		routes = append(routes, some...)
+		for _, o := range refused {
+			o.refused = append(o.refused, prefix)
+		}
 	}
 	slices.SortFunc(routes, func(a, b loadbalancer.Route) int {
 		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()), slices.Compare(a.Peers, b.Peers))
 	})
-	weigh(routes, config, services, node.Name)
+	for i := range all {
+		if why := all[i].withheld(); why != "" {
+			withheld = append(withheld, Withheld{all[i].announced(), why})
+		}
+	}
 	return routes, withheld
 }
 
-// add puts the routes of an address into the set, or returns why there is none.
-func add(byPrefix map[netip.Prefix][]loadbalancer.Route, config *loadbalancer.Config, addr netip.Addr, node *corev1.Node) (why string) {
-	pool := config.Pool(addr)
-	if pool == nil {
-		return "the address belongs to no pool of the admitted configuration"
-	}
-	routes := config.Routes(addr, node.Labels)
-	if len(routes) == 0 {
-		return fmt.Sprintf("no advertisement of pool %q selects node %s", pool.Name, node.Name)
-	}
-	for i, r := range routes {
-		there := byPrefix[r.Prefix]
-		if there == nil { // as nearly always
-			byPrefix[r.Prefix] = routes[i : i+1 : i+1]
-			continue
+// offers returns what a Service that is ours asks for on this node, and why not: one offer for each address that its status
+// shows or that it keeps. late says of which IP versions it is a newcomer here.
+func (w *world) offers(r *record, found []*endpoints, kept []netip.Addr, late [2]bool) []offer {
+	all := make([]offer, 0, len(r.addrs)+len(kept))
+	add := func(addr netip.Addr) {
+		o := offer{of: r, addr: addr}
+		pool, unserved := w.config.Pool(addr), unserved(found, familyOf(addr), r.local, w.node)
+		switch {
+		case r.dying:
+			o.why = "the Service is being deleted"
+		case w.unfit != "":
+			o.why = w.unfit
+		case unserved != "":
+			o.why = unserved
+		case late[familyOf(addr)]:
+			o.why = whyLate
+		case pool == nil:
+			o.why = "the address belongs to no pool of the admitted configuration"
+		default:
+			if o.routes = w.config.Routes(addr, w.labels); len(o.routes) == 0 {
+				o.why = fmt.Sprintf("no advertisement of pool %q selects node %s", pool.Name, w.node)
+			}
 		}
-		if slices.ContainsFunc(there, r.Equal) {
-			continue // an aggregate that another address has brought
+		if pool != nil {
+			for i := range pool.Advertisements {
+				if prefix := pool.Advertisements[i].Prefix(addr); !slices.Contains(o.under, prefix) {
+					o.under = append(o.under, prefix)
+				}
+			}
 		}
-		if i := slices.IndexFunc(there, func(s loadbalancer.Route) bool { return meet(r.Peers, s.Peers) }); i >= 0 {
-			why = fmt.Sprintf("another Service's address announces %s as well, with other attributes: give the two pools the same", r.Prefix)
-			continue
+		if !r.dying {
+			o.load = loadOf(r, found, familyOf(addr), unserved == "")
 		}
-		byPrefix[r.Prefix] = append(there, r)
+		all = append(all, o)
 	}
-	return why
+	for _, addr := range r.addrs {
+		add(addr)
+	}
+	for _, addr := range kept {
+		add(addr)
+	}
+	return all
+}
+
+// settle decides what becomes of all the offers that have a part in a prefix, which are in the order of their Services: the
+// routes, by the names of their peers, and the offers that contradict one before them.
+func settle(prefix netip.Prefix, offers []*offer) (routes []loadbalancer.Route, refused []*offer) {
+	for _, o := range offers {
+		for i := range o.routes {
+			r := &o.routes[i]
+			switch {
+			case r.Prefix != prefix:
+			case routes == nil: // as nearly always
+				routes = o.routes[i : i+1 : i+1]
+			case slices.ContainsFunc(routes, r.Equal): // an aggregate that another address has brought
+			case slices.ContainsFunc(routes, func(s loadbalancer.Route) bool { return meet(r.Peers, s.Peers) }):
+				refused = append(refused, o)
+			default:
+				routes = append(routes, *r)
+			}
+		}
+	}
+	if len(routes) > 1 {
+		slices.SortFunc(routes, func(a, b loadbalancer.Route) int { return slices.Compare(a.Peers, b.Peers) })
+	}
+	return weigh(routes, offers), refused
 }
 
 // meet reports whether some peer is in both lists, where no names mean all.
 func meet(a, b []string) bool {
 	return len(a) == 0 || len(b) == 0 || slices.ContainsFunc(a, func(name string) bool { return slices.Contains(b, name) })
-}
-
-func dying(svc *corev1.Service) string {
-	if svc.DeletionTimestamp != nil {
-		return "the Service is being deleted"
-	}
-	return ""
 }
 
 // unfit returns why no traffic from outside may be sent to the node, if so. Cordon, NotReady and taints are no reasons:
@@ -146,35 +214,25 @@ func unfit(node *corev1.Node) string {
 	return ""
 }
 
-// unserved returns why nobody would answer what a router sends to this node, if so.
+// unserved returns why nobody would answer what a router sends to this node for an IP version, if so.
 //
 // A pod that is ready in one slice and not in another is ready. A pod that is not ready is enough to withdraw, even while
 // it still serves: kube-proxy keeps forwarding to it until it is gone, which is the time that routers need to stop sending
 // here. Only when no pod is ready anywhere does kube-proxy use those that serve while they terminate, and so do we. Keep
 // in step with kube-proxy's CategorizeEndpoints.
-func (s Service) unserved(addr netip.Addr, node string) string {
-	family := familyOf(addr)
+func unserved(found []*endpoints, family int, local bool, node string) string {
 	var readyHere, readyAnywhere, lastHere, lastAnywhere, others bool
-	for _, slice := range s.Slices {
-		for i := range slice.Endpoints {
-			e := &slice.Endpoints[i]
-			here := e.NodeName != nil && *e.NodeName == node
-			last := or(e.Conditions.Serving, true) && or(e.Conditions.Terminating, false)
-			switch ready := or(e.Conditions.Ready, true); {
-			case slice.AddressType != family:
-				others = others || ready || last
-			case ready:
-				readyAnywhere = true
-				readyHere = readyHere || here
-			case last:
-				lastAnywhere = true
-				lastHere = lastHere || here
-			}
+	for _, e := range found {
+		if int(e.family) != family {
+			others = others || e.ready || e.last
+			continue
 		}
+		readyHere, readyAnywhere = readyHere || e.here > 0, readyAnywhere || e.ready
+		lastHere, lastAnywhere = lastHere || e.lastIsOur, lastAnywhere || e.last
 	}
-	switch local := s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal; {
+	switch {
 	case !readyAnywhere && !lastAnywhere && others:
-		return fmt.Sprintf("no %s endpoint of the Service can serve, on any node, though its others can: do its pods have %[1]s addresses?", family)
+		return fmt.Sprintf("no %s endpoint of the Service can serve, on any node, though its others can: do its pods have %[1]s addresses?", familyNames[family])
 	case !readyAnywhere && !lastAnywhere:
 		return "no endpoint of the Service can serve, on any node"
 	case !local, readyHere, !readyAnywhere && lastHere:
@@ -182,19 +240,4 @@ func (s Service) unserved(addr netip.Addr, node string) string {
 	default:
 		return fmt.Sprintf("externalTrafficPolicy is Local, and no endpoint on node %s is ready", node)
 	}
-}
-
-func familyOf(addr netip.Addr) discoveryv1.AddressType {
-	if addr.Is6() {
-		return discoveryv1.AddressTypeIPv6
-	}
-	return discoveryv1.AddressTypeIPv4
-}
-
-// or returns what the pointer points to, or what the API means by not saying it.
-func or(b *bool, unset bool) bool {
-	if b == nil {
-		return unset
-	}
-	return *b
 }

@@ -100,6 +100,16 @@ func (d drain) withdrawal(o loadbalancer.Drain) time.Time {
 	return d.since.Add(o.WithdrawAfter)
 }
 
+// look is what becomes of d, why no traffic from outside may be sent to the node, if so, and when that is so because it will
+// have been drained for long enough; zero if never.
+func (d drain) look(now time.Time, config *loadbalancer.Config, node *corev1.Node, drained string, since time.Time) (next drain, why string, end time.Time) {
+	next, why = d.next(now, drained, since), unfit(node)
+	if end = next.withdrawal(config.Drain); !end.IsZero() && !now.Before(end) {
+		return next, cmp.Or(why, fmt.Sprintf("node %s is drained: %s", node.Name, drained)), time.Time{}
+	}
+	return next, why, end
+}
+
 func (s *Speaker) logDrain(before, now drain) {
 	switch {
 	case before.why == "" && now.why != "":

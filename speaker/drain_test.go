@@ -114,7 +114,7 @@ func TestADrainedNodeStaysTheLastChoiceUntilItsTimeIsOver(t *testing.T) {
 		t.Helper()
 		now := paceStart.Add(at)
 		why, since := Drained(config, on)
-		routes, kept, _, next, wake := m.announcements(now, config, service.Ours{}, on, services, why, since)
+		routes, kept, next, wake := m.announcements(now, config, service.Ours{}, on, services, why, since)
 		m = next
 		same(t, "announced", notation(routes), lines(route))
 		var got []string
@@ -171,7 +171,7 @@ func TestWeightsGoOnThroughADrain(t *testing.T) {
 		t.Helper()
 		services := []Service{svc(t, "shop/web 10.0.0.1 Local | "+strings.Repeat("a:ready ", ready))}
 		var routes []loadbalancer.Route
-		routes, _, _, m, _ = m.announcements(paceStart.Add(at), config, service.Ours{}, on, services, drained, time.Time{})
+		routes, _, m, _ = m.announcements(paceStart.Add(at), config, service.Ours{}, on, services, drained, time.Time{})
 		same(t, "announced", notation(routes), []string{want})
 	}
 	look(0, 3, "", "10.0.0.1/32 pref 100 weight 3")
@@ -238,8 +238,7 @@ func TestTheLoopDrainsAndWithdrawsAndReturns(t *testing.T) {
 
 func TestTheLoopSendsAWeightWhenItHasSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := enact(t, Options{}, append(objects(t, "shop/web 10.0.0.1 Local | a:ready@1 b:ready@2"), node(t, "a"), admitted(onePeer+onePool))...)
-		weighing(s.speaker.config)
+		s := enact(t, Options{}, append(objects(t, "shop/web 10.0.0.1 Local | a:ready@1 b:ready@2"), node(t, "a"), admitted(onePeer+onePool+"  advertisements: [{link-bandwidth: true}]\n"))...)
 		pods := func(short string) { s.put(svc(t, "shop/web 10.0.0.1 Local |"+short).Slices[0]) }
 		pods("a:ready@1 b:ready@2")
 		s.want("the start", "10.0.0.1/32 pref 100 weight 1", "leaf")

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"k8s.io/client-go/kubernetes/fake"
 )
 
 // answers are what a URL answers, one after another; the last again and again.
@@ -95,7 +97,7 @@ func TestOnlyAURLCanBeWaitedFor(t *testing.T) {
 		"http://127.0.0.1:10256/healthz": true, "https://[::1]/": true,
 		"127.0.0.1:10256": false, "file:///etc/passwd": false, "http://": false, "http://%zz/": false,
 	} {
-		_, err := New(nil, nil, Options{WaitForURL: text})
+		_, err := New(of(fake.NewClientset()), nil, Options{WaitForURL: text})
 		if good {
 			err = checkURL(text)
 		}

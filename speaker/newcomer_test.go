@@ -93,7 +93,7 @@ func TestKubeProxyGetsAHeadStartWhereOthersServe(t *testing.T) {
 					services = []Service{svc(t, "shop/web Local | a:ready b:ready")}
 				}
 				now := paceStart.Add(time.Duration(seconds) * time.Second)
-				routes, withheld, _, next, wake := m.announcements(now, config, service.Ours{}, on, services, "", time.Time{})
+				routes, withheld, next, wake := m.announcements(now, config, service.Ours{}, on, services, "", time.Time{})
 				m = next
 				got := "no"
 				switch {

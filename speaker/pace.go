@@ -1,17 +1,11 @@
 package speaker
 
 import (
-	"cmp"
-	"fmt"
 	"math/bits"
-	"net/netip"
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
-	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // Every change of a weight moves flows to other nodes, where nobody knows them. So weights are coarse, and change slowly.
@@ -36,29 +30,23 @@ type paced struct {
 	differs time.Time
 }
 
-// pace returns the routes with the weights that routers should be told now, what to remember for the next time, and when
-// that is at the latest, though nothing else changes; zero if never. The routes of one prefix want one weight, or none.
+// pace returns the routes of one prefix with the weight that routers should be told now, and what to remember for the next
+// time; the zero value if they carry none. All want one weight, or none.
 //
 // A weight that is new, because the prefix is or because it had none, is sent at once, and so is its end: routers need a
 // weight from every node or from none.
-func pace(now time.Time, last map[netip.Prefix]paced, wanted []loadbalancer.Route) (send []loadbalancer.Route, next map[netip.Prefix]paced, wake time.Time) {
+func pace(now time.Time, last paced, wanted []loadbalancer.Route) (send []loadbalancer.Route, next paced) {
 	send = wanted
 	for i, r := range wanted {
 		if r.Weight == 0 {
 			continue
 		}
-		if next == nil {
-			send, next = slices.Clone(wanted), make(map[netip.Prefix]paced, len(last))
+		if next == (paced{}) {
+			send, next = slices.Clone(wanted), last.want(now, min(r.Weight, heaviest))
 		}
-		p, ok := next[r.Prefix]
-		if !ok {
-			p = last[r.Prefix].want(now, min(r.Weight, heaviest))
-			next[r.Prefix] = p
-			wake = earlier(wake, p.due())
-		}
-		send[i].Weight = p.sent
+		send[i].Weight = next.sent
 	}
-	return send, next, wake
+	return send, next
 }
 
 // want returns what becomes of p when there are so many endpoints.
@@ -111,36 +99,4 @@ func quantise(count uint16) uint16 {
 func near(sent, count uint16) bool {
 	off := int(count) - int(sent)
 	return sent > exact && 8*max(off, -off) <= int(sent)
-}
-
-// A memory is what of the past matters for what is announced now.
-type memory struct {
-	weights map[netip.Prefix]paced
-	drain   drain
-	places  map[place]standing // with the policy Local; nil at the start
-	shown   map[holder][]shown
-}
-
-// announcements is Announcements with time: what routers should be told now, what to remember, the services with what each
-// keeps, and when to look again at the latest; zero if only when something changes. drained and since are what Drained says.
-func (m memory) announcements(now time.Time, config *loadbalancer.Config, ours service.Ours, node *corev1.Node, all []Service, drained string, since time.Time) (
-	routes []loadbalancer.Route, withheld []Withheld, services []Service, next memory, wake time.Time) {
-	next.drain = m.drain.next(now, drained, since)
-	why, at := unfit(node), next.drain.withdrawal(config.Drain)
-	if !at.IsZero() && !now.Before(at) {
-		why, at = cmp.Or(why, fmt.Sprintf("node %s is drained: %s", node.Name, drained)), time.Time{}
-	}
-	all, shown, leave := keep(now, m.shown, config, ours, all)
-	services = served(ours, all)
-	young, places, late := newcomers(now, m.places, services, node.Name)
-	next.shown, next.places = shown, places
-	routes, withheld = announcements(config, node, services, why, young)
-	routes, next.weights, wake = pace(now, m.weights, routes)
-	if drained != "" {
-		routes = shutDown(routes)
-	}
-	for _, t := range []time.Time{at, late, leave} {
-		wake = earlier(wake, t)
-	}
-	return routes, withheld, services, next, wake
 }

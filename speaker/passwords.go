@@ -1,7 +1,6 @@
 package speaker
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -9,10 +8,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
@@ -66,42 +61,16 @@ func Passwords(before map[string]Password, keys []string, ref string, secret *co
 // A secretWatch reads the one Secret, from when a configuration first needs it: a Secret that cannot be read is nobody's
 // concern whose peers have no password. It is the loop's.
 type secretWatch struct {
-	ref     string // namespace/name
-	factory informers.SharedInformerFactory
-	store   cache.Store
-	synced  cache.InformerSynced
-	asked   time.Time // when the watch began
-	known   map[string]Password
-}
-
-func (s *Speaker) watchSecret(client kubernetes.Interface) error {
-	f := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(s.options.Namespace),
-		informers.WithTransform(trimSecret), informers.WithTweakListOptions(named(SecretName)))
-	informer := f.Core().V1().Secrets().Informer()
-	ring := func() { s.status.saw(false, time.Now()); s.ring() }
-	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { ring() }, UpdateFunc: func(any, any) { ring() }, DeleteFunc: func(any) { ring() },
-	})
-	if err != nil {
-		return err
-	}
-	s.secret = secretWatch{ref: s.options.Namespace + "/" + SecretName, factory: f, store: informer.GetStore(), synced: registration.HasSynced}
-	return nil
-}
-
-// trimSecret keeps the values only. An annotation may hold them once more.
-func trimSecret(object any) (any, error) {
-	if secret, ok := object.(*corev1.Secret); ok {
-		*secret = corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: secret.Namespace, Name: secret.Name, UID: secret.UID, ResourceVersion: secret.ResourceVersion},
-			Data:       secret.Data,
-		}
-	}
-	return object, nil
+	ref    string // namespace/name
+	watch  func() // begins to read
+	asked  time.Time
+	read   bool           // it has been, or there is none
+	secret *corev1.Secret // nil: there is none
+	known  map[string]Password
 }
 
 // passwords returns what is known of the keys that the node's peers need.
-func (s *Speaker) passwords(ctx context.Context, node *corev1.Node) map[string]Password {
+func (s *Speaker) passwords(node *corev1.Node) map[string]Password {
 	var keys []string
 	for _, p := range s.config.Peers {
 		if p.PasswordKey != "" && loadbalancer.Selects(p.NodeSelectors, node.Labels) && !slices.Contains(keys, p.PasswordKey) {
@@ -109,31 +78,24 @@ func (s *Speaker) passwords(ctx context.Context, node *corev1.Node) map[string]P
 		}
 	}
 	if len(keys) > 0 && s.secret.asked.IsZero() {
-		s.secret.watch(ctx, s.ring)
+		s.secret.asked = time.Now()
+		s.secret.watch()
 	}
 	return s.secret.look(keys)
 }
 
-// watch begins to read the Secret, and rings when it is read, or is not after a while: a Secret that does not exist does not
-// ring by itself.
-func (w *secretWatch) watch(ctx context.Context, ring func()) {
-	w.asked = time.Now()
-	w.factory.Start(ctx.Done())
-	go func() {
-		late, cancel := context.WithTimeout(ctx, secretPatience)
-		defer cancel()
-		if !cache.WaitForCacheSync(late.Done(), w.synced) {
-			ring()
-			cache.WaitForCacheSync(ctx.Done(), w.synced)
-		}
-		ring()
-	}()
+// patience is when it is worth a word that the Secret has not been read; zero: never.
+func (w *secretWatch) patience(now time.Time) time.Time {
+	if at := w.asked.Add(secretPatience); !w.asked.IsZero() && !w.read && now.Before(at) {
+		return at
+	}
+	return time.Time{}
 }
 
 // look returns what is known of these keys now, and remembers it.
 func (w *secretWatch) look(keys []string) map[string]Password {
 	before := w.known
-	if len(keys) > 0 && !w.synced() {
+	if len(keys) > 0 && !w.read {
 		w.known = make(map[string]Password, len(keys))
 		for _, key := range keys {
 			p := before[key]
@@ -144,12 +106,7 @@ func (w *secretWatch) look(keys []string) map[string]Password {
 		}
 		return w.known
 	}
-	object, _, err := w.store.GetByKey(w.ref)
-	secret, ok := object.(*corev1.Secret)
-	if err != nil || !ok {
-		secret = nil
-	}
-	w.known = Passwords(before, keys, w.ref, secret)
+	w.known = Passwords(before, keys, w.ref, w.secret)
 	for _, key := range slices.Sorted(maps.Keys(w.known)) {
 		if p := w.known[key]; p.Value != "" && p.Why != "" && p.Why != before[key].Why {
 			klog.InfoS("Kept the previous password", "why", p.Why)

@@ -1,7 +1,6 @@
 package speaker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -165,73 +164,40 @@ peers:
 	}
 }
 
-// A rehearsal is a speaker whose loop the test turns.
-type rehearsal struct {
-	*stage
-	ctx   context.Context
-	lists atomic.Int32 // of Secrets
-	fails atomic.Bool  // such lists
-}
-
-func rehearse(t *testing.T) *rehearsal {
-	r := &rehearsal{stage: &stage{t: t, client: fake.NewClientset(append(objects(t, "shop/web 10.0.0.1 | a:ready"), node(t, "a"))...), said: &notebook{}}, ctx: t.Context()}
-	r.client.PrependReactor("list", "secrets", func(k8stesting.Action) (bool, runtime.Object, error) {
-		r.lists.Add(1)
-		return r.fails.Load(), nil, errors.New("forbidden")
-	})
-	logged.Take()
-	var err error
-	if r.speaker, err = New(r.client, r.said, Options{NodeName: "a", Namespace: "metallb-system", ConfigName: "config"}); err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range r.speaker.factories {
-		f.Start(r.ctx.Done())
-	}
-	<-time.After(time.Second)
-	return r
-}
-
-// turn turns the loop until the bell is silent, after what an API server may take.
-func (r *rehearsal) turn() {
-	r.t.Helper()
-	<-time.After(time.Second)
-	synctest.Wait()
-	for {
-		select {
-		case <-r.speaker.dirty:
-			r.speaker.round(r.ctx)
-			synctest.Wait()
-			continue
-		default:
-		}
-		return
-	}
-}
-
 func TestTheSecretIsReadFromWhenAPeerNeedsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := rehearse(t)
-		r.speaker.config = withKeys(t, "")
-		r.turn()
+		var lists atomic.Int32 // of Secrets
+		var fails atomic.Bool  // such lists
+		r := &stage{t: t, client: fake.NewClientset(append(objects(t, "shop/web 10.0.0.1 | a:ready"), node(t, "a"), admitted(onePeer+onePool))...), said: &notebook{}}
+		r.client.PrependReactor("list", "secrets", func(k8stesting.Action) (bool, runtime.Object, error) {
+			lists.Add(1)
+			return fails.Load(), nil, errors.New("forbidden")
+		})
+		r.begin(Options{})
+		// The stage gives the configuration as it is read: the loop is asleep, and looks when its Node changes.
+		with := func(config *loadbalancer.Config) {
+			r.speaker.config = config
+			r.put(node(t, fmt.Sprintf("a look=%d", r.said.count())))
+		}
+		logged.Take()
+		with(withKeys(t, ""))
 		r.want("no peer has a key", "10.0.0.1/32 pref 100", "p0")
-		if n := r.lists.Load(); n != 0 {
+		if n := lists.Load(); n != 0 {
 			t.Errorf("Secrets were listed %d times though nobody needs one", n)
 		}
 
 		// It cannot be read. The other peer does not care, and nothing is said before the API server had time to answer.
-		r.fails.Store(true)
-		r.speaker.config = withKeys(t, "", "tor")
-		r.speaker.ring()
-		r.turn()
+		fails.Store(true)
+		with(withKeys(t, "", "tor"))
 		r.want("one cannot be read", "10.0.0.1/32 pref 100", "p0")
-		same(t, "log", withoutClient(logged.Take()), []string{`"Began to announce" peers=1 routes=1 withheld=0`})
+		same(t, "log", withoutClient(logged.Take()), nil)
 		<-time.After(secretPatience)
-		r.turn()
+		synctest.Wait()
 		same(t, "log", withoutClient(logged.Take()), []string{`"Cannot speak yet" why="peer p1: Secret metallb-system/metallb-bgp-auth has not been read yet: may this speaker list and watch it?"`})
 
-		r.fails.Store(false)
-		<-time.After(time.Hour) // the informer has become patient
-		r.turn()
+		fails.Store(false)
+		<-time.After(time.Hour) // the reflector has become patient
+		synctest.Wait()
 		r.want("there is none", "10.0.0.1/32 pref 100", "p0")
 		same(t, "log", withoutClient(logged.Take()), []string{`"Cannot speak yet" why="peer p1: Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`})
 		selected := ""
@@ -245,24 +211,23 @@ func TestTheSecretIsReadFromWhenAPeerNeedsIt(t *testing.T) {
 		}
 
 		secrets := r.client.CoreV1().Secrets("metallb-system")
-		if _, err := secrets.Create(r.ctx, secret("tor", "hunter2\n"), metav1.CreateOptions{}); err != nil {
+		if _, err := secrets.Create(t.Context(), secret("tor", "hunter2\n"), metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		r.turn()
+		synctest.Wait()
 		r.want("there it is", "10.0.0.1/32 pref 100", "p0", "p1 hunter2")
 		same(t, "log", logged.Take(), nil)
-		if _, err := secrets.Update(r.ctx, secret("tor", "hunter3"), metav1.UpdateOptions{}); err != nil {
+		if _, err := secrets.Update(t.Context(), secret("tor", "hunter3"), metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		r.turn()
+		synctest.Wait()
 		r.want("another", "10.0.0.1/32 pref 100", "p0", "p1 hunter3")
-		if err := secrets.Delete(r.ctx, SecretName, metav1.DeleteOptions{}); err != nil {
+		if err := secrets.Delete(t.Context(), SecretName, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		r.turn()
+		synctest.Wait()
 		r.want("it is gone", "10.0.0.1/32 pref 100", "p0", "p1 hunter3")
-		r.speaker.ring()
-		r.turn()
+		r.put(node(t, "a"))
 		same(t, "log", logged.Take(), []string{`"Kept the previous password" why="Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`})
 	})
 }
@@ -276,11 +241,8 @@ func TestOfASecretOnlyItsValuesAreKept(t *testing.T) {
 	given := secret("tor", "hunter2")
 	given.Annotations = map[string]string{corev1.LastAppliedConfigAnnotation: "hunter2"}
 	given.ManagedFields = []metav1.ManagedFieldsEntry{{}}
-	given.ResourceVersion = "7"
 	want := secret("tor", "hunter2")
-	want.ResourceVersion = "7"
-	got, err := trimSecret(given)
-	if err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, %v", got, err)
+	if key, got := whole[corev1.Secret](given); key != SecretName || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %s: %+v", key, got)
 	}
 }

@@ -2,18 +2,17 @@ package speaker
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
@@ -21,10 +20,11 @@ import (
 	"github.com/metallb/cloud-provider-metallb/service"
 )
 
-// An Announcer tells routers. It shall tell exactly these routes to exactly these peers, and return at once. since is when
-// the change was first seen that led to them; zero if nobody waits for it.
+// An Announcer tells routers. It shall tell exactly these peers, and of the prefixes in changed exactly these routes; what it
+// was told of others stays. It shall return at once. since is when the change was first seen that led to them; zero if nobody
+// waits for it. Nobody changes the routes afterwards.
 type Announcer interface {
-	AnnounceSince(peers []loadbalancer.Peer, routes []loadbalancer.Route, since time.Time)
+	Update(peers []loadbalancer.Peer, changed map[netip.Prefix][]loadbalancer.Route, since time.Time)
 }
 
 // Options say for which node a Speaker speaks.
@@ -38,77 +38,77 @@ type Options struct {
 	WaitForURL string
 }
 
+// A Cluster has clients of what a Speaker watches; those of ConfigMaps and Secrets are of the configuration's namespace.
+type Cluster struct {
+	Services   Lister[*corev1.ServiceList]
+	Slices     Lister[*discoveryv1.EndpointSliceList]
+	Nodes      Lister[*corev1.NodeList]
+	ConfigMaps Lister[*corev1.ConfigMapList]
+	Secrets    Lister[*corev1.SecretList]
+	// Fake is client-go's fake of an API server, if it is one, which cannot stream lists.
+	Fake any
+}
+
 // A Speaker keeps an Announcer up to date.
 type Speaker struct {
-	options   Options
-	to        Announcer
-	factories []informers.SharedInformerFactory
-	services  cache.Store
-	slices    cache.Indexer
-	nodes     cache.Store
-	configs   cache.Store
-	synced    []cache.InformerSynced
-	// dirty is a doorbell: however often it rings, the loop looks once, at everything.
-	dirty chan struct{}
+	options Options
+	to      Announcer
+	// What is watched. The loop fetches from each what it has not seen yet.
+	services *inbox[record]
+	slices   *inbox[endpoints]
+	nodes    *inbox[corev1.Node]
+	configs  *inbox[corev1.ConfigMap]
+	secrets  *inbox[corev1.Secret]
+	// bell is a doorbell: however often it rings, the loop looks once.
+	bell chan struct{} // capacity 1
 	// alarm makes it look again when what was decided is no longer right, though nothing changed.
 	alarm  *time.Timer
 	status status
 
+	mu        sync.Mutex
+	decisions *decisions // guarded by mu; only Run changes them
+
 	// The rest belongs to Run.
+	node     *corev1.Node      // nil: there is none
+	stored   *corev1.ConfigMap // nil: there is none
 	secret   secretWatch
 	text     string
 	broken   bool // the text cannot be read
 	config   *loadbalancer.Config
 	ours     service.Ours
-	memory   memory
-	peers    []loadbalancer.Peer  // to which the node speaks
-	withheld map[Announced]string // why, by what is not announced; nil before the first round
-	kept     map[Announced]bool
+	drain    drain
+	peers    []loadbalancer.Peer // to which the node speaks
+	spoken   bool
 	problems []string
 }
 
-// byService is the index of EndpointSlices by the namespace/name of their Service.
-const byService = "service"
-
 // New returns a Speaker that watches as little as it needs: Services of type LoadBalancer, slices of Services that have an
-// address of their own, one Node and one ConfigMap.
-func New(client kubernetes.Interface, to Announcer, options Options) (*Speaker, error) {
+// address of their own, one Node and one ConfigMap; and one Secret, once a configuration needs it.
+func New(cluster Cluster, to Announcer, options Options) (*Speaker, error) {
 	if options.WaitForURL != "" {
 		if err := checkURL(options.WaitForURL); err != nil {
 			return nil, err
 		}
 	}
-	s := &Speaker{options: options, to: to, dirty: make(chan struct{}, 1), alarm: time.NewTimer(0)}
+	s := &Speaker{options: options, to: to, bell: make(chan struct{}, 1), alarm: time.NewTimer(0), decisions: newDecisions(),
+		secret: secretWatch{ref: options.Namespace + "/" + SecretName}}
 	s.alarm.Stop()
-
-	services := s.watch(client, metav1.NamespaceAll, func(o *metav1.ListOptions) { o.FieldSelector = "spec.type=LoadBalancer" })
-	endpoints := s.watch(client, metav1.NamespaceAll, func(o *metav1.ListOptions) {
-		o.LabelSelector = discoveryv1.LabelServiceName + ",!" + corev1.IsHeadlessService
-	})
-	nodes := s.watch(client, metav1.NamespaceAll, named(options.NodeName))
-	configs := s.watch(client, options.Namespace, named(options.ConfigName+"-admitted"))
-
-	serviceInformer := services.Core().V1().Services().Informer()
-	sliceInformer := endpoints.Discovery().V1().EndpointSlices().Informer()
-	nodeInformer := nodes.Core().V1().Nodes().Informer()
-	configInformer := configs.Core().V1().ConfigMaps().Informer()
-	s.services, s.slices, s.nodes, s.configs = serviceInformer.GetStore(), sliceInformer.GetIndexer(), nodeInformer.GetStore(), configInformer.GetStore()
-
-	err := errors.Join(
-		sliceInformer.AddIndexers(cache.Indexers{byService: func(object any) ([]string, error) { return []string{serviceOf(object)}, nil }}),
-		s.watchSecret(client),
-		s.listen(serviceInformer, urgent, func(any) bool { return true }),
-		// Most slices of a cluster belong to Services without an address.
-		s.listen(sliceInformer, urgent, func(object any) bool {
-			_, concerned, err := s.services.GetByKey(serviceOf(object))
-			return concerned || err != nil
-		}),
-		s.listen(nodeInformer, !urgent, func(any) bool { return true }),
-		s.listen(configInformer, !urgent, func(any) bool { return true }),
-	)
-	if err != nil {
-		return nil, fmt.Errorf("watch the cluster: %w", err)
-	}
+	s.services = newInbox(cluster.Fake, cluster.Services, &corev1.Service{}, s.ring,
+		func(o *metav1.ListOptions) { o.FieldSelector = "spec.type=LoadBalancer" },
+		func(object any) (string, *record) {
+			r := recordOf(object.(*corev1.Service))
+			return r.name, r
+		})
+	s.slices = newInbox(cluster.Fake, cluster.Slices, &discoveryv1.EndpointSlice{}, s.ring,
+		func(o *metav1.ListOptions) {
+			o.LabelSelector = discoveryv1.LabelServiceName + ",!" + corev1.IsHeadlessService
+		},
+		func(object any) (string, *endpoints) {
+			return endpointsOf(object.(*discoveryv1.EndpointSlice), options.NodeName)
+		})
+	s.nodes = newInbox(cluster.Fake, cluster.Nodes, &corev1.Node{}, s.ring, named(options.NodeName), whole[corev1.Node])
+	s.configs = newInbox(cluster.Fake, cluster.ConfigMaps, &corev1.ConfigMap{}, s.ring, named(options.ConfigName+"-admitted"), whole[corev1.ConfigMap])
+	s.secrets = newInbox(cluster.Fake, cluster.Secrets, &corev1.Secret{}, s.ring, named(SecretName), whole[corev1.Secret])
 	return s, nil
 }
 
@@ -118,71 +118,22 @@ func named(name string) func(*metav1.ListOptions) {
 	}
 }
 
-func (s *Speaker) watch(client kubernetes.Interface, namespace string, narrow func(*metav1.ListOptions)) informers.SharedInformerFactory {
-	f := informers.NewSharedInformerFactoryWithOptions(client, 0,
-		informers.WithNamespace(namespace), informers.WithTransform(s.trim), informers.WithTweakListOptions(narrow))
-	s.factories = append(s.factories, f)
-	return f
+// whole keeps an object as it is, but for what nobody here reads. An annotation of a Secret may hold its values once more.
+func whole[T any](object any) (string, *T) {
+	meta := object.(metav1.ObjectMetaAccessor).GetObjectMeta()
+	meta.SetManagedFields(nil)
+	if _, secret := object.(*corev1.Secret); secret {
+		meta.SetAnnotations(nil)
+	}
+	return meta.GetName(), object.(*T)
 }
 
-// trim drops what a speaker never looks at: most of a slice. Which pod an endpoint is matters on our own node only.
-func (s *Speaker) trim(object any) (any, error) {
-	if m, ok := object.(metav1.ObjectMetaAccessor); ok {
-		m.GetObjectMeta().SetManagedFields(nil)
-	}
-	if slice, ok := object.(*discoveryv1.EndpointSlice); ok {
-		slice.Ports = nil
-		for i := range slice.Endpoints {
-			e := &slice.Endpoints[i]
-			kept := discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName}
-			if e.NodeName != nil && *e.NodeName == s.options.NodeName {
-				kept.TargetRef = &corev1.ObjectReference{UID: types.UID(identity(e))}
-			}
-			*e = kept
-		}
-	}
-	return object, nil
-}
+func (s *Speaker) ring() { knock(s.bell) }
 
-func serviceOf(object any) string {
-	slice, ok := object.(*discoveryv1.EndpointSlice)
-	if !ok {
-		return ""
-	}
-	return slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]
-}
-
-// urgent are changes of what clients reach: how long routers take to hear of them is measured.
-const urgent = true
-
-// listen rings the bell for objects that concern us.
-func (s *Speaker) listen(informer cache.SharedIndexInformer, urgent bool, concerns func(any) bool) error {
-	ring := func(objects ...any) {
-		if slices.ContainsFunc(objects, concerns) {
-			s.status.saw(urgent, time.Now())
-			s.ring()
-		}
-	}
-	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(object any) { ring(object) },
-		UpdateFunc: func(before, object any) { ring(before, object) }, // a slice may have been another Service's
-		DeleteFunc: func(object any) {
-			if gone, ok := object.(cache.DeletedFinalStateUnknown); ok {
-				object = gone.Obj
-			}
-			ring(object)
-		},
-	})
-	if err != nil {
-		return err
-	}
-	s.synced = append(s.synced, registration.HasSynced)
-	return nil
-}
-
-func (s *Speaker) ring() {
+// knock rings a doorbell, unless it rings already.
+func knock(bell chan struct{}) {
 	select {
-	case s.dirty <- struct{}{}:
+	case bell <- struct{}{}:
 	default:
 	}
 }
@@ -190,55 +141,117 @@ func (s *Speaker) ring() {
 // Run announces until ctx ends. It first announces when everything is known: routers that kept our routes over a restart
 // drop at the end of the initial table what is not in it.
 func (s *Speaker) Run(ctx context.Context) {
-	for _, f := range s.factories {
-		f.Start(ctx.Done())
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	for _, r := range []*cache.Reflector{s.services.reflector, s.slices.reflector, s.nodes.reflector, s.configs.reflector} {
+		readers.Go(func() { r.RunWithContext(ctx) })
 	}
-	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
-		return
+	s.secret.watch = func() { readers.Go(func() { s.secrets.reflector.RunWithContext(ctx) }) }
+	for !s.services.isFull() || !s.slices.isFull() || !s.nodes.isFull() || !s.configs.isFull() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.bell:
+		}
 	}
 	s.status.set(func(s *status) { s.synced = true })
 	if !s.passGate(ctx, gateClient()) {
 		return
 	}
 	s.ring()
+	s.loop(ctx)
+}
+
+func (s *Speaker) loop(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.dirty:
+		case <-s.bell:
+			s.round(s.fetch())
 		case <-s.alarm.C:
+			s.round(sight{concerns: true})
 		}
-		s.round(ctx)
 	}
 }
 
-// round looks at everything once.
-func (s *Speaker) round(ctx context.Context) {
-	due := s.status.begin(time.Now())
-	defer s.status.end()
-	stale := s.readConfig()
-	s.status.set(func(st *status) { st.loaded, st.stale = s.config != nil, stale })
-	node := s.node()
-	if s.config == nil || node == nil {
-		s.report([]string{waitingFor(s.config, node, s.options)})
+// A sight is what the loop has fetched since the last round.
+type sight struct {
+	concerns bool // something on which routes or sessions depend
+	changes  int
+	due      time.Time // when the first change was seen that routers may have to hear of; zero if none
+}
+
+// fetch takes what the inboxes have.
+func (s *Speaker) fetch() (seen sight) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, h := range s.services.fetch(maps.Keys(s.decisions.services)) {
+		s.decisions.setService(name, h.object)
+		seen.see(h.first)
+	}
+	for name, h := range s.slices.fetch(maps.Keys(s.decisions.slices)) {
+		// Most slices of a cluster belong to Services without an address.
+		if s.decisions.setSlice(name, h.object) {
+			seen.see(h.first)
+		}
+	}
+	fetchOne(&seen, s.nodes, s.options.NodeName, &s.node)
+	fetchOne(&seen, s.configs, s.options.ConfigName+"-admitted", &s.stored)
+	if s.secrets.isFull() && !s.secret.read {
+		s.secret.read, seen.concerns = true, true
+	}
+	fetchOne(&seen, s.secrets, SecretName, &s.secret.secret)
+	return seen
+}
+
+// see counts a change that concerns us. Only those of what clients reach are due: how long routers take to hear of them is measured.
+func (s *sight) see(due time.Time) {
+	s.concerns, s.changes, s.due = true, s.changes+1, earlier(s.due, due)
+}
+
+// fetchOne is fetch for one object.
+func fetchOne[T any](seen *sight, from *inbox[T], name string, object **T) {
+	if h, ok := from.fetch(slices.Values([]string{name}))[name]; ok {
+		*object = h.object
+		seen.see(time.Time{})
+	}
+}
+
+// round decides and announces, if something was seen that matters.
+func (s *Speaker) round(seen sight) {
+	if !seen.concerns && s.spoken {
 		return
 	}
 	now := time.Now()
-	drained, since := Drained(s.config, node)
-	node = s.forgive(node)
-	routes, withheld, services, next, wake := s.memory.announcements(now, s.config, s.ours, node, s.known(), drained, since)
+	s.status.set(func(st *status) { st.began, st.changes = now, st.changes+uint64(seen.changes) })
+	defer s.status.set(func(st *status) { st.began = time.Time{} })
+	stale := s.readConfig()
+	s.status.set(func(st *status) { st.loaded, st.stale = s.config != nil, stale })
+	if s.config == nil || s.node == nil {
+		s.report([]string{waitingFor(s.config, s.node, s.options)})
+		return
+	}
+	drained, since := Drained(s.config, s.node)
+	node := s.forgive(s.node)
+	drain, unfit, end := s.drain.look(now, s.config, node, drained, since)
+	s.mu.Lock()
+	s.decisions.wakeups.set(subject{}, end)
+	o := s.decisions.look(now, world{s.config, s.ours, node.Name, node.Labels, unfit, drained != ""})
+	wake := s.decisions.wakeups.first()
+	s.mu.Unlock()
+	peers, mute, problems := Peers(s.config, node, s.passwords(node), s.peers)
+	wake = earlier(wake, s.secret.patience(now))
 	if s.alarm.Stop(); !wake.IsZero() {
 		s.alarm.Reset(wake.Sub(now))
 	}
-	peers, mute, problems := Peers(s.config, node, s.passwords(ctx, node), s.peers)
 	s.report(problems)
-	s.to.AnnounceSince(peers, routes, due)
-	s.logDrain(s.memory.drain, next.drain)
-	s.memory, s.peers = next, peers
-	s.logChanges(len(routes), services, withheld)
-	s.status.set(func(st *status) {
-		st.spoken, st.config, st.labels, st.services, st.withheld, st.mute = true, s.config, node.Labels, services, s.withheld, mute
-	})
+	s.to.Update(peers, o.routes, seen.due)
+	s.logDrain(s.drain, drain)
+	s.drain, s.peers = drain, peers
+	s.logChanges(o)
+	s.spoken = true
+	s.status.set(func(st *status) { st.spoken, st.mute = true, mute })
 }
 
 func waitingFor(config *loadbalancer.Config, node *corev1.Node, o Options) string {
@@ -265,9 +278,8 @@ func (s *Speaker) report(problems []string) {
 // readConfig parses the admitted configuration if it changed. Whatever happens to it, what was once in force stays. It
 // reports whether that is not what is stored: the text cannot be read, or is gone.
 func (s *Speaker) readConfig() (stale bool) {
-	object, _, err := s.configs.GetByKey(s.options.Namespace + "/" + s.options.ConfigName + "-admitted")
-	stored, ok := object.(*corev1.ConfigMap)
-	if err != nil || !ok {
+	stored := s.stored
+	if stored == nil {
 		return s.config != nil
 	}
 	text, ok := stored.Data["config"]
@@ -291,16 +303,6 @@ func (s *Speaker) readConfig() (stale bool) {
 	return false
 }
 
-// node returns our Node, or nil.
-func (s *Speaker) node() *corev1.Node {
-	object, ok, err := s.nodes.GetByKey(s.options.NodeName)
-	node, isNode := object.(*corev1.Node)
-	if err != nil || !ok || !isNode {
-		return nil
-	}
-	return node
-}
-
 // forgive returns the node without the label that the operator told us to ignore.
 func (s *Speaker) forgive(node *corev1.Node) *corev1.Node {
 	if s.options.IgnoreExcludeLabel {
@@ -310,65 +312,25 @@ func (s *Speaker) forgive(node *corev1.Node) *corev1.Node {
 	return node
 }
 
-// known returns every Service with its slices.
-func (s *Speaker) known() []Service {
-	objects := s.services.List()
-	all := make([]Service, 0, len(objects))
-	for _, object := range objects {
-		svc, ok := object.(*corev1.Service)
-		if !ok {
-			continue
-		}
-		found, err := s.slices.ByIndex(byService, svc.Namespace+"/"+svc.Name)
-		if err != nil {
-			continue // only a missing index is an error, and New has added it
-		}
-		with := Service{Service: svc}
-		for _, object := range found {
-			if slice, ok := object.(*discoveryv1.EndpointSlice); ok {
-				with.Slices = append(with.Slices, slice)
-			}
-		}
-		all = append(all, with)
-	}
-	return all
-}
-
 // logChanges says what is announced no longer, or not for the same reason, what is announced again, and what although its
 // Service no longer shows it.
-func (s *Speaker) logChanges(routes int, services []Service, withheld []Withheld) {
-	now, kept := make(map[Announced]string, len(withheld)), map[Announced]bool{}
-	for _, w := range withheld {
-		now[w.Announced] = w.Why
-	}
-	before := s.withheld
-	s.withheld = now
-	if before == nil {
-		klog.InfoS("Began to announce", "peers", len(s.peers), "routes", routes, "withheld", len(withheld))
+func (s *Speaker) logChanges(o outcome) {
+	routes, withheld := s.decisions.routes, s.decisions.withheld
+	if !s.spoken {
+		klog.InfoS("Began to announce", "peers", len(s.peers), "routes", routes, "withheld", withheld)
 	}
 	const most = 20 // of many changes at once, the number says more
-	changed := 0
-	worthwhile := func() bool { changed++; return changed <= most }
-	for _, w := range withheld {
-		if before[w.Announced] != w.Why && worthwhile() {
-			klog.InfoS("Not announcing", "service", w.Service, "address", w.Addr, "why", w.Why)
+	for i, r := range o.remarks {
+		switch {
+		case i == most:
+			klog.InfoS("More changes", "changes", len(o.remarks)-most, "routes", routes, "withheld", withheld)
+			return
+		case r.what == notAnnouncing:
+			klog.InfoS("Not announcing", "service", r.Service, "address", r.Addr, "why", r.Why)
+		case r.what == noLongerWithheld:
+			klog.InfoS("No longer withheld", "service", r.Service, "address", r.Addr)
+		case r.what == stillAnnouncing:
+			klog.InfoS("Still announcing", "service", r.Service, "address", r.Addr, "why", r.Why)
 		}
-	}
-	for a := range before {
-		if _, still := now[a]; !still && worthwhile() {
-			klog.InfoS("No longer withheld", "service", a.Service, "address", a.Addr)
-		}
-	}
-	for _, svc := range services {
-		for _, addr := range svc.Kept {
-			a := Announced{service.Name(svc.Service), addr}
-			if kept[a] = true; !s.kept[a] && worthwhile() {
-				klog.InfoS("Still announcing", "service", a.Service, "address", a.Addr, "why", "it left the status of its Service, and nobody released it: at most "+keptFor.String())
-			}
-		}
-	}
-	s.kept = kept
-	if changed > most {
-		klog.InfoS("More changes", "changes", changed-most, "routes", routes, "withheld", len(withheld))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -23,20 +24,28 @@ import (
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
-// A notebook is an announcer that writes down the last thing it was told, and how often it was told something.
+// A notebook is an announcer that writes down what it was told last, and how often it was told something.
 type notebook struct {
 	mu     sync.Mutex
 	peers  []string
+	table  map[netip.Prefix][]loadbalancer.Route
 	routes []string
 	since  time.Time
 	times  int
 }
 
-func (n *notebook) AnnounceSince(peers []loadbalancer.Peer, routes []loadbalancer.Route, since time.Time) {
+func (n *notebook) Update(peers []loadbalancer.Peer, changed map[netip.Prefix][]loadbalancer.Route, since time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.table == nil {
+		n.table = map[netip.Prefix][]loadbalancer.Route{}
+	}
+	maps.Copy(n.table, changed)
 	n.times++
-	n.routes, n.peers, n.since = notation(routes), nil, since
+	n.routes, n.peers, n.since = nil, nil, since
+	for _, prefix := range slices.SortedFunc(maps.Keys(n.table), netip.Prefix.Compare) {
+		n.routes = append(n.routes, notation(n.table[prefix])...)
+	}
 	for _, p := range peers {
 		n.peers = append(n.peers, strings.TrimSpace(p.Name+" "+string(p.Password)))
 	}
@@ -67,7 +76,7 @@ func (s *stage) begin(options Options) {
 	logged.Take()
 	options.NodeName, options.Namespace, options.ConfigName = "a", "metallb-system", "config"
 	var err error
-	if s.speaker, err = New(s.client, s.said, options); err != nil {
+	if s.speaker, err = New(of(s.client), s.said, options); err != nil {
 		s.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(s.t.Context())
@@ -76,12 +85,15 @@ func (s *stage) begin(options Options) {
 	s.t.Cleanup(func() {
 		cancel()
 		<-done
-		for _, f := range s.speaker.factories {
-			f.Shutdown()
-		}
 	})
 	<-time.After(time.Second) // the caches are looked at every 100 ms
 	synctest.Wait()
+}
+
+// of is the fake API server as a Speaker sees it.
+func of(client *fake.Clientset) Cluster {
+	return Cluster{client.CoreV1().Services(""), client.DiscoveryV1().EndpointSlices(""), client.CoreV1().Nodes(),
+		client.CoreV1().ConfigMaps("metallb-system"), client.CoreV1().Secrets("metallb-system"), client}
 }
 
 const onePeer = "peers: [{name: leaf, peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64512}]\n"
@@ -341,9 +353,8 @@ func TestAnExcludedNodeMaySpeakIfTheOperatorSaysSo(t *testing.T) {
 		enact(t, Options{}, all...).want("excluded", "", "leaf")
 		s := enact(t, Options{IgnoreExcludeLabel: true}, all...)
 		s.want("never mind", "10.0.0.1/32 pref 100", "leaf")
-		cached, _, _ := s.speaker.nodes.GetByKey("a")
-		if _, ok := cached.(*corev1.Node).Labels[corev1.LabelNodeExcludeBalancers]; !ok {
-			t.Error("the label is gone from the informer's cache")
+		if _, ok := s.speaker.node.Labels[corev1.LabelNodeExcludeBalancers]; !ok {
+			t.Error("the label is gone from what is known")
 		}
 	})
 }
@@ -383,26 +394,4 @@ func TestASpeakerAsksForAsLittleAsItNeeds(t *testing.T) {
 			t.Errorf("listed %q, want %q", got, want)
 		}
 	})
-}
-
-func TestOfASliceOnlyNodesAndConditionsAreKeptAndWhoIsOnOurNode(t *testing.T) {
-	given := svc(t, "shop/web | a:ready b:last a:ready :ready").Slices[0]
-	given.ManagedFields = []metav1.ManagedFieldsEntry{{}}
-	want := given.DeepCopy()
-	want.ManagedFields = nil
-	given.Ports = []discoveryv1.EndpointPort{{Port: new(int32(80))}}
-	for i := range given.Endpoints {
-		given.Endpoints[i].Addresses = []string{"10.244.0.1"}
-		given.Endpoints[i].TargetRef = &corev1.ObjectReference{Name: "pod", UID: "7"}
-		given.Endpoints[i].Zone = new("east")
-	}
-	given.Endpoints[2].TargetRef = nil
-	want.Endpoints[0].TargetRef = &corev1.ObjectReference{UID: "7"}
-	want.Endpoints[2].TargetRef = &corev1.ObjectReference{UID: "10.244.0.1"}
-	s := Speaker{options: Options{NodeName: "a"}}
-	for range 2 { // informers may ask twice
-		if got, err := s.trim(given); err != nil || !reflect.DeepEqual(got, want) {
-			t.Errorf("got %+v, %v", got, err)
-		}
-	}
 }

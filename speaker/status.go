@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
-	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // A Status is what a Speaker tells others about itself.
@@ -39,14 +38,7 @@ type status struct {
 	stale   bool
 	changes uint64
 	errors  uint64
-	// due is when the first change was seen that the next round will look at, and that routers may have to hear of.
-	due time.Time
-	// What the last table was made of, and who cannot be told of it. Nobody changes them.
-	config   *loadbalancer.Config
-	labels   map[string]string // of the node
-	services []Service         // those that are ours
-	withheld map[Announced]string
-	mute     []loadbalancer.Peer
+	mute    []loadbalancer.Peer
 }
 
 func (s *status) set(change func(*status)) {
@@ -54,24 +46,6 @@ func (s *status) set(change func(*status)) {
 	defer s.mu.Unlock()
 	change(s)
 }
-
-// saw notes a change in the cluster. It is urgent if routers may have to hear of it at once.
-func (s *status) saw(urgent bool, now time.Time) {
-	s.set(func(s *status) {
-		s.changes++
-		if urgent && s.due.IsZero() {
-			s.due = now
-		}
-	})
-}
-
-// begin notes that a round begins, and returns since when an urgent change has waited for it; zero if none has.
-func (s *status) begin(now time.Time) (due time.Time) {
-	s.set(func(s *status) { s.began, due, s.due = now, s.due, time.Time{} })
-	return due
-}
-
-func (s *status) end() { s.set(func(s *status) { s.began = time.Time{} }) }
 
 // failed counts what could not be dealt with.
 func (s *status) failed(n int) { s.set(func(s *status) { s.errors += uint64(n) }) }
@@ -106,21 +80,15 @@ func (s *status) status(now time.Time) Status {
 }
 
 // Announced returns which addresses this node has told some router of: those whose prefixes are among told. Anybody may call
-// it; nobody waits for it, however much it is.
+// it; the loop waits meanwhile, for less than a microsecond an address.
 func (s *Speaker) Announced(told map[netip.Prefix]bool) (all []Announced) {
-	s.status.mu.Lock()
-	config, labels, services, withheld := s.status.config, s.status.labels, s.status.services, s.status.withheld
-	s.status.mu.Unlock()
-	seen := make(map[Announced]bool, len(services))
-	for _, svc := range services {
-		for _, addr := range svc.addresses() {
-			a := Announced{service.Name(svc.Service), addr}
-			if _, not := withheld[a]; not || seen[a] {
-				continue
-			}
-			seen[a] = true
-			if slices.ContainsFunc(config.Routes(addr, labels), func(r loadbalancer.Route) bool { return told[r.Prefix] }) {
-				all = append(all, a)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.decisions.services {
+		for i := range e.offers {
+			o := &e.offers[i]
+			if o.withheld() == "" && slices.ContainsFunc(o.routes, func(r loadbalancer.Route) bool { return told[r.Prefix] }) {
+				all = append(all, o.announced())
 			}
 		}
 	}

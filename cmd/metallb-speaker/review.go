@@ -11,7 +11,6 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
 
@@ -55,8 +54,18 @@ type reviews struct {
 // A desk is a client of its own: whoever asks in vain, again and again, must not use up the requests with which the speaker
 // watches the cluster, nor those for others.
 type desk struct {
-	client kubernetes.Interface
-	slots  chan struct{} // one for each review that goes on
+	clerk
+	slots chan struct{} // one for each review that goes on
+}
+
+// A clerk answers reviews.
+type clerk struct {
+	tokens   creator[*authenticationv1.TokenReview]
+	accesses creator[*authorizationv1.SubjectAccessReview]
+}
+
+type creator[T any] interface {
+	Create(context.Context, T, metav1.CreateOptions) (T, error)
 }
 
 type remembered struct {
@@ -74,18 +83,18 @@ type budget struct {
 func newReviews(config *rest.Config) (*reviews, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = 20, 20
-	regulars, err := kubernetes.NewForConfig(config)
+	regulars, err := newAPI(config)
 	if err != nil {
 		return nil, err
 	}
-	strangers, err := kubernetes.NewForConfig(config)
+	strangers, err := newAPI(config)
 	if err != nil {
 		return nil, err
 	}
-	return reviewsBy(regulars, strangers), nil
+	return reviewsBy(regulars.clerk(), strangers.clerk()), nil
 }
 
-func reviewsBy(regulars, strangers kubernetes.Interface) *reviews {
+func reviewsBy(regulars, strangers clerk) *reviews {
 	return &reviews{
 		regulars:  desk{regulars, make(chan struct{}, mostReviews)},
 		strangers: desk{strangers, make(chan struct{}, mostReviews)},
@@ -113,7 +122,7 @@ func (r *reviews) may(ctx context.Context, token, from string) (verdict, error) 
 	case <-ctx.Done():
 		return unknown, ctx.Err()
 	}
-	v, err := review(ctx, at.client, token)
+	v, err := review(ctx, at.clerk, token)
 	if err == nil {
 		r.remember(key, v, time.Now())
 	}
@@ -174,8 +183,8 @@ func (r *reviews) remember(key [sha256.Size]byte, v verdict, now time.Time) {
 }
 
 // review asks the API server.
-func review(ctx context.Context, client kubernetes.Interface, token string) (verdict, error) {
-	who, err := client.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
+func review(ctx context.Context, at clerk, token string) (verdict, error) {
+	who, err := at.tokens.Create(ctx, &authenticationv1.TokenReview{
 		Spec: authenticationv1.TokenReviewSpec{Token: token},
 	}, metav1.CreateOptions{})
 	if err != nil || !who.Status.Authenticated {
@@ -186,7 +195,7 @@ func review(ctx context.Context, client kubernetes.Interface, token string) (ver
 	for k, v := range user.Extra {
 		extra[k] = authorizationv1.ExtraValue(v)
 	}
-	access, err := client.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
+	access, err := at.accesses.Create(ctx, &authorizationv1.SubjectAccessReview{
 		Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: user.Username, UID: user.UID, Groups: user.Groups, Extra: extra,
 			NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: "/metrics", Verb: "get"},

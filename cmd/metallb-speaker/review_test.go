@@ -20,7 +20,6 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
 	k8stesting "k8s.io/client-go/testing"
@@ -54,7 +53,8 @@ func (o *office) reviews() *reviews {
 		}
 		return false, nil, nil
 	})
-	return reviewsBy(client, client)
+	c := clerk{client.AuthenticationV1().TokenReviews(), client.AuthorizationV1().SubjectAccessReviews()}
+	return reviewsBy(c, c)
 }
 
 func TestTheAPIServerIsAskedWhoAndWhetherAndRememberedForAMoment(t *testing.T) {
@@ -97,7 +97,7 @@ func TestTheAPIServerIsAskedWhoAndWhetherAndRememberedForAMoment(t *testing.T) {
 }
 
 func TestWhoeverPlaysWithTokensUsesUpNoMemory(t *testing.T) {
-	r := reviewsBy(nil, nil)
+	r := reviewsBy(clerk{}, clerk{})
 	now := time.Now()
 	for i := range 10 * mostVerdicts {
 		r.remember(sha256.Sum256(fmt.Append(nil, i)), unknown, now)
@@ -113,12 +113,12 @@ func TestWhoeverPlaysWithTokensUsesUpNoMemory(t *testing.T) {
 func TestStrangersDoNotKeepOthersFromBeingHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := tardy{tokens: map[string]bool{"p": true, "q": true}, takes: 50 * time.Millisecond}
-		client, err := kubernetes.NewForConfig(&rest.Config{Host: "http://api", Transport: &slow, QPS: 1000, Burst: 1000,
+		client, err := newAPI(&rest.Config{Host: "http://api", Transport: &slow, QPS: 1000, Burst: 1000,
 			ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := reviewsBy(client, client)
+		r := reviewsBy(client.clerk(), client.clerk())
 		scrape := func(then, token, from string) {
 			t.Helper()
 			began := time.Now()

@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/metallb/cloud-provider-metallb/speaker"
 )
@@ -26,7 +25,7 @@ const (
 const tooLate = "the API server does not answer in time"
 
 // successor looks for evidence that another speaker will take this one's place. Without an answer there is none.
-func successor(ctx context.Context, client kubernetes.Interface, nodeName string) (bool, string) {
+func successor(ctx context.Context, server *api, nodeName string) (bool, string) {
 	name, namespace := os.Getenv("POD_NAME"), os.Getenv("POD_NAMESPACE")
 	if name == "" || namespace == "" {
 		return false, "POD_NAME and POD_NAMESPACE are not set"
@@ -35,17 +34,17 @@ func successor(ctx context.Context, client kubernetes.Interface, nodeName string
 	defer cancel()
 	set := func(name string) chan answer[appsv1.DaemonSet] {
 		return ask(func() (*appsv1.DaemonSet, error) {
-			return client.AppsV1().DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
+			return server.daemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
 		})
 	}
 	// All questions go out at once. Which DaemonSet it is, only the Pod says; but its name is most likely the beginning of the
 	// Pod's.
 	guess := name[:max(0, strings.LastIndex(name, "-"))]
 	pods := ask(func() (*corev1.Pod, error) {
-		return client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+		return server.pods(namespace).Get(ctx, name, metav1.GetOptions{})
 	})
 	sets := set(guess)
-	nodes := ask(func() (*corev1.Node, error) { return client.CoreV1().Nodes().Get(ctx, nodeName, metav1.GetOptions{}) })
+	nodes := ask(func() (*corev1.Node, error) { return server.nodes().Get(ctx, nodeName, metav1.GetOptions{}) })
 
 	var pod *corev1.Pod
 	var daemonSet *appsv1.DaemonSet

@@ -14,7 +14,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
 
@@ -86,7 +85,7 @@ func TestTheAPIServerGetsASecondToAnswerAtAllAndFiveForTheRest(t *testing.T) {
 			if objects == nil {
 				objects = usual
 			}
-			client, err := kubernetes.NewForConfig(&rest.Config{Host: "http://api", Transport: slowcoach{objects, c.takes, c.refuses}})
+			client, err := newAPI(&rest.Config{Host: "http://api", Transport: slowcoach{objects, c.takes, c.refuses}})
 			if err != nil {
 				t.Fatal(err)
 			}

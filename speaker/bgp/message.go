@@ -133,6 +133,11 @@ func (r *refusal) unsupported() bool {
 		(r.subcode == bgp.BGP_ERROR_SUB_UNSUPPORTED_OPTIONAL_PARAMETER || r.subcode == bgp.BGP_ERROR_SUB_UNSUPPORTED_CAPABILITY)
 }
 
+// unreadable reports whether the router could not read our OPEN.
+func (r *refusal) unreadable() bool {
+	return r.code == bgp.BGP_ERROR_OPEN_MESSAGE_ERROR && r.subcode == 0
+}
+
 // shutdownData is the data of an Administrative Shutdown that carries text (RFC 9003).
 func shutdownData(text string) []byte {
 	// 255 bytes are allowed; 128 are what routers of before 2021 understand (RFC 8203).

@@ -24,11 +24,12 @@ func ownFamily(peer loadbalancer.Peer) bgp.RouteFamily {
 }
 
 // openMessage returns our OPEN. restarting says that the router has not been up since our process started, forwarding that
-// the host kept forwarding meanwhile (RFC 4724's R and F bits). A reduced OPEN offers only what no router refuses.
+// the host kept forwarding meanwhile (RFC 4724's R and F bits). A reduced OPEN offers only what no router refuses. In a wide
+// one, the lengths of the optional parameters have two bytes (RFC 9072).
 //
 // Not offered: our host name (routers show it to everybody), messages of more than 4096 bytes (the codec refuses them), and
 // the N bit (RFC 8538: with it a dead node's routes would outlive the hold time).
-func openMessage(peer loadbalancer.Peer, restarting, forwarding, reduced bool) ([]byte, error) {
+func openMessage(peer loadbalancer.Peer, restarting, forwarding, reduced, wide bool) ([]byte, error) {
 	families := families
 	if reduced {
 		families = []bgp.RouteFamily{ownFamily(peer)}
@@ -54,8 +55,20 @@ func openMessage(peer loadbalancer.Peer, restarting, forwarding, reduced bool) (
 		seconds := min(peer.RestartTime/time.Second, 4095) // it has 12 bits
 		capabilities = append(capabilities, bgp.NewCapGracefulRestart(restarting, false, uint16(seconds), kept))
 	}
-	return bgp.NewBGPOpenMessage(asn16(peer.MyASN), uint16(peer.HoldTime/time.Second), peer.RouterID.String(),
+	b, err := bgp.NewBGPOpenMessage(asn16(peer.MyASN), uint16(peer.HoldTime/time.Second), peer.RouterID.String(),
 		[]bgp.OptionParameterInterface{bgp.NewOptionParameterCapability(capabilities)}).Serialize()
+	if err != nil || !wide {
+		return b, err
+	}
+	const paramsAt = headerLen + 9 // their length, then the one parameter: type, length, value
+	list := b[paramsAt+3:]
+	b, all := reserve(append(slices.Clone(b[:paramsAt]), extendedLength, extendedLength))
+	b, one := reserve(append(b, bgp.BGP_OPT_CAPABILITY))
+	b = append(b, list...)
+	patch(b, one)
+	patch(b, all)
+	setLength(b)
+	return b, nil
 }
 
 // asn16 is asn where only 2 bytes are left for it (RFC 6793).

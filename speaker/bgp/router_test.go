@@ -21,6 +21,7 @@ import (
 
 	"github.com/metallb/cloud-provider-metallb/internal/logbook"
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
 // The routers of these tests read and write the wire with their own code, so that they do not share our mistakes.
@@ -420,6 +421,40 @@ func speak(t *testing.T, routers map[string]*router) *Sessions {
 	t.Cleanup(s.Keep)
 	logged.Take()
 	return s
+}
+
+// Announce makes the sessions announce exactly these routes to exactly these peers.
+func (s *Sessions) Announce(peers []loadbalancer.Peer, routes []loadbalancer.Route) {
+	s.AnnounceSince(peers, routes, time.Time{})
+}
+
+func (s *Sessions) AnnounceSince(peers []loadbalancer.Peer, routes []loadbalancer.Route, since time.Time) {
+	changed := map[netip.Prefix][]loadbalancer.Route{}
+	s.mu.RLock()
+	for prefix := range s.table.routes {
+		changed[prefix] = nil
+	}
+	for prefix, some := range tableOf(routes) {
+		if changed[prefix] = some; slices.EqualFunc(some, s.table.routes[prefix], loadbalancer.Route.Equal) {
+			delete(changed, prefix)
+		}
+	}
+	s.mu.RUnlock()
+	s.Update(peers, changed, since)
+}
+
+func tableOf(routes []loadbalancer.Route) map[netip.Prefix][]loadbalancer.Route {
+	table := map[netip.Prefix][]loadbalancer.Route{}
+	for _, r := range routes {
+		table[r.Prefix] = append(table[r.Prefix], r)
+	}
+	return table
+}
+
+// all is update with all of a table.
+func (l *ledger) all(routes []loadbalancer.Route, again ...bgp.RouteFamily) ([]byte, int, error) {
+	table := tableOf(routes)
+	return l.update(table, l.everything(table), again...)
 }
 
 // routes makes routes of prefixes, all with local preference 100.

@@ -49,8 +49,8 @@ type session struct {
 	// after are closed when the sessions that are to end before this one begins have ended.
 	after []<-chan struct{}
 
-	// desired is what Announce was given last; only it changes it. Name and routes belong together.
-	desired atomic.Pointer[desired]
+	// desired is the peer that Update was given last; only it changes it. Its name and the table's routes belong together.
+	desired atomic.Pointer[loadbalancer.Peer]
 	// bell is a doorbell: however often the table changes, the session looks once, at all of it.
 	bell chan struct{} // capacity 1
 	// edited is another: a connection that was opened with peer does no longer do.
@@ -65,6 +65,8 @@ type session struct {
 	// reduced is set after a router refused what our OPEN offered, for the next OPEN only: a router that learns better
 	// is offered everything again after its next restart.
 	reduced bool
+	// wide is how the next OPEN is written. The other way is tried after a router could not read one.
+	wide bool
 	// complaints are what was logged since the session was last up about its not coming up. Some routers fail in two ways
 	// by turns; each is said once.
 	complaints map[string]bool
@@ -75,12 +77,6 @@ type session struct {
 	known *ledger // of the connection, while the session is up; guarded by mu
 	// changed is when the first change was seen that the router has not been told of yet, or zero. Guarded by mu.
 	changed time.Time
-}
-
-// A desired is what a session should tell its router: of the routes (RFC 4271's Loc-RIB) those that are for the peer.
-type desired struct {
-	peer   loadbalancer.Peer
-	routes []loadbalancer.Route
 }
 
 // A farewell says how a session is to end.
@@ -97,36 +93,35 @@ func (f farewell) Error() string { return f.why }
 
 var deconfigured = farewell{subcode: ceaseDeconfigured, why: "the configuration no longer has this peer for this node"}
 
-func newSession(d desired, s *Sessions) *session {
+func newSession(peer loadbalancer.Peer, s *Sessions) *session {
 	ctx, leave := context.WithCancelCause(context.Background())
-	peer := d.peer
 	o := &session{
 		peer: peer, sessions: s, bell: make(chan struct{}, 1), edited: make(chan struct{}, 1), ctx: ctx, leave: leave, done: make(chan struct{}),
 		complaints: map[string]bool{},
 		shown:      Session{Peer: peer.Name, Addr: peer.Addr, Port: peer.Port, ASN: peer.ASN, Since: time.Now()},
 	}
-	o.desired.Store(&d)
+	o.desired.Store(&peer)
 	return o
 }
 
-// want tells the session what is desired from now on, and whether the routes are others than before. Only Announce calls it.
-func (s *session) want(d desired, changed bool, since time.Time) {
-	before := s.desired.Load().peer
-	s.desired.Store(&d)
-	if before.Name != d.peer.Name || before.ASN != d.peer.ASN {
-		s.show(func(shown *Session) { shown.Peer, shown.ASN = d.peer.Name, d.peer.ASN })
+// want tells the session which peer is desired from now on, and whether the routes are others than before. Only Update calls it.
+func (s *session) want(peer loadbalancer.Peer, changed bool, since time.Time) {
+	before := s.desired.Load()
+	s.desired.Store(&peer)
+	if before.Name != peer.Name || before.ASN != peer.ASN {
+		s.show(func(shown *Session) { shown.Peer, shown.ASN = peer.Name, peer.ASN })
 		changed = true
 	}
-	if !sameSession(before, d.peer) {
+	if !sameSession(*before, peer) {
 		knock(s.edited)
 	}
-	if changed || !slices.Equal(before.NodeIPs, d.peer.NodeIPs) {
+	if changed || !slices.Equal(before.NodeIPs, peer.NodeIPs) {
 		s.ring(since)
 	}
 }
 
 // name is what the configuration calls the peer now. Anybody may call it.
-func (s *session) name() string { return s.desired.Load().peer.Name }
+func (s *session) name() string { return s.desired.Load().Name }
 
 // knock rings a doorbell, unless it rings already.
 func knock(bell chan struct{}) {
@@ -180,7 +175,7 @@ func (s *session) run() {
 		case <-s.edited: // before the look at what is desired: a later edit knocks again
 		default:
 		}
-		now := s.desired.Load().peer
+		now := *s.desired.Load()
 		if !sameSession(s.peer, now) {
 			clear(s.complaints) // whoever edited it wants to read whether that helped
 		}
@@ -195,7 +190,7 @@ func (s *session) run() {
 			continue
 		}
 		// Full jitter: sessions that failed together come back spread over the whole pause.
-		longest = min(longest, s.desired.Load().peer.ConnectTime)
+		longest = min(longest, s.desired.Load().ConnectTime)
 		pause := rand.N(longest)
 		longest *= 2
 		select {
@@ -271,6 +266,8 @@ type conversation struct {
 	// since, ledger and refresh are of the state established.
 	since  time.Time
 	ledger *ledger
+	// version is that of the table which the router has been told; 0: none.
+	version uint64
 	// nodeIPs are those that the ledger's next hops were chosen from; relook fires when one is missing.
 	nodeIPs []netip.Addr
 	relook  *time.Timer
@@ -282,7 +279,7 @@ type conversation struct {
 
 // run opens the session and keeps the router informed, until something ends it.
 func (c *conversation) run() error {
-	opening, err := openMessage(c.peer, !c.met.Load(), c.sessions.uptime() > c.peer.RestartTime, c.reduced)
+	opening, err := openMessage(c.peer, !c.met.Load(), c.sessions.uptime() > c.peer.RestartTime, c.reduced, c.wide)
 	if err != nil {
 		return err
 	}
@@ -345,7 +342,7 @@ func (c *conversation) run() error {
 			}
 		case <-turn:
 			turn = nil
-			if !sameSession(c.peer, c.desired.Load().peer) {
+			if !sameSession(c.peer, *c.desired.Load()) {
 				// A router that keeps the routes over a restart must not be told: a NOTIFICATION makes it forget them.
 				return farewell{silent: c.peer.RestartTime > 0, subcode: ceaseReconfigured, why: "the configuration of this peer changed"}
 			}
@@ -374,6 +371,7 @@ func (c *conversation) hear(m message) error {
 		r := newRefusal(m.body)
 		// Not only in openSent: the router's own OPEN may come before its answer to ours.
 		c.reduced = c.state != established && r.unsupported()
+		c.wide = c.wide != (c.state != established && r.unreadable())
 		return r
 
 	case c.state == openSent && m.kind == bgp.BGP_MSG_OPEN:
@@ -417,7 +415,7 @@ func (c *conversation) establish() {
 	c.since = time.Now()
 	c.met.Store(true)
 	c.startHoldTimer()
-	c.nodeIPs = c.desired.Load().peer.NodeIPs
+	c.nodeIPs = c.desired.Load().NodeIPs
 	c.ledger = newLedger(c.peer, c.terms, c.nextHops())
 	c.show(func(shown *Session) {
 		shown.Up, shown.Since, shown.LastError = true, c.since, ""
@@ -445,16 +443,25 @@ func (c *conversation) tell(again ...bgp.RouteFamily) {
 	changed := c.changed // before the table is read: later changes ring again
 	c.changed = time.Time{}
 	c.mu.Unlock()
+	all := &c.sessions.table
+	c.sessions.mu.RLock()
 	now := c.desired.Load()
-	if c.look.Swap(false) || !slices.Equal(now.peer.NodeIPs, c.nodeIPs) {
-		c.nodeIPs = now.peer.NodeIPs
+	news, few := all.since(c.version)
+	if c.look.Swap(false) || !slices.Equal(now.NodeIPs, c.nodeIPs) {
+		c.nodeIPs, few = now.NodeIPs, false
 		c.ledger.move(c.nextHops())
 	}
 	if slices.ContainsFunc(c.terms.families, func(f bgp.RouteFamily) bool { return c.ledger.hops.of(f).err != nil }) {
 		c.relook.Reset(lookTime)
 	}
-	c.ledger.peer.Name = now.peer.Name
-	messages, n, err := c.ledger.update(now.routes, again...)
+	// Also what could not be told before is looked at again.
+	if !few || len(again) > 0 || c.ledger.peer.Name != now.Name || c.status().LastError != "" {
+		news = c.ledger.everything(all.routes)
+	}
+	c.ledger.peer.Name = now.Name
+	messages, n, err := c.ledger.update(all.routes, news, again...)
+	c.version = all.version
+	c.sessions.mu.RUnlock()
 	c.link.send(messages)
 	if n > 0 {
 		c.due = changed
@@ -464,7 +471,7 @@ func (c *conversation) tell(again ...bgp.RouteFamily) {
 		why = err.Error()
 	}
 	if before := c.status().LastError; err != nil && why != before {
-		klog.ErrorS(err, "Cannot send a route", "peer", now.peer.Name, "asn", c.peer.ASN)
+		klog.ErrorS(err, "Cannot send a route", "peer", now.Name, "asn", c.peer.ASN)
 	}
 	c.show(func(shown *Session) {
 		shown.Updates, shown.Prefixes, shown.LastError = shown.Updates+n, len(c.ledger.told), why
@@ -559,7 +566,7 @@ func (c *conversation) end(why error) {
 			ctx = f.hurry
 		}
 		if f.withdraw && c.state == established {
-			messages, count, _ := c.ledger.update(nil) // no route, no error
+			messages, count, _ := c.ledger.update(nil, c.ledger.everything(nil)) // no route, no error
 			c.link.send(messages)
 			c.show(func(shown *Session) { shown.Updates += count })
 		}

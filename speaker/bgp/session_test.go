@@ -904,16 +904,10 @@ func TestARouterThatRefusesOurCapabilitiesIsOfferedFewer(t *testing.T) {
 			r := newRouter(t)
 			s := speak(t, map[string]*router{"leaf": r})
 			s.Announce([]loadbalancer.Peer{leaf}, nil)
-			all, _ := openMessage(leaf, true, true, false)
-			few, _ := openMessage(leaf, true, true, true)
-			offered := func(l *line, want []byte) {
-				t.Helper()
-				if got := l.next(); string(got.bytes) != string(want) {
-					t.Errorf("offered\n\t%x, want\n\t%x", got.bytes, want)
-				}
-			}
+			all, _ := openMessage(leaf, true, true, false, false)
+			few, _ := openMessage(leaf, true, true, true, false)
 			l := r.accept()
-			offered(l, all)
+			l.offered(all)
 			if refusal == "0207" { // a router that says who it is before it listens
 				l.say(hello)
 				l.want("KEEPALIVE")
@@ -924,15 +918,57 @@ func TestARouterThatRefusesOurCapabilitiesIsOfferedFewer(t *testing.T) {
 			pass(time.Minute)
 			r.refuse(nil)
 			l = r.accept()
-			offered(l, few)
+			l.offered(few)
 			l.say(hello)
 			l.say(keepalive)
 			l.want("KEEPALIVE", "END-OF-RIB")
 			l.conn.Close()
-			all, _ = openMessage(leaf, false, true, false)
-			offered(r.accept(), all) // it may have learnt better
+			all, _ = openMessage(leaf, false, true, false, false)
+			r.accept().offered(all) // it may have learnt better
 		})
 	}
+}
+
+// offered checks that the next message is this OPEN.
+func (l *line) offered(want []byte) {
+	l.t.Helper()
+	if got := l.next(); string(got.bytes) != string(want) {
+		l.t.Errorf("offered\n\t%x, want\n\t%x", got.bytes, want)
+	}
+}
+
+// FRR with extended-optional-parameters reads one byte more of an OPEN without them than there is.
+func TestARouterThatCannotReadOurOpenGetsItWithLengthsOfTwoBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		s.Announce([]loadbalancer.Peer{leaf}, nil)
+		narrow, _ := openMessage(leaf, true, true, false, false)
+		wide, _ := openMessage(leaf, true, true, false, true)
+		refuse := func(open []byte) {
+			t.Helper()
+			l := r.accept()
+			l.offered(open)
+			l.say(hello) // before it has read ours
+			l.want("KEEPALIVE")
+			l.say(msg(3, "0200"))
+			l.conn.Close()
+		}
+		refuse(narrow)
+		refuse(wide) // it cannot read that either
+		refuse(narrow)
+		restarting := wide
+		for range 2 {
+			l := r.accept()
+			l.offered(restarting)
+			l.say(hello)
+			l.want("KEEPALIVE")
+			l.say(keepalive)
+			l.want("END-OF-RIB")
+			l.conn.Close()
+			restarting, _ = openMessage(leaf, false, true, false, true) // what it could read, it can read
+		}
+	})
 }
 
 func TestTheReasonForClosingOutlivesTheBrokenConnection(t *testing.T) {

@@ -1,6 +1,6 @@
 // Package bgp tells routers which prefixes this node wants traffic for, and nothing else: its BGP sessions only send.
 //
-// Announce takes the whole truth, which peers and which routes, and the sessions work out what each router has not heard
+// Update takes the peers and what has changed of the routes, and the sessions work out what each router has not heard
 // yet. A session dials its router, opens, sends the complete table and End-of-RIB, and from then on only the differences,
 // packed into few messages. It never listens, and what a router sends as routes is framed, counted and dropped without
 // being looked at, so that neither memory nor safety depends on what routers say. When the process restarts, routers keep
@@ -41,14 +41,15 @@ type Sessions struct {
 	// uptime is how long the host has been up: how long its kernel has been forwarding.
 	uptime func() time.Duration
 	dial   func(context.Context, loadbalancer.Peer) (net.Conn, error)
-	// Written, if set before the first announcement, is told when a session has written to its router what AnnounceSince
-	// was given, since when. Any session's goroutine calls it.
+	// Written, if set before the first announcement, is told when a session has written to its router what Update was given,
+	// since when. Any session's goroutine calls it.
 	Written func(peer string, since time.Time)
 	card    func(netip.Addr) card
 
-	mu       sync.Mutex
-	routes   []loadbalancer.Route // what Announce was given last
-	sessions []*session           // in the order Announce was given the peers
+	// mu guards what follows, and the peers that sessions desire. Sessions only read, with a reader's lock.
+	mu       sync.RWMutex
+	table    table
+	sessions []*session // in the order Update was given the peers
 	// leaving are sessions that were told to end and may not have ended yet.
 	leaving []*session
 	// met remembers the routers that have been up since this process started: their sessions no longer say "restarting".
@@ -76,33 +77,24 @@ type Session struct {
 
 // New returns Sessions without any peer. uptime says how long the host has been up; see HostUptime.
 func New(uptime func() time.Duration) *Sessions {
-	return &Sessions{uptime: uptime, dial: dial, card: cardOf, met: make(map[netip.AddrPort]*atomic.Bool)}
+	return &Sessions{uptime: uptime, dial: dial, card: cardOf, met: make(map[netip.AddrPort]*atomic.Bool), table: table{routes: make(map[netip.Prefix][]loadbalancer.Route)}}
 }
 
-// Announce makes the sessions announce exactly these routes to exactly these peers. It returns at once. Sessions of peers
-// that did not change stay up, and hear only what is new to them; a new name or connect-time is no change. A peer of which
-// something else changed gets a new connection, in its turn: where graceful restart is on, its router keeps the routes
-// meanwhile. A peer that is gone is told so, and forgets our routes.
+// Update makes the sessions announce to exactly these peers what is in the table: of the prefixes in changed exactly these
+// routes, of all others the same as before. It returns at once. Sessions of peers that did not change stay up, and hear only
+// what is new to them; a new name or connect-time is no change. A peer of which something else changed gets a new
+// connection, in its turn: where graceful restart is on, its router keeps the routes meanwhile. A peer that is gone is told
+// so, and forgets our routes. since is when the change was first seen; see Written.
 //
 // Peers have a RouterID, and a SourceAddress where the operator asked for one. The caller must not change routes
 // afterwards. If two routes of one prefix are for the same peer, the first counts.
-func (s *Sessions) Announce(peers []loadbalancer.Peer, routes []loadbalancer.Route) {
-	s.AnnounceSince(peers, routes, time.Time{})
-}
-
-// AnnounceSince is Announce for a change that was first seen at since; see Written.
-func (s *Sessions) AnnounceSince(peers []loadbalancer.Peer, routes []loadbalancer.Route, since time.Time) {
+func (s *Sessions) Update(peers []loadbalancer.Peer, changed map[netip.Prefix][]loadbalancer.Route, since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over {
 		return
 	}
-
-	// Most calls change nothing, and one comparison here is far cheaper than one in every session.
-	changed := !sameRoutes(s.routes, routes)
-	if changed {
-		s.routes = routes
-	}
+	s.table.change(changed)
 
 	s.leaving = slices.DeleteFunc(s.leaving, (*session).ended)
 	left, sessions := slices.Clone(s.sessions), make([]*session, len(peers))
@@ -112,7 +104,7 @@ func (s *Sessions) AnnounceSince(peers []loadbalancer.Peer, routes []loadbalance
 		sameNeighbor,
 	} {
 		for i, peer := range peers {
-			at := slices.IndexFunc(left, func(o *session) bool { return fits(peer, o.desired.Load().peer) })
+			at := slices.IndexFunc(left, func(o *session) bool { return fits(peer, *o.desired.Load()) })
 			if sessions[i] == nil && at >= 0 {
 				sessions[i] = left[at]
 				left = slices.Delete(left, at, at+1)
@@ -128,7 +120,7 @@ func (s *Sessions) AnnounceSince(peers []loadbalancer.Peer, routes []loadbalance
 		if sessions[i] == nil {
 			sessions[i] = s.start(peer)
 		} else {
-			sessions[i].want(desired{peer, s.routes}, changed, since)
+			sessions[i].want(peer, len(changed) > 0, since)
 		}
 	}
 	s.sessions = sessions
@@ -140,10 +132,10 @@ func (s *Sessions) start(peer loadbalancer.Peer) *session {
 	if s.met[router] == nil {
 		s.met[router] = new(atomic.Bool)
 	}
-	o := newSession(desired{peer, s.routes}, s)
+	o := newSession(peer, s)
 	o.met = s.met[router]
 	for _, l := range s.leaving {
-		if old := l.desired.Load().peer; netip.AddrPortFrom(old.Addr, old.Port) == router {
+		if old := l.desired.Load(); netip.AddrPortFrom(old.Addr, old.Port) == router {
 			// Two connections to one router would collide, and it would close one (RFC 4271 §6.8).
 			o.after = append(o.after, l.done)
 		}
@@ -152,10 +144,10 @@ func (s *Sessions) start(peer loadbalancer.Peer) *session {
 	return o
 }
 
-// List describes the session of every peer, in the order Announce was given them.
+// List describes the session of every peer, in the order Update was given them.
 func (s *Sessions) List() []Session {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	var list []Session
 	for _, o := range s.sessions {
 		list = append(list, o.status())
@@ -165,10 +157,10 @@ func (s *Sessions) List() []Session {
 
 // Told returns the prefixes that some router has been told, in a session that is up. Anybody may call it.
 func (s *Sessions) Told() map[netip.Prefix]bool {
-	s.mu.Lock()
+	s.mu.RLock()
 	sessions := s.sessions // nobody changes the list itself
-	all := make(map[netip.Prefix]bool, len(s.routes))
-	s.mu.Unlock()
+	all := make(map[netip.Prefix]bool, len(s.table.routes))
+	s.mu.RUnlock()
 	for _, o := range sessions {
 		o.mu.Lock()
 		known := o.known
@@ -182,8 +174,8 @@ func (s *Sessions) Told() map[netip.Prefix]bool {
 
 // LookAgain makes every session look for its next hops again.
 func (s *Sessions) LookAgain() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	for _, o := range s.sessions {
 		o.look.Store(true)
 		o.ring(time.Time{})
@@ -232,13 +224,6 @@ func sameSession(a, b loadbalancer.Peer) bool {
 // sameNeighbor reports whether the router knows us as one neighbor by both.
 func sameNeighbor(a, b loadbalancer.Peer) bool {
 	return a.Addr == b.Addr && a.Port == b.Port && a.SourceAddress == b.SourceAddress
-}
-
-func sameRoutes(a, b []loadbalancer.Route) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	return len(a) == 0 || &a[0] == &b[0] || slices.EqualFunc(a, b, loadbalancer.Route.Equal)
 }
 
 // dial connects to the peer.

@@ -212,7 +212,7 @@ func reach(t *testing.T, peer loadbalancer.Peer) (bool, string) {
 	defer cancel()
 	conn, err := dial(ctx, peer)
 	if err != nil {
-		return false, newSession(desired{peer: peer}, nil).dialError(err).Error()
+		return false, newSession(peer, nil).dialError(err).Error()
 	}
 	conn.Close()
 	return true, ""
@@ -299,7 +299,7 @@ func TestDialErrorsSayWhatToDo(t *testing.T) {
 			t.Errorf("somebody answers where we expect %q", c.want)
 			continue
 		}
-		if got := newSession(desired{peer: c.peer}, nil).dialError(err).Error(); got != c.want {
+		if got := newSession(c.peer, nil).dialError(err).Error(); got != c.want {
 			t.Errorf("the operator reads %q, want %q", got, c.want)
 		}
 	}

@@ -33,19 +33,11 @@ type ledger struct {
 	terms terms
 	hops  hops
 
-	mu   sync.Mutex // for told, which others than the session may read
-	told map[netip.Prefix]*entry
-	// round counts the comparisons with the table.
-	round uint64
+	mu   sync.Mutex                   // for told, which others than the session may read
+	told map[netip.Prefix]*attributes // what has to differ before a prefix is sent again
 	// spelled caches the attributes of routes as they go on the wire. Many routes have the same few.
 	spelled map[string]spelling
 	scratch []byte
-}
-
-// An entry is what the router was told about one prefix.
-type entry struct {
-	attributes attributes // what has to differ before a prefix is sent again
-	round      uint64     // when the prefix was last seen in the table
 }
 
 // Attributes are the path attributes of a prefix as they go on the wire.
@@ -69,19 +61,19 @@ func (a attributes) len() int {
 }
 
 type spelling struct {
-	attributes attributes
+	attributes *attributes
 	err        error
 }
 
 type change struct {
 	prefix     netip.Prefix
-	attributes attributes
+	attributes *attributes
 }
 
 func newLedger(peer loadbalancer.Peer, t terms, h hops) *ledger {
 	return &ledger{
 		peer: peer, terms: t, hops: h,
-		told: make(map[netip.Prefix]*entry), spelled: make(map[string]spelling),
+		told: make(map[netip.Prefix]*attributes), spelled: make(map[string]spelling),
 	}
 }
 
@@ -100,55 +92,71 @@ func (l *ledger) move(h hops) {
 	clear(l.spelled)
 }
 
-// update returns the UPDATE messages after which the router knows exactly those routes that are for it, how many there
-// are, and enters them in the ledger. Of the families in again, also what the router knows already is sent. The error says
-// which route cannot be sent; all others are.
-func (l *ledger) update(routes []loadbalancer.Route, again ...bgp.RouteFamily) (messages []byte, n int, err error) {
+// everything returns the prefixes of the table, and those that the router knows.
+func (l *ledger) everything(table map[netip.Prefix][]loadbalancer.Route) []netip.Prefix {
+	all := make([]netip.Prefix, 0, max(len(table), len(l.told)))
+	for prefix := range table {
+		all = append(all, prefix)
+	}
+	for prefix := range l.told {
+		if _, there := table[prefix]; !there {
+			all = append(all, prefix)
+		}
+	}
+	return all
+}
+
+// wanted returns the route of a prefix that is for the router, or nil.
+func (l *ledger) wanted(routes []loadbalancer.Route) *loadbalancer.Route {
+	for i := range routes {
+		if r := &routes[i]; r.For(l.peer.Name) && slices.Contains(l.terms.families, familyOf(r.Prefix)) {
+			return r
+		}
+	}
+	return nil
+}
+
+// update returns the UPDATE messages after which the router knows of these prefixes exactly what is for it in the table, how
+// many there are, and enters them in the ledger. Of the families in again, also what the router knows already is sent. The
+// error says which route cannot be sent; all others are.
+func (l *ledger) update(table map[netip.Prefix][]loadbalancer.Route, prefixes []netip.Prefix, again ...bgp.RouteFamily) (messages []byte, n int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.round++
 	if len(l.spelled) > 2*len(l.told)+64 {
 		clear(l.spelled) // mostly attributes of long ago
 	}
 	var changed []change
-	for i := range routes {
-		r := &routes[i]
-		family := familyOf(r.Prefix)
-		if !slices.Contains(l.terms.families, family) || !r.For(l.peer.Name) {
-			continue
-		}
-		e := l.told[r.Prefix]
-		attributes, problem := l.spell(r)
-		if problem != nil {
-			err = problem
-			if e != nil && errors.Is(problem, errTooLong) {
-				e.round = l.round // what the router knows is better than nothing
+	var gone, failed []netip.Prefix
+	for _, prefix := range prefixes {
+		told, known := l.told[prefix]
+		var attributes *attributes
+		if r := l.wanted(table[prefix]); r != nil {
+			var problem error
+			attributes, problem = l.spell(r)
+			if problem != nil {
+				failed = append(failed, prefix)
 			}
-			continue
+			if errors.Is(problem, errTooLong) {
+				attributes = told // what the router knows is better than nothing
+			}
 		}
 		switch {
-		case e == nil:
-			l.told[r.Prefix] = &entry{attributes, l.round}
-		case e.round == l.round:
-			continue // a second route of the same prefix
-		case e.attributes == attributes && !slices.Contains(again, family):
-			e.round = l.round
-			continue
-		default:
-			e.attributes, e.round = attributes, l.round
-		}
-		changed = append(changed, change{r.Prefix, attributes})
-	}
-	var gone []netip.Prefix
-	for prefix, e := range l.told {
-		if e.round != l.round {
-			gone = append(gone, prefix)
+		case attributes == nil && known:
 			delete(l.told, prefix)
+			gone = append(gone, prefix)
+		case attributes == nil:
+		case known && *told == *attributes && !slices.Contains(again, familyOf(prefix)):
+		default:
+			l.told[prefix] = attributes
+			changed = append(changed, change{prefix, attributes})
 		}
+	}
+	if len(failed) > 0 { // one stands for all, always the same
+		_, err = l.spell(l.wanted(table[slices.MinFunc(failed, netip.Prefix.Compare)]))
 	}
 
 	slices.SortFunc(changed, func(a, b change) int {
-		return cmp.Or(a.attributes.compare(b.attributes), a.prefix.Compare(b.prefix))
+		return cmp.Or(a.attributes.compare(*b.attributes), a.prefix.Compare(b.prefix))
 	})
 	slices.SortFunc(gone, netip.Prefix.Compare)
 	// What is new goes first: when a pool's aggregate gives way to its parts, routers always know one of them.
@@ -168,7 +176,7 @@ func familyOf(prefix netip.Prefix) bgp.RouteFamily {
 var errTooLong = errors.New("a BGP message")
 
 // spell returns the path attributes of r as they go on the wire.
-func (l *ledger) spell(r *loadbalancer.Route) (attributes, error) {
+func (l *ledger) spell(r *loadbalancer.Route) (*attributes, error) {
 	key := append(l.scratch[:0], byte(r.Prefix.Addr().BitLen()))
 	if l.peer.IBGP() {
 		key = binary.BigEndian.AppendUint32(key, r.LocalPref)
@@ -191,17 +199,17 @@ func (l *ledger) spell(r *loadbalancer.Route) (attributes, error) {
 		family := familyOf(r.Prefix)
 		if hop := l.hops.of(family); hop.err != nil {
 			s.err = hop.err
+		} else if a, err := encodeAttributes(l.peer, l.terms.as4, family, hop.addr, r); err != nil {
+			s.err = err
+		} else if a.len() > maxMessage-updateLen-maxPrefix(family) {
+			s.err = fmt.Errorf("its attributes take %d bytes, and %w has only %d: use fewer communities", a.len(), errTooLong, maxMessage)
 		} else {
-			s.attributes, s.err = encodeAttributes(l.peer, l.terms.as4, family, hop.addr, r)
-		}
-		if s.attributes.len() > maxMessage-updateLen-maxPrefix(family) {
-			s.err = fmt.Errorf("its attributes take %d bytes, and %w has only %d: use fewer communities",
-				s.attributes.len(), errTooLong, maxMessage)
+			s.attributes = &a
 		}
 		l.spelled[string(key)] = s
 	}
 	if s.err != nil {
-		return attributes{}, fmt.Errorf("%s cannot be announced: %w", r.Prefix, s.err)
+		return nil, fmt.Errorf("%s cannot be announced: %w", r.Prefix, s.err)
 	}
 	return s.attributes, nil
 }
@@ -313,11 +321,11 @@ func patch(b []byte, at int) { binary.BigEndian.PutUint16(b[at:], uint16(len(b)-
 func appendAnnouncements(b []byte, changed []change) ([]byte, int) {
 	messages := 0
 	for len(changed) > 0 {
-		attributes := changed[0].attributes
+		attributes := *changed[0].attributes
 		start, longest := len(b), maxPrefix(familyOf(changed[0].prefix))
 		// appendPrefixes appends as many as fit before what is still to come.
 		appendPrefixes := func(toCome int) {
-			for len(changed) > 0 && changed[0].attributes == attributes && len(b)-start+longest+toCome <= maxMessage {
+			for len(changed) > 0 && *changed[0].attributes == attributes && len(b)-start+longest+toCome <= maxMessage {
 				b = appendPrefix(b, changed[0].prefix)
 				changed = changed[1:]
 			}

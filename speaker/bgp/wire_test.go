@@ -26,6 +26,7 @@ func TestOpenByteForByte(t *testing.T) {
 		what                            string
 		peer                            loadbalancer.Peer
 		restarting, forwarding, reduced bool
+		wide                            bool
 		want                            string
 	}{
 		{
@@ -83,8 +84,17 @@ func TestOpenByteForByte(t *testing.T) {
 				0e 02 0c 01 04 0001 00 01
 				41 04 fa56ea00                    4-byte AS number 4200000000`,
 		},
+		{
+			what: "with lengths of two bytes", peer: leaf, reduced: true, wide: true,
+			want: `
+				ffffffffffffffffffffffffffffffff
+				002f 01 04 fc00 005a 0a000002
+				ff ff 000f                        extended optional parameters, 15 bytes
+				02 000c                           capabilities, 12 bytes
+				01 04 0001 00 01 41 04 0000fc00`,
+		},
 	} {
-		got, err := openMessage(c.peer, c.restarting, c.forwarding, c.reduced)
+		got, err := openMessage(c.peer, c.restarting, c.forwarding, c.reduced, c.wide)
 		if err != nil || hex.EncodeToString(got) != golden(c.want) {
 			t.Errorf("%s:\n got %x, %v\nwant %s", c.what, got, err, golden(c.want))
 		}
@@ -232,7 +242,7 @@ func TestUpdateByteForByte(t *testing.T) {
 			hops.v4 = hops.v6
 		}
 		l := newLedger(c.peer, terms{as4: !c.as2, families: families}, hops)
-		got, n, err := l.update([]loadbalancer.Route{c.route})
+		got, n, err := l.all([]loadbalancer.Route{c.route})
 		if err != nil || n != 1 || hex.EncodeToString(got) != golden(c.want) {
 			t.Errorf("%s:\n got %x, %d messages, %v\nwant %s", c.what, got, n, err, golden(c.want))
 		}
@@ -248,10 +258,10 @@ func TestUpdateByteForByte(t *testing.T) {
 			7c 20010db80007000000000000000000f0`},
 	} {
 		l := newLedger(leaf, terms{as4: true, families: families}, speakerHops)
-		if _, n, err := l.update(routes(c.prefix)); n != 1 || err != nil {
+		if _, n, err := l.all(routes(c.prefix)); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
-		got, n, err := l.update(nil)
+		got, n, err := l.all(nil)
 		if err != nil || n != 1 || hex.EncodeToString(got) != golden(c.want) {
 			t.Errorf("%s is withdrawn by\n     %x, %d messages, %v\nwant %s", c.prefix, got, n, err, golden(c.want))
 		}
@@ -303,7 +313,7 @@ func TestPacking(t *testing.T) {
 		}
 	}
 
-	b, n, err := l.update(table)
+	b, n, err := l.all(table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,13 +325,13 @@ func TestPacking(t *testing.T) {
 		}
 	}
 
-	again, n, _ := newLedger(spine, terms{as4: true, families: families}, speakerHops).update(table)
+	again, n, _ := newLedger(spine, terms{as4: true, families: families}, speakerHops).all(table)
 	if string(again) != string(b) {
 		t.Errorf("the same table is told in two ways, %d and %d bytes long", len(b), len(again))
 	}
 	check("10,000 announced once more", again, n, 15)
 
-	b, n, _ = l.update(nil)
+	b, n, _ = l.all(nil)
 	check("10,000 withdrawn", b, n, 13)
 	if len(announced) != 0 {
 		t.Errorf("%d prefixes are left", len(announced))
@@ -378,7 +388,7 @@ func TestOnlyDifferencesAreTold(t *testing.T) {
 		{then: "an aggregate comes before its part leaves", table: routes("192.0.2.0/24"), want: []string{
 			"announce 192.0.2.0/24 path via 10.0.0.2 pref 100", "withdraw 192.0.2.1/32"}},
 	} {
-		b, n, err := l.update(step.table, step.again...)
+		b, n, err := l.all(step.table, step.again...)
 		var got []string
 		for _, f := range split(t, b) {
 			got = append(got, tell(f))
@@ -408,11 +418,11 @@ func TestEveryAttributeThatARouterHearsCounts(t *testing.T) {
 			l := newLedger(*peer, terms{as4: true, families: families}, speakerHops)
 			table := routes("192.0.2.1/32")
 			table[0].Communities = a
-			if _, n, err := l.update(table); n != 1 || err != nil {
+			if _, n, err := l.all(table); n != 1 || err != nil {
 				t.Fatalf("%d messages, %v", n, err)
 			}
 			c.change(&table[0])
-			if _, n, _ := l.update(table); n == 1 != want {
+			if _, n, _ := l.all(table); n == 1 != want {
 				t.Errorf("%s to %s: %d messages", c.what, peer.Name, n)
 			}
 		}
@@ -422,32 +432,32 @@ func TestEveryAttributeThatARouterHearsCounts(t *testing.T) {
 func TestRouteWithTooManyCommunitiesStaysAsItWas(t *testing.T) {
 	l := newLedger(spine, terms{as4: true, families: families}, speakerHops)
 	table := routes("192.0.2.1/32", "192.0.2.2/32")
-	if _, _, err := l.update(table); err != nil {
+	if _, _, err := l.all(table); err != nil {
 		t.Fatal(err)
 	}
 	table = routes("192.0.2.1/32", "192.0.2.2/32")
 	for i := range 20_000 { // so many that their length overflows 16 bits
 		table[0].Communities = append(table[0].Communities, loadbalancer.Community(i))
 	}
-	b, _, err := l.update(table)
+	b, _, err := l.all(table)
 	if err == nil || !strings.HasPrefix(err.Error(), "192.0.2.1/32 cannot be announced: its attributes take ") {
 		t.Errorf("error %v", err)
 	}
 	if len(b) != 0 {
 		t.Errorf("told %x, want nothing", b)
 	}
-	if b, _, err = newLedger(spine, terms{as4: true, families: families}, speakerHops).update(table); err == nil || len(split(t, b)) != 1 {
+	if b, _, err = newLedger(spine, terms{as4: true, families: families}, speakerHops).all(table); err == nil || len(split(t, b)) != 1 {
 		t.Errorf("a router that does not know it is told %x, %v", b, err)
 	}
 
 	// The most that fits: 4096 - 23 for the UPDATE, 5 for the prefix, 21 for the other attributes, 4 for the header.
 	table[0].Communities = table[0].Communities[:(4096-23-5-21-4)/4]
-	b, n, err := l.update(table)
+	b, n, err := l.all(table)
 	if frames := split(t, b); err != nil || n != 1 || len(frames) != 1 || len(frames[0].bytes) > 4096 {
 		t.Errorf("%d messages, %d bytes, %v", n, len(b), err)
 	}
 	table[0].Communities = append(table[0].Communities, 1, 2)
-	if _, _, err := l.update(table, families...); err == nil {
+	if _, _, err := l.all(table, families...); err == nil {
 		t.Error("two more fit, too?")
 	}
 }

@@ -79,6 +79,34 @@ func TestAnEditOfAPeerMovesNoRoute(t *testing.T) {
 	}
 }
 
+// FRR can be told to write its OPEN with lengths of two bytes (RFC 9072).
+func TestARouterMayWriteExtendedOptionalParameters(t *testing.T) {
+	t.Parallel()
+	s := build(t)
+	host := made(s.lan.Host("frr", frrAddr.String()+"/24", sixth(frrAddr)+"/64"))(t)
+	frr := made(host.FRR(t.Context(), fmt.Sprintf(`
+router bgp 100
+ bgp router-id %s
+ no bgp ebgp-requires-policy
+ no bgp default ipv4-unicast
+ bgp graceful-restart
+ neighbor K peer-group
+ neighbor K remote-as %d
+ neighbor K extended-optional-parameters
+ bgp listen range 10.0.0.0/24 peer-group K
+ address-family ipv4 unicast
+  neighbor K activate
+ exit-address-family
+ address-family ipv6 unicast
+  neighbor K activate
+ exit-address-family
+`, frrAddr, clusterASN)))(t)
+	must(t, s.Admit(t.Context(), fmt.Sprintf("peers: [{peer-address: %s, peer-asn: 100, my-asn: %d, connect-time: 1s}]\n", frrAddr, clusterASN)+pools("")))
+	want := s.exposeMany(t, 10)
+	s.speak(t)
+	sends(t, frr, want)
+}
+
 // A node whose IPv6 address comes after its session, as by SLAAC or after duplicate address detection, is announced with it then.
 func TestANextHopThatComesLaterIsTold(t *testing.T) {
 	t.Parallel()

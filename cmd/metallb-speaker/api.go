@@ -1,0 +1,92 @@
+package main
+
+import (
+	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/gentype"
+	"k8s.io/client-go/rest"
+
+	"github.com/metallb/cloud-provider-metallb/speaker"
+)
+
+// An api has clients of the API groups that a speaker uses. Those of package kubernetes know all groups, and take half of the
+// program's code and much of its memory.
+type api struct {
+	scheme                                            *runtime.Scheme
+	core, discovery, apps, authentication, authorizes rest.Interface
+}
+
+func newAPI(config *rest.Config) (*api, error) {
+	a := &api{scheme: runtime.NewScheme()}
+	codecs := serializer.NewCodecFactory(a.scheme)
+	connections, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, err
+	}
+	for _, group := range []struct {
+		client  *rest.Interface
+		path    string
+		version schema.GroupVersion
+		add     func(*runtime.Scheme) error
+	}{
+		{&a.core, "/api", corev1.SchemeGroupVersion, corev1.AddToScheme},
+		{&a.discovery, "/apis", discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme},
+		{&a.apps, "/apis", appsv1.SchemeGroupVersion, appsv1.AddToScheme},
+		{&a.authentication, "/apis", authenticationv1.SchemeGroupVersion, authenticationv1.AddToScheme},
+		{&a.authorizes, "/apis", authorizationv1.SchemeGroupVersion, authorizationv1.AddToScheme},
+	} {
+		if err := group.add(a.scheme); err != nil {
+			return nil, err
+		}
+		config := rest.CopyConfig(config)
+		config.APIPath, config.GroupVersion, config.NegotiatedSerializer = group.path, &group.version, codecs.WithoutConversion()
+		if *group.client, err = rest.RESTClientForConfigAndClient(config, connections); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// cluster is what a Speaker watches.
+func (a *api) cluster(namespace string) speaker.Cluster {
+	codec := runtime.NewParameterCodec(a.scheme)
+	return speaker.Cluster{
+		Services: gentype.NewClientWithList("services", a.core, codec, "",
+			func() *corev1.Service { return &corev1.Service{} }, func() *corev1.ServiceList { return &corev1.ServiceList{} }),
+		Slices: gentype.NewClientWithList("endpointslices", a.discovery, codec, "",
+			func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} }, func() *discoveryv1.EndpointSliceList { return &discoveryv1.EndpointSliceList{} }),
+		Nodes: gentype.NewClientWithList("nodes", a.core, codec, "",
+			func() *corev1.Node { return &corev1.Node{} }, func() *corev1.NodeList { return &corev1.NodeList{} }),
+		ConfigMaps: gentype.NewClientWithList("configmaps", a.core, codec, namespace,
+			func() *corev1.ConfigMap { return &corev1.ConfigMap{} }, func() *corev1.ConfigMapList { return &corev1.ConfigMapList{} }),
+		Secrets: gentype.NewClientWithList("secrets", a.core, codec, namespace,
+			func() *corev1.Secret { return &corev1.Secret{} }, func() *corev1.SecretList { return &corev1.SecretList{} }),
+	}
+}
+
+func (a *api) pods(namespace string) *gentype.Client[*corev1.Pod] {
+	return gentype.NewClient("pods", a.core, runtime.NewParameterCodec(a.scheme), namespace, func() *corev1.Pod { return &corev1.Pod{} })
+}
+
+func (a *api) nodes() *gentype.Client[*corev1.Node] {
+	return gentype.NewClient("nodes", a.core, runtime.NewParameterCodec(a.scheme), "", func() *corev1.Node { return &corev1.Node{} })
+}
+
+func (a *api) daemonSets(namespace string) *gentype.Client[*appsv1.DaemonSet] {
+	return gentype.NewClient("daemonsets", a.apps, runtime.NewParameterCodec(a.scheme), namespace, func() *appsv1.DaemonSet { return &appsv1.DaemonSet{} })
+}
+
+func (a *api) clerk() clerk {
+	codec := runtime.NewParameterCodec(a.scheme)
+	return clerk{
+		tokens: gentype.NewClient("tokenreviews", a.authentication, codec, "", func() *authenticationv1.TokenReview { return &authenticationv1.TokenReview{} }),
+		accesses: gentype.NewClient("subjectaccessreviews", a.authorizes, codec, "",
+			func() *authorizationv1.SubjectAccessReview { return &authorizationv1.SubjectAccessReview{} }),
+	}
+}
