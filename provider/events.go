@@ -3,6 +3,7 @@ package provider
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -113,6 +114,9 @@ const (
 	// Events wait until no status was written for this long, since users wait for those, but not longer than that.
 	statusesRest     = 100 * time.Millisecond
 	eventsWaitAtMost = 30 * time.Second
+	// After so many events about one object, each other waits its turn, and gives way to a later one of its reason.
+	eventsBurst = 25
+	eventsPace  = 10 * time.Second
 	// eventsFlush is how long the end of the process waits for them. Kubernetes kills it after half a minute.
 	eventsFlush = 10 * time.Second
 )
@@ -129,6 +133,8 @@ type events struct {
 
 	mu     sync.Mutex // guards the rest
 	queued map[about]*queued
+	// resting are those that are not in the queue yet, because their object has had many events.
+	resting map[about]bool
 }
 
 // about is what one event is kept of.
@@ -146,7 +152,7 @@ type queued struct {
 }
 
 func newEvents() *events {
-	return &events{source: corev1.EventSource{Component: "metallb-controller"}, queue: workqueue.NewTyped[about](), ended: make(chan struct{}), queued: map[about]*queued{}}
+	return &events{source: corev1.EventSource{Component: "metallb-controller"}, queue: workqueue.NewTyped[about](), ended: make(chan struct{}), queued: map[about]*queued{}, resting: map[about]bool{}}
 }
 
 // Eventf tells of an object.
@@ -173,7 +179,9 @@ func (q *events) add(e *corev1.Event) {
 		since = earlier.since
 	}
 	q.queued[key] = &queued{event: e, since: since}
-	q.queue.Add(key)
+	if !q.resting[key] {
+		q.queue.Add(key)
+	}
 }
 
 // wrote takes note of a status that is being written.
@@ -183,7 +191,7 @@ func (q *events) wrote() { q.status.Store(time.Now().UnixNano()) }
 func (q *events) run(ctx context.Context, sink typedcorev1.EventInterface) {
 	defer close(q.ended)
 	defer context.AfterFunc(ctx, q.queue.ShutDown)()
-	correlator := record.NewEventCorrelator(clock.RealClock{})
+	correlator := record.NewEventCorrelatorWithOptions(record.CorrelatorOptions{Clock: clock.RealClock{}, BurstSize: eventsBurst, QPS: float32(1 / eventsPace.Seconds())})
 	for {
 		key, ends := q.queue.Get()
 		if ends {
@@ -193,10 +201,17 @@ func (q *events) run(ctx context.Context, sink typedcorev1.EventInterface) {
 		x := q.queued[key]
 		delete(q.queued, key)
 		q.mu.Unlock()
+		if x == nil { // it was written meanwhile
+			q.queue.Done(key)
+			continue
+		}
 		for ctx.Err() == nil && !q.ending.Load() && time.Since(x.since) < eventsWaitAtMost && time.Since(time.Unix(0, q.status.Load())) < statusesRest {
 			pause(ctx, statusesRest)
 		}
-		if err := write(ctx, sink, correlator, x); err != nil {
+		switch err := write(ctx, sink, correlator, x); {
+		case errors.Is(err, errTooMany):
+			q.rest(key, x)
+		case err != nil:
 			klog.V(2).InfoS("Cannot write an event yet", "object", key.name, "reason", key.reason, "why", err)
 			q.again(key, x)
 			pause(ctx, eventsRetry)
@@ -219,6 +234,25 @@ func (q *events) again(key about, x *queued) {
 	}
 }
 
+// rest puts an event back for later, unless a later one is there.
+func (q *events) rest(key about, x *queued) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.queued[key] == nil {
+		q.queued[key] = x
+	}
+	if q.resting[key] {
+		return
+	}
+	q.resting[key] = true
+	time.AfterFunc(eventsPace, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		delete(q.resting, key)
+		q.queue.Add(key)
+	})
+}
+
 // flush waits until everything in the queue is written, now that the process ends, but not for ever.
 func (q *events) flush() {
 	q.ending.Store(true)
@@ -236,6 +270,9 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+// errTooMany says that an object has had many events.
+var errTooMany = errors.New("too many events about one object")
+
 // write writes one event, or counts it where it repeats another. That it cannot be written anywhere, as where the namespace
 // is going, is no error.
 func write(ctx context.Context, sink typedcorev1.EventInterface, correlator *record.EventCorrelator, x *queued) (err error) {
@@ -246,7 +283,8 @@ func write(ctx context.Context, sink typedcorev1.EventInterface, correlator *rec
 	}
 	result := x.result
 	if result.Skip {
-		return nil
+		x.result = nil
+		return errTooMany
 	}
 	var written *corev1.Event
 	if len(result.Patch) > 0 {

@@ -162,6 +162,46 @@ func TestNoEventIsLost(t *testing.T) {
 	})
 }
 
+// Somebody changes his Service, or his text, again and again. What is told last is what is so, however often it was another.
+func TestTheLastEventOfManyIsTheOneThatCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		var mu sync.Mutex
+		writes, last := 0, ""
+		client.PrependReactor("*", "events", func(a k8stesting.Action) (bool, runtime.Object, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			writes++
+			if create, ok := a.(k8stesting.CreateAction); ok {
+				e := create.GetObject().(*corev1.Event)
+				last = e.Message
+				return true, e, nil
+			}
+			e := &corev1.Event{}
+			err := json.Unmarshal(a.(k8stesting.PatchAction).GetPatch(), e)
+			last = e.Message
+			return true, e, err
+		})
+		q, done := newEvents(), make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { q.run(ctx, client.CoreV1().Events("")); close(done) }()
+		for i := range 600 { // one a second
+			q.Eventf(aService(t, "shop/web"), "Warning", "SyncLoadBalancerFailed", "no pool is named %d", i)
+			<-time.After(time.Second)
+		}
+		<-time.After(2 * eventsPace)
+		synctest.Wait()
+		if !strings.HasSuffix(last, "no pool is named 599") {
+			t.Errorf("the last that was heard is %q", last)
+		}
+		if most := eventsBurst + 600/10 + 5; writes > most {
+			t.Errorf("they were told in %d writes, more than %d", writes, most)
+		}
+		cancel()
+		<-done
+	})
+}
+
 // A process that is told to end has said what was to be said, and ends all the same if nobody listens.
 func TestEventsAreWrittenBeforeTheProcessEnds(t *testing.T) {
 	for answer, within := range map[error]time.Duration{nil: statusesRest, errors.New("not now"): eventsFlush} {

@@ -73,7 +73,7 @@ func (w *world) restart() {
 	w.cloud = New(Options{})
 	w.cloud.record = w.book
 	w.cloud.freed = func() {}
-	w.cloud.slice = time.Hour // this machine may stand still
+	w.cloud.slice = time.Hour                                                           // this machine may stand still
 	w.cloud.now = func() time.Time { w.clock = w.clock.Add(time.Hour); return w.clock } // nobody tires
 	w.cloud.watch = &viewed{}
 	w.cloud.lookup = func(namespace, name string) *corev1.Service { return w.cache[namespace+"/"+name] }

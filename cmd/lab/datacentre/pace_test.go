@@ -23,7 +23,7 @@ func BenchmarkFromStatusToRoute(b *testing.B) {
 	must(b, s.Admit(ctx, fmt.Sprintf("peers: [{peer-address: %s, peer-asn: 100, my-asn: %d, connect-time: 1s}]\naddress-pools: [{name: p, cidr: [10.100.0.0/16, 10.200.0.0/16]}]\n", birdAddr, clusterASN)))
 	upAnew(b, bird, network.Session{})
 	there := 0
-	for size := range splitSizes(cmp.Or(os.Getenv("LAB_SIZES"), "100,2000,10000")) {
+	for size := range splitSizes(cmp.Or(os.Getenv("LAB_SIZES"), "100 2000 10000")) {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			var services []Service
 			for i := there; i < size; i++ {
@@ -62,7 +62,7 @@ func BenchmarkFromStatusToRoute(b *testing.B) {
 
 func splitSizes(text string) func(func(int) bool) {
 	return func(yield func(int) bool) {
-		for size := range strings.SplitSeq(text, ",") {
+		for size := range strings.FieldsSeq(text) {
 			n, err := strconv.Atoi(size)
 			if err != nil || !yield(n) {
 				return
