@@ -398,13 +398,13 @@ func (c *Cloud) exists(svc *corev1.Service) bool {
 	return stored != nil && stored.UID == svc.UID
 }
 
-// left reports whether the Service went, became another's or wants no address any more while it was worked on.
+// left reports whether the Service went, or became another's, while it was worked on.
 func (c *Cloud) left(svc *corev1.Service) bool {
 	if c.lookup == nil {
 		return false
 	}
 	stored := c.lookup(svc.Namespace, svc.Name)
-	return stored == nil || stored.UID != svc.UID || !wants(stored) || c.view.of(stored) == nil
+	return stored == nil || stored.UID != svc.UID || c.view.of(stored) == nil
 }
 
 // compareEvery is how often the ledger is compared with what the informer's store has.

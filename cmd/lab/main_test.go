@@ -92,7 +92,7 @@ func TestTheDatacentrePrintsCommandsThatWorkAndLeavesNothingBehind(t *testing.T)
 
 func TestTheLabSaysWhatItCanDo(t *testing.T) {
 	for _, args := range [][]string{nil, {"dmeo"}, {"demo", "now"}} {
-		if err := run(t.Context(), args, io.Discard); err == nil || !strings.Contains(err.Error(), "lab demo, lab up, lab datacentre, or lab build DIR") {
+		if err := run(t.Context(), args, io.Discard); err == nil || !strings.Contains(err.Error(), "lab demo, lab up, lab datacentre, lab build DIR, or lab floor KUBECONFIG") {
 			t.Errorf("lab %v: %v", args, err)
 		}
 	}
