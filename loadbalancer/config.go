@@ -1,10 +1,12 @@
 package loadbalancer
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"go4.org/netipx"
@@ -108,6 +110,20 @@ func (s Secret) Format(f fmt.State, _ rune) {
 
 // MarshalText keeps the secret out of structured logs.
 func (s Secret) MarshalText() ([]byte, error) { return fmt.Append(nil, s), nil }
+
+// PasswordIn returns the password that a value of a Kubernetes Secret is. An error says what is wrong with the value, and does
+// not show it.
+func PasswordIn(value []byte) (Secret, error) {
+	// People make Secrets from files, and a file's last line ends.
+	text := strings.TrimSuffix(strings.TrimSuffix(string(value), "\n"), "\r")
+	switch {
+	case text == "":
+		return "", errors.New("is empty: give it a value")
+	case len(text) > maxPassword:
+		return "", fmt.Errorf("is longer than the %d bytes that TCP MD5 allows", maxPassword)
+	}
+	return Secret(text), nil
+}
 
 // A Drain says how an operator marks a node that is to lose its traffic.
 type Drain struct {

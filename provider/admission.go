@@ -39,13 +39,6 @@ const (
 	keyConfirmed  = "confirmed"
 )
 
-// Annotations, after either prefix, that name a text which the operator wants in force whatever it takes away. Each is good for
-// one admission: the copy keeps what was used until the annotation is gone or names another text.
-const (
-	annotationConfirm  = "confirm"  // Services lose their addresses, Nodes their peers, addresses their routes
-	annotationRenumber = "renumber" // Services lose their addresses
-)
-
 const (
 	// rewriteRefusalAfter is how often a refusal may be written again, with the whole copy, while a text in force stays.
 	rewriteRefusalAfter = 10 * time.Second
@@ -76,6 +69,7 @@ type admission struct {
 	used     []string        // confirmations that are used up
 	parsed   parsed          // the user's text that is not in force
 	told     map[string]bool // warnings about the text in force that were told
+	typos    []string        // annotations of the user's ConfigMap that mean nothing
 	missed   bool            // the user's ConfigMap is gone, and we said so
 	waits    bool            // for what a verdict needs to be read, or for the copy to be written
 	failure  string          // why the copy could not be written, as it was said
@@ -223,18 +217,28 @@ func (a *admission) look(ctx context.Context) (again time.Duration) {
 		return again
 	}
 	updateErrors.Inc()
-	// Somebody else wrote the copy a moment ago, perhaps we ourselves: the watch will bring what it is now.
-	if text := err.Error(); !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) && text != a.failure {
+	if text := err.Error(); !overtaken(err) && text != a.failure {
 		a.failure = text
 		klog.ErrorS(err, "Cannot keep the admitted configuration", "configmap", klog.KRef(a.cloud.options.Namespace, a.copyName()))
+		if user, err := a.user.Get(a.cloud.options.ConfigName); err == nil {
+			means := "speakers act on what it says now"
+			if a.waits {
+				means = "the text is not in force"
+			}
+			a.cloud.record.Eventf(user, corev1.EventTypeWarning, "ConfigNotStored", "ConfigMap %s cannot be written, so that %s: %s; if it is immutable, delete it", a.copyName(), means, text)
+		}
 	}
 	return time.Second
 }
 
+// overtaken reports whether somebody else wrote the copy a moment ago, perhaps we ourselves: the watch will bring what it is.
+func overtaken(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
+
 // review decides about the user's text and repairs the admitted copy.
 func (a *admission) review(ctx context.Context) (again time.Duration, err error) {
 	defer func() {
-		a.cloud.report(configState{loaded: a.config != nil, stale: a.refused != nil || a.missed || a.waits})
+		unstored := err != nil && !overtaken(err)
+		a.cloud.report(configState{loaded: a.config != nil, stale: a.refused != nil || a.missed || a.waits || unstored})
 	}()
 	user, err := a.user.Get(a.cloud.options.ConfigName)
 	if err != nil && !apierrors.IsNotFound(err) {
@@ -259,11 +263,20 @@ func (a *admission) review(ctx context.Context) (again time.Duration, err error)
 
 // consider admits the user's text or refuses it, and says so if that is new.
 func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again time.Duration, err error) {
+	judged := a.observed == user.ResourceVersion // perhaps before a restart
 	a.waits, a.observed = false, user.ResourceVersion
 	a.used = slices.DeleteFunc(a.used, func(used string) bool { return !slices.Contains(confirmations(user), used) })
 	text, ok := user.Data[keyConfig]
 	known := a.facts.now()
+	if typos := service.UnknownOnConfig(user.Annotations); !slices.Equal(typos, a.typos) {
+		if a.typos = typos; len(typos) > 0 && !judged {
+			a.cloud.record.Eventf(user, corev1.EventTypeWarning, "UnknownAnnotation", "%s", strings.Join(typos, "; "))
+		}
+	}
 	if ok && a.config != nil && text == a.inForce.text {
+		if a.refused != nil {
+			a.admitted(user, hashOf(text), "in force again")
+		}
 		a.refused = nil
 		a.warn(user, a.config.Admit(a.config, known).Warnings)
 		return 0, nil
@@ -317,7 +330,7 @@ func noText(user *corev1.ConfigMap) string {
 
 // confirmations are what the ConfigMap's annotations confirm, as "confirm=0123456789abcdef".
 func confirmations(user *corev1.ConfigMap) (all []string) {
-	for _, name := range []string{annotationConfirm, annotationRenumber} {
+	for _, name := range []string{service.AnnotationConfirm, service.AnnotationRenumber} {
 		if hash, _, err := service.Annotation(user.Annotations, name); err == nil && hash != "" {
 			all = append(all, name+"="+hash)
 		}
@@ -331,7 +344,7 @@ func (a *admission) consent(user *corev1.ConfigMap, hash string) (by loadbalance
 	for _, level := range []struct {
 		name    string
 		consent loadbalancer.Consent
-	}{{annotationConfirm, loadbalancer.Confirm}, {annotationRenumber, loadbalancer.Renumber}} {
+	}{{service.AnnotationConfirm, loadbalancer.Confirm}, {service.AnnotationRenumber, loadbalancer.Renumber}} {
 		named, where, err := service.Annotation(user.Annotations, level.name)
 		switch {
 		case err != nil:
@@ -360,19 +373,19 @@ func (a *admission) admit(ctx context.Context, user *corev1.ConfigMap, text stri
 	}
 	if _, err := a.store(ctx, a.want(becomes)); err != nil {
 		a.refused, a.used, a.waits = before, used, true
-		if text := err.Error(); text != a.failure && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
-			a.cloud.record.Eventf(user, corev1.EventTypeWarning, "ConfigNotStored",
-				"the text %s is not in force, because ConfigMap %s cannot be written: %s; if it is immutable, delete it", next.hash, a.copyName(), text)
-		}
 		return err
 	}
 	first := a.config == nil
 	a.config, a.inForce, a.parsed, a.told = next.config, becomes, parsed{}, map[string]bool{}
 	a.cloud.enforce(a.config, becomes.givenUp, first)
 	klog.InfoS("Admitted configuration", "configmap", klog.KObj(user), "hash", next.hash, "pools", len(a.config.Pools), "peers", len(a.config.Peers))
-	a.cloud.record.Eventf(user, corev1.EventTypeNormal, "ConfigAdmitted", "the text %s is in force: %s, %s", next.hash, count(len(a.config.Pools), "pool"), count(len(a.config.Peers), "peer"))
+	a.admitted(user, next.hash, "in force")
 	a.warn(user, append(next.warnings, verdict.Warnings...))
 	return nil
+}
+
+func (a *admission) admitted(user *corev1.ConfigMap, hash, state string) {
+	a.cloud.record.Eventf(user, corev1.EventTypeNormal, "ConfigAdmitted", "the text %s is %s: %s, %s", hash, state, count(len(a.config.Pools), "pool"), count(len(a.config.Peers), "peer"))
 }
 
 func count(n int, what string) string {

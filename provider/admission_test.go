@@ -527,7 +527,8 @@ func TestAPasswordWithoutAValueIsAWarningAndNoValueIsKept(t *testing.T) {
 				t.Errorf("the process keeps %v", object)
 			}
 		}
-		if _, err := client.CoreV1().Secrets("metallb-system").Update(t.Context(), secret(""), metav1.UpdateOptions{}); err != nil {
+		// What the kernel cannot sign with is no value.
+		if _, err := client.CoreV1().Secrets("metallb-system").Update(t.Context(), secret(strings.Repeat("y", 81)), metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -558,7 +559,7 @@ func TestATextThatCannotBeStoredIsNotInForce(t *testing.T) {
 		if !c.stale() {
 			t.Error("stale is 0")
 		}
-		if events := c.book.take(); len(events) != 1 || !strings.HasPrefix(events[0], "metallb-system/config Warning ConfigNotStored the text "+hashOf(next)+" is not in force, because ConfigMap config-admitted cannot be written: ") {
+		if events := c.book.take(); len(events) != 1 || !strings.HasPrefix(events[0], "metallb-system/config Warning ConfigNotStored ConfigMap config-admitted cannot be written, so that the text is not in force: ") {
 			t.Errorf("events %q", events)
 		}
 		immutable.Store(false)
@@ -567,6 +568,65 @@ func TestATextThatCannotBeStoredIsNotInForce(t *testing.T) {
 		if addr, err := ensure(t, c.cloud, "shop/api pool=more"); addr != "10.9.0.0" || c.stale() {
 			t.Errorf("it can be stored, and api has %q, %v", addr, err)
 		}
+	})
+}
+
+func TestACopyThatIsGoneAndCannotBeWrittenIsToldAndStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset(configMap("config", map[string]string{"config": text("vip 10.0.0.0/31")}))
+		c := convene(t, client, "")
+		defer c.end()
+		c.book.take()
+		var forbidden atomic.Bool
+		forbidden.Store(true)
+		client.PrependReactor("create", "configmaps", func(k8stesting.Action) (bool, runtime.Object, error) {
+			return forbidden.Load(), nil, apierrors.NewForbidden(corev1.Resource("configmaps"), "config-admitted", errors.New("no"))
+		})
+		c.remove("config-admitted")
+		<-time.After(10 * time.Second)
+		synctest.Wait()
+		events := c.book.take()
+		if len(events) != 1 || !strings.Contains(events[0], "Warning ConfigNotStored ConfigMap config-admitted cannot be written, so that speakers act on what it says now: ") || !c.stale() {
+			t.Errorf("stale %t, events %q", c.stale(), events)
+		}
+		forbidden.Store(false)
+		<-time.After(time.Second)
+		synctest.Wait()
+		if c.stored()["config"] == "" || c.stale() {
+			t.Errorf("it can be written again, and says %v; stale %t", c.stored(), c.stale())
+		}
+	})
+}
+
+func TestATextThatIsTakenBackIsToldToBeInForceAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := text("vip 10.0.0.0/31")
+		c := convene(t, fake.NewClientset(configMap("config", map[string]string{"config": first})), "")
+		defer c.end()
+		c.write(first + "colour: blue\n")
+		c.book.take()
+		c.write(first)
+		same(t, "events", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + hashOf(first) + " is in force again: 1 pool, 0 peers"})
+		c.write(first)
+		same(t, "events of a touch", c.book.take(), nil)
+	})
+}
+
+func TestAMisspeltAnnotationOfTheConfigMapIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := convene(t, fake.NewClientset(configMap("config", map[string]string{"config": text("vip 10.0.0.0/31")})), "")
+		defer c.end()
+		c.book.take()
+		for range 2 {
+			user := configMap("config", map[string]string{"config": text("vip 10.0.0.0/31")})
+			user.ResourceVersion = "42"
+			user.Annotations = map[string]string{"metallb.universe.tf/renumbr": "0123456789abcdef"}
+			if _, err := c.client.CoreV1().ConfigMaps("metallb-system").Update(t.Context(), user, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		same(t, "events", c.book.take(), []string{"metallb-system/config Warning UnknownAnnotation annotation metallb.universe.tf/renumbr means nothing: the nearest that does is metallb.universe.tf/renumber"})
 	})
 }
 

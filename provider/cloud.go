@@ -234,7 +234,7 @@ func (c *Cloud) confirm(ctx context.Context) error {
 		stopping := c.frozen
 		c.mu.Unlock()
 		if !stopping { // else we gave it up ourselves
-			c.lost()
+			c.lost(err)
 		}
 	}
 	return err
@@ -445,25 +445,32 @@ func (c *Cloud) OnDelete(object any) {
 	}
 }
 
-// lost ends the process: another one leads, and may have given away what this one believes to be free.
-func (c *Cloud) lost() {
-	klog.ErrorS(errLost, "Stopped at once")
+// lost ends the process: another one leads, or may, and give away what this one believes to be free.
+func (c *Cloud) lost(why error) {
+	klog.ErrorS(why, "Stopped at once")
 	klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+}
+
+// freeze gives no address away any more, and returns when what is being written is written.
+func (c *Cloud) freeze() {
+	c.mu.Lock()
+	c.frozen = true
+	c.resumed.Broadcast()
+	fence := c.fence
+	c.mu.Unlock()
+	if fence != nil {
+		fence.Close()
+	}
 }
 
 // Stop lets another replica lead: no address is given away any more, what is being written is written, and the Lease is
 // given up. It returns when that is done, and users were told what they were to hear.
 func (c *Cloud) Stop() {
-	c.mu.Lock()
-	c.frozen = true
-	c.resumed.Broadcast()
-	resign, fence := c.resign, c.fence
-	c.mu.Unlock()
-	if resign == nil {
+	c.freeze()
+	if c.resign == nil {
 		return
 	}
-	fence.Close()
-	resign()
+	c.resign()
 	<-c.resigned
 	c.events.flush()
 }

@@ -123,7 +123,7 @@ func trimNode(object any) (any, error) {
 	return kept, nil
 }
 
-// trimSecret keeps which keys have a value, and no value.
+// trimSecret keeps which keys have a value that can be a password, and no value.
 func trimSecret(object any) (any, error) {
 	secret, ok := object.(*corev1.Secret)
 	if !ok {
@@ -131,7 +131,7 @@ func trimSecret(object any) (any, error) {
 	}
 	kept := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: secret.Namespace, Name: secret.Name, UID: secret.UID, ResourceVersion: secret.ResourceVersion}, Data: map[string][]byte{}}
 	for key, value := range secret.Data {
-		if len(value) > 0 {
+		if _, err := loadbalancer.PasswordIn(value); err == nil {
 			kept.Data[key] = []byte{1}
 		}
 	}

@@ -27,6 +27,9 @@ type lease struct {
 	// look asks the API server who holds the Lease. The lock's own Get will not do: it remembers the version that it saw, and
 	// with that of another holder, our next renewal would take the Lease from them.
 	look func(context.Context) (holder string, err error)
+	// freeze returns when nothing is under way any more that only a leader may do. It is called before the Lease is given up,
+	// which the elector does by itself when it cannot renew it.
+	freeze func()
 	// lookAgain is how old the last look may be.
 	lookAgain time.Duration
 	// renewAgain is how old the last renewal is before the next.
@@ -46,6 +49,9 @@ const looksPerRenewal = 3
 func (l *lease) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	asked := time.Now()
 	if record.HolderIdentity != l.Identity() {
+		if l.freeze != nil {
+			l.freeze()
+		}
 		l.note(time.Time{}, true) // from now on somebody else may hold it, whether or not we get an answer
 	} else if asked.Sub(l.renewed) < l.renewAgain {
 		return nil
@@ -86,6 +92,9 @@ func (l *lease) elector(election componentbaseconfig.LeaderElectionConfiguration
 
 // errLost says that another process is the leader now.
 var errLost = errors.New("the lease belongs to another controller manager")
+
+// errNotRenewed says that another process may lead by now.
+var errNotRenewed = errors.New("the lease could not be renewed in time")
 
 // Confirm returns nil if the Lease is ours, as seen no longer than a few seconds ago. It asks the API server if need be.
 func (l *lease) Confirm(ctx context.Context) error {

@@ -229,3 +229,21 @@ func TestAnotherLeadsWithinTenSecondsOfAKill(t *testing.T) {
 		})
 	}
 }
+
+func TestNothingIsUnderWayWhenTheLeaseIsGivenUp(t *testing.T) {
+	plate := &doorplate{holder: "us"}
+	l, frozen := plate.lease(), 0
+	l.freeze = func() {
+		if frozen++; plate.holder != "us" {
+			t.Errorf("the Lease is held by %q already", plate.holder)
+		}
+	}
+	for _, holder := range []string{"us", ""} {
+		if err := l.Update(t.Context(), resourcelock.LeaderElectionRecord{HolderIdentity: holder}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if plate.holder != "" || frozen != 1 {
+		t.Errorf("the Lease is held by %q, after %d waits for what is under way", plate.holder, frozen)
+	}
+}

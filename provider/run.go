@@ -164,7 +164,7 @@ func (g *gate) run(ctx context.Context, framework genericcontrollermanager.Contr
 		klog.FlushAndExit(klog.ExitFlushTimeout, 1)
 	}
 	if ctx.Err() == nil {
-		g.cloud.lost()
+		g.cloud.lost(errNotRenewed)
 	}
 }
 
@@ -187,7 +187,7 @@ func (g *gate) elect(ctx context.Context, election componentbaseconfig.LeaderEle
 	if err != nil {
 		return fmt.Errorf("make a client for the lease: %w", err)
 	}
-	g.cloud.lease = &lease{Interface: lock, lookAgain: min(lookAtLeast, fenceTime(election.LeaseDuration.Duration)), look: func(ctx context.Context) (string, error) {
+	g.cloud.lease = &lease{Interface: lock, freeze: g.cloud.freeze, lookAgain: min(lookAtLeast, fenceTime(election.LeaseDuration.Duration)), look: func(ctx context.Context) (string, error) {
 		found, err := client.CoordinationV1().Leases(election.ResourceNamespace).Get(ctx, election.ResourceName, metav1.GetOptions{})
 		if err != nil || found.Spec.HolderIdentity == nil {
 			return "", err

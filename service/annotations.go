@@ -9,10 +9,18 @@ import (
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
+// Annotations of the user's ConfigMap, after either prefix, that name a text which the operator wants in force whatever it takes
+// away. Each is good for one admission: the copy keeps what was used until the annotation is gone or names another text.
+const (
+	AnnotationConfirm  = "confirm"  // Services lose their addresses, Nodes their peers, addresses their routes
+	AnnotationRenumber = "renumber" // Services lose their addresses
+)
+
 // Annotations that mean something under our prefixes: of Services also what MetalLB writes there itself.
 var (
 	onServices = []string{AnnotationPool, AnnotationAddress, AnnotationShare, "ip-allocated-from-pool"}
 	onNodes    = []string{"drain"}
+	onConfigs  = []string{AnnotationConfirm, AnnotationRenumber}
 )
 
 // UnknownOnService says which annotations of a Service stand under one of our prefixes and mean nothing, one a text.
@@ -22,6 +30,9 @@ func UnknownOnService(annotations map[string]string) []string {
 
 // UnknownOnNode is UnknownOnService for Nodes.
 func UnknownOnNode(annotations map[string]string) []string { return unknown(annotations, onNodes) }
+
+// UnknownOnConfig is UnknownOnService for the user's ConfigMap.
+func UnknownOnConfig(annotations map[string]string) []string { return unknown(annotations, onConfigs) }
 
 func unknown(annotations map[string]string, known []string) (all []string) {
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {

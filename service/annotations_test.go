@@ -31,6 +31,10 @@ func TestTyposUnderOurPrefixesAreFound(t *testing.T) {
 	if got := UnknownOnNode(map[string]string{"metallb.universe.tf/drained": "", "metallb.io/drain": "", "kubernetes.io/x": ""}); !slices.Equal(got, want) {
 		t.Errorf("on a Node: %q, want %q", got, want)
 	}
+	want = []string{"annotation metallb.universe.tf/renumbr means nothing: the nearest that does is metallb.universe.tf/renumber"}
+	if got := UnknownOnConfig(map[string]string{"metallb.universe.tf/renumbr": "x", "metallb.io/confirm": "x"}); !slices.Equal(got, want) {
+		t.Errorf("on the ConfigMap: %q, want %q", got, want)
+	}
 	if got := UnknownOnService(nil); got != nil {
 		t.Errorf("of nothing: %q", got)
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,9 +14,6 @@ import (
 
 // SecretName is the Secret where a peer's password-key is looked up, in the configuration's namespace.
 const SecretName = "metallb-bgp-auth"
-
-// longestPassword is what the kernel signs with (TCP_MD5SIG_MAXKEYLEN).
-const longestPassword = 80
 
 // secretPatience is how long the Secret may take to be read before that is worth a word.
 const secretPatience = 5 * time.Second
@@ -39,19 +35,16 @@ func Passwords(before map[string]Password, keys []string, ref string, secret *co
 		if secret != nil {
 			value, there = secret.Data[key]
 		}
-		// People make Secrets from files, and a file's last line ends.
-		text := strings.TrimSuffix(strings.TrimSuffix(string(value), "\n"), "\r")
+		password, err := loadbalancer.PasswordIn(value)
 		switch {
 		case secret == nil:
 			p.Why = fmt.Sprintf("Secret %s does not exist: create it, with key %q", ref, key)
 		case !there:
 			p.Why = fmt.Sprintf("Secret %s has no key %q: add it", ref, key)
-		case text == "":
-			p.Why = fmt.Sprintf("key %q of Secret %s is empty: give it a value", key, ref)
-		case len(text) > longestPassword:
-			p.Why = fmt.Sprintf("key %q of Secret %s is longer than the %d bytes that TCP MD5 allows", key, ref, longestPassword)
+		case err != nil:
+			p.Why = fmt.Sprintf("key %q of Secret %s %v", key, ref, err)
 		default:
-			p.Value = loadbalancer.Secret(text)
+			p.Value = password
 		}
 		after[key] = p
 	}

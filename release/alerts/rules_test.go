@@ -150,7 +150,7 @@ var stories = []story{
 			10m firing warning MetalLBAddressNotAnnounced: No node announces 192.168.10.0 of Service shop/web (pool default).`,
 	},
 	{
-		name: "A new cluster without peers and Services",
+		name:   "A new cluster without peers and Services",
 		series: unpeered + `metallb_k8s_client_config_loaded_bool{instance="10.0.0.1:7473"} 1x120`,
 	},
 
