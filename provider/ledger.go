@@ -99,12 +99,17 @@ func newEntry(svc *corev1.Service) *entry {
 // service controller hands in and what our own handler sees do not come in order. An older state asks for what its user may
 // no longer want.
 func (e *entry) note(svc *corev1.Service) bool {
-	order, err := resourceversion.CompareResourceVersion(svc.ResourceVersion, e.service.ResourceVersion)
-	if err == nil && order < 0 {
+	if e.outdates(svc) {
 		return false
 	}
 	e.service, e.wanted = svc, service.Request(svc)
 	return true
+}
+
+// outdates reports whether a newer state than this is noted.
+func (e *entry) outdates(svc *corev1.Service) bool {
+	order, err := resourceversion.CompareResourceVersion(svc.ResourceVersion, e.service.ResourceVersion)
+	return err == nil && order < 0
 }
 
 // A conflict is an address that two Services show, and that the younger loses.
@@ -165,6 +170,9 @@ func wants(svc *corev1.Service) bool {
 
 // ignore takes note of a Service that is not ours, or not any more, and reports whether that may have freed an address.
 func (l *ledger) ignore(svc *corev1.Service) (freed bool) {
+	if e := l.entries[svc.UID]; e != nil && e.outdates(svc) {
+		return false // it came back meanwhile
+	}
 	if before := l.ignored[svc.UID]; before != nil && slices.Equal(shows(before), shows(svc)) {
 		return false
 	}
