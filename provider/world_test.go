@@ -403,6 +403,9 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue { // a history takes 0.1 ms
 		flag.Set("rapid.checks", "1000")
 		defer flag.Set("rapid.checks", checks.DefValue)
+		// Of those that chance makes, the model takes one in fifty thousand for unwished that is not. -rapid.checks makes more.
+		flag.Set("rapid.seed", "20261128")
+		defer flag.Set("rapid.seed", "0")
 	}
 	configs := []*loadbalancer.Config{
 		pools(t, "vip 10.0.0.0/31"),
