@@ -1054,6 +1054,58 @@ func TestPasswordsNeverStandInAnError(t *testing.T) {
 	}
 }
 
+// What YAML takes for a tag, an anchor, an alias, a comment or a list was meant as a password all the same.
+func TestNoLineOfAPasswordIsShownWhateverYAMLMakesOfIt(t *testing.T) {
+	texts := []string{
+		"name: &l [hunter2]", "node-selectors: &l [{match-labels: &m {hunter2: hunter2!}}]\n  password: *m",
+		"password: &hunter2 {}\n  <<: {<<: [*hunter2, x]}", "? &k password\n  : hunter2\n  name: {*k : [hunter2]}",
+	}
+	texts[0] += "\n  password: *l"
+	for _, value := range []string{
+		"!hunter2", "!!hunter2", "!<hunter2>", "! hunter2", "!hunter2 x", "!hunter2 {}", "!hunter2 []", "!hunter2\n  - x", "!hunter2\n    a: b",
+		"&hunter2", "&hunter2 x", "&hunter2 []", "&hunter2 {}", "&hunter2\n  - x", "&hunter2\n    a: b", "&x !hunter2", "!x &hunter2", "&a\n    !hunter2",
+		"*hunter2", "#hunter2", "# hunter2", "\n    # hunter2", "x # hunter2", "~ # hunter2", "[] # hunter2", "{} # hunter2", "'' # hunter2",
+		"|", "|\n    hunter2", "|-\n    x\n    hunter2", "|hunter2", ">", ">\n    x\n    hunter2", ">hunter2", "| # hunter2\n    x", "!hunter2 |\n    x",
+		"x\n    hunter2", "'x\n    hunter2'", "\"x\\\n    hunter2\"", "\n    hunter2",
+		"[x,\n    hunter2]", "{x:\n    hunter2}", "{hunter2}", "[[hunter2]]", "- hunter2", "? hunter2", "hunter2: x", "%hunter2", "@hunter2", "`hunter2",
+	} {
+		for _, key := range []string{"password", "password-key", "pasword", "Password", "bgp-password"} {
+			texts = append(texts, key+": "+value, key+": "+value+"\n  hold-tme: 9s", "hold-tme: 9s\n  "+key+": "+value)
+		}
+	}
+	for i, text := range texts {
+		texts[i] = peer(text)
+	}
+	for _, value := range []string{"hunter2", "!hunter2", "&hunter2 x", "&hunter2", "#hunter2\n", "# hunter2\n", "'x\n hunter2'", "!hunter2 ''", "&x\n !hunter2 ", "[hunter2]", "x hunter2"} {
+		for _, word := range []string{"password", "password: ", "password, ", "password, x, ", "password : "} {
+			for _, list := range []string{"peers: [%s%s]", "peers: [{%s%s}]", "peers: [{%s%s, name:\n}]", "peers: [{hold-tme: 9s, %s%s}]", "communities: {%s%s}", "communities: {vpn: [%s%s]}",
+				"address-pools: [{name: a, cidr: [%s%s]}]", "[%s%s]", "{%s%s}"} {
+				texts = append(texts, fmt.Sprintf(list, word, value))
+			}
+		}
+	}
+	texts = append(texts,
+		"peers:\n- password\n- hunter2\n", "peers:\n- password\n-\n- !hunter2\n", "peers:\n- &p password\n- x\n- [*p, hunter2]\n- [*p , !hunter2 []]\n",
+		"peers:\n- password\n- hunter2: x\n", "peers:\n- password:\n- hunter2\n", "peers:\n- password:\n  hunter2:\n", "communities: {password: hunter2, hunter2: x}\n",
+		"password:\n---\nhunter2\n", "password:\n--- hunter2\n",
+		"peers:\n- {hold-tme: 9s, secret: hunter2}\n", "peers:\n- {hold-tme: 9s, psk: !hunter2}\n", "peers:\n- {hold-tme: 9s, md5: &hunter2}\n",
+	)
+	for _, text := range texts {
+		config, warnings, err := Parse([]byte(text))
+		told := fmt.Sprintf("%v %v", err, warnings)
+		if err == nil {
+			v := (*Config)(nil).Admit(config, Facts{})
+			told = fmt.Sprintf("%v %v %v", warnings, v.Unfit, v.Warnings)
+		}
+		if _, _, err := ParseAdmitted([]byte(text)); err != nil {
+			told += fmt.Sprint(" ", err)
+		}
+		if strings.Contains(told, "hunter2") {
+			t.Errorf("of\n%s\nis told\n%s", text, told)
+		}
+	}
+}
+
 func TestAnAdmittedTextOfALaterVersionLosesOnlyWhatThisOneDoesNotKnow(t *testing.T) {
 	text := `
 telemetry: {interval: 5s}
