@@ -567,8 +567,6 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			`line 5: peers[0].source-address: "2001:db8::9" is not of the same IP version as the peer-address 10.0.0.1: write an address of that version, or node-ip (column 19)`},
 		{"password twice", peer("password: hunter2", "password-key: tor"),
 			"line 6: peers[0].password-key: stands here as well as peers[0].password on line 5: keep one (column 17)"},
-		{"password empty", peer(`password: ""`),
-			`line 5: peers[0].password: is empty: write the router's password or remove the key (column 13: "\"\"")`},
 		{"password too long", peer("password: " + strings.Repeat("a", 81)),
 			"line 5: peers[0].password: is longer than 80 bytes, which is the most that TCP MD5 takes: choose a shorter one (column 13)"},
 		{"password is a list", peer("password: [a]"),
@@ -1104,6 +1102,43 @@ func TestNoLineOfAPasswordIsShownWhateverYAMLMakesOfIt(t *testing.T) {
 			t.Errorf("of\n%s\nis told\n%s", text, told)
 		}
 	}
+}
+
+// MetalLB took all of these for no password, and its configurations work here unedited.
+func TestAnEmptyPasswordIsNoneAndAWarning(t *testing.T) {
+	const inline = "line 5: peers[0].password: the password is empty, so the session has none: if yours begins with #, !, & or *, put it in quotes; else remove the key (column "
+	for _, empty := range []string{``, ` ""`, ` ''`, ` ~`, ` null`, ` #hunter2`, ` &hunter2`, ` &hunter2 ""`, ` |`, ` >`} {
+		config, warnings, err := Parse([]byte(peer("password:" + empty)))
+		if err != nil || config.Peers[0].Password != "" || len(warnings) != 1 || !strings.HasPrefix(warnings[0].Error(), inline) {
+			t.Errorf("password:%s: warnings %v, %v", empty, warnings, err)
+		}
+		config, warnings, err = Parse([]byte(peer("password-key:" + empty)))
+		if err != nil || config.Peers[0].PasswordKey != "" || len(warnings) != 1 ||
+			!strings.HasPrefix(warnings[0].Error(), "line 5: peers[0].password-key: names no key of Secret metallb-bgp-auth, so the session has no password: write the key, or remove this one (column ") {
+			t.Errorf("password-key:%s: warnings %v, %v", empty, warnings, err)
+		}
+		config, warnings, err = Parse([]byte(peer("password:"+empty, "password-key: tor")))
+		if err != nil || config.Peers[0].PasswordKey != "tor" || len(warnings) != 1 || !strings.Contains(warnings[0].Error(), "peers[0].password: is empty, and password-key counts: remove this one") {
+			t.Errorf("password:%s beside a password-key: warnings %v, %v", empty, warnings, err)
+		}
+	}
+}
+
+func TestAPasswordWithATagIsRefusedUnlessTheTextInForceHasOne(t *testing.T) {
+	for _, tagged := range []string{"!hunter2", "!hunter2 x", "! hunter2", "!!hunter2 x", "!!null hunter2", "!!str hunter2", "&p !hunter2 x", "!hunter2 'x'", "!hunter2 |-\n    x"} {
+		for key, column := range map[string]int{"password": 13, "password-key": 17} {
+			text := peer(key + ": " + tagged)
+			tells(t, text, fmt.Sprintf("line 5: peers[0].%s: begins with !, of which YAML makes a tag: put it in quotes (column %d)", key, column))
+			inForce, _, err := ParseAdmitted([]byte(text))
+			if err != nil {
+				t.Errorf("%s, which an earlier release admitted: %v", text, err)
+			} else if v := inForce.Admit(parse(t, text), Facts{NodesKnown: true}); !v.Admits() {
+				t.Errorf("%s, which is in force: %s", text, against(v))
+			}
+		}
+	}
+	equal(t, said(peer("password: '!hunter2'")), "")
+	tells(t, "peers:\n- name: &x !hunter2 tor\n  password: *x\n  peer-address: 10.0.0.1\n  peer-asn: 1\n  my-asn: 2\n", "of which YAML makes a tag")
 }
 
 func TestAnAdmittedTextOfALaterVersionLosesOnlyWhatThisOneDoesNotKnow(t *testing.T) {

@@ -205,18 +205,12 @@ var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n", "\u
 // rest returns what stands on a line from a column on, or on all of it if that is nothing. It returns nothing where a password
 // begins, and if any stands in it.
 func (r *reader) rest(line, column int) string {
-	if r.lines == nil {
-		r.lines = strings.Split(lineEnds.Replace(string(r.source)), "\n")
-	}
-	const most = 4 << 10 // characters: to look through more for each problem would take long
-	if line < 1 || line > len(r.lines) || len(r.lines[line-1]) > most || r.secretLines[line] || len(r.secrets) > maxShown {
+	rest := r.from(line, column)
+	if r.secretLines[line] || len(r.secrets) > maxShown {
 		return ""
 	}
-	all := []rune(r.lines[line-1])
-	const blank = " \t"
-	rest := strings.Trim(string(all[max(0, min(column-1, len(all))):]), blank)
 	if rest == "" && len(r.secretLines) == 0 {
-		rest = strings.Trim(string(all), blank)
+		rest = r.from(line, 1)
 	}
 	for secret := range r.secrets {
 		if strings.Contains(rest, secret) {
@@ -224,6 +218,19 @@ func (r *reader) rest(line, column int) string {
 		}
 	}
 	return show(rest)
+}
+
+// from returns what is written on a line from a column on, secret or not.
+func (r *reader) from(line, column int) string {
+	if r.lines == nil {
+		r.lines = strings.Split(lineEnds.Replace(string(r.source)), "\n")
+	}
+	const most = 4 << 10 // characters: to look through more for each problem would take long
+	if line < 1 || line > len(r.lines) || len(r.lines[line-1]) > most {
+		return ""
+	}
+	all := []rune(r.lines[line-1])
+	return strings.Trim(string(all[max(0, min(column-1, len(all))):]), " \t")
 }
 
 // restUnread returns a line of a text that is not YAML. Nobody knows what is a password in it: one may go on for several lines,
