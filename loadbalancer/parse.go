@@ -43,7 +43,8 @@ func ParseAdmitted(text []byte) (config *Config, ignored int, err error) {
 }
 
 func (r *reader) config(text []byte) *Config {
-	r.source, r.secrets, r.secretLines, r.again = text, map[string]bool{}, map[int]bool{}, map[string]*int{}
+	r.source, r.again = text, map[string]*int{}
+	r.hidden, r.secrets, r.secretLines = map[*yaml.Node]bool{}, map[string]bool{}, map[int]bool{}
 	if len(text) > MaxSize {
 		r.problems = Problems{{Text: fmt.Sprintf("the configuration is longer than %d KiB: name ranges instead of single addresses", MaxSize>>10)}}
 		return nil
@@ -58,7 +59,7 @@ func (r *reader) config(text []byte) *Config {
 	if document == nil {
 		return &Config{}
 	}
-	r.hide(document, false)
+	unfinished := r.hide(document, false)
 	root, ok := r.visit(document.Content[0])
 	if !ok {
 		return nil
@@ -68,6 +69,7 @@ func (r *reader) config(text []byte) *Config {
 		return nil
 	}
 	if second := r.document(decoder); second != nil {
+		r.hide(second, unfinished)
 		r.problem(value{node: second}, "a second YAML document begins here: keep one")
 		return nil
 	}

@@ -567,8 +567,6 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			`line 5: peers[0].source-address: "2001:db8::9" is not of the same IP version as the peer-address 10.0.0.1: write an address of that version, or node-ip (column 19)`},
 		{"password twice", peer("password: hunter2", "password-key: tor"),
 			"line 6: peers[0].password-key: stands here as well as peers[0].password on line 5: keep one (column 17)"},
-		{"password empty", peer(`password: ""`),
-			`line 5: peers[0].password: is empty: write the router's password or remove the key (column 13: "\"\"")`},
 		{"password too long", peer("password: " + strings.Repeat("a", 81)),
 			"line 5: peers[0].password: is longer than 80 bytes, which is the most that TCP MD5 takes: choose a shorter one (column 13)"},
 		{"password is a list", peer("password: [a]"),
@@ -1052,6 +1050,95 @@ func TestPasswordsNeverStandInAnError(t *testing.T) {
 	if accepted != 3 {
 		t.Errorf("%d texts are accepted, want 3: those that have a password and no mistake", accepted)
 	}
+}
+
+// What YAML takes for a tag, an anchor, an alias, a comment or a list was meant as a password all the same.
+func TestNoLineOfAPasswordIsShownWhateverYAMLMakesOfIt(t *testing.T) {
+	texts := []string{
+		"name: &l [hunter2]", "node-selectors: &l [{match-labels: &m {hunter2: hunter2!}}]\n  password: *m",
+		"password: &hunter2 {}\n  <<: {<<: [*hunter2, x]}", "? &k password\n  : hunter2\n  name: {*k : [hunter2]}",
+	}
+	texts[0] += "\n  password: *l"
+	for _, value := range []string{
+		"!hunter2", "!!hunter2", "!<hunter2>", "! hunter2", "!hunter2 x", "!hunter2 {}", "!hunter2 []", "!hunter2\n  - x", "!hunter2\n    a: b",
+		"&hunter2", "&hunter2 x", "&hunter2 []", "&hunter2 {}", "&hunter2\n  - x", "&hunter2\n    a: b", "&x !hunter2", "!x &hunter2", "&a\n    !hunter2",
+		"*hunter2", "#hunter2", "# hunter2", "\n    # hunter2", "x # hunter2", "~ # hunter2", "[] # hunter2", "{} # hunter2", "'' # hunter2",
+		"|", "|\n    hunter2", "|-\n    x\n    hunter2", "|hunter2", ">", ">\n    x\n    hunter2", ">hunter2", "| # hunter2\n    x", "!hunter2 |\n    x",
+		"x\n    hunter2", "'x\n    hunter2'", "\"x\\\n    hunter2\"", "\n    hunter2",
+		"[x,\n    hunter2]", "{x:\n    hunter2}", "{hunter2}", "[[hunter2]]", "- hunter2", "? hunter2", "hunter2: x", "%hunter2", "@hunter2", "`hunter2",
+	} {
+		for _, key := range []string{"password", "password-key", "pasword", "Password", "bgp-password"} {
+			texts = append(texts, key+": "+value, key+": "+value+"\n  hold-tme: 9s", "hold-tme: 9s\n  "+key+": "+value)
+		}
+	}
+	for i, text := range texts {
+		texts[i] = peer(text)
+	}
+	for _, value := range []string{"hunter2", "!hunter2", "&hunter2 x", "&hunter2", "#hunter2\n", "# hunter2\n", "'x\n hunter2'", "!hunter2 ''", "&x\n !hunter2 ", "[hunter2]", "x hunter2"} {
+		for _, word := range []string{"password", "password: ", "password, ", "password, x, ", "password : "} {
+			for _, list := range []string{"peers: [%s%s]", "peers: [{%s%s}]", "peers: [{%s%s, name:\n}]", "peers: [{hold-tme: 9s, %s%s}]", "communities: {%s%s}", "communities: {vpn: [%s%s]}",
+				"address-pools: [{name: a, cidr: [%s%s]}]", "[%s%s]", "{%s%s}"} {
+				texts = append(texts, fmt.Sprintf(list, word, value))
+			}
+		}
+	}
+	texts = append(texts,
+		"peers:\n- password\n- hunter2\n", "peers:\n- password\n-\n- !hunter2\n", "peers:\n- &p password\n- x\n- [*p, hunter2]\n- [*p , !hunter2 []]\n",
+		"peers:\n- password\n- hunter2: x\n", "peers:\n- password:\n- hunter2\n", "peers:\n- password:\n  hunter2:\n", "communities: {password: hunter2, hunter2: x}\n",
+		"password:\n---\nhunter2\n", "password:\n--- hunter2\n",
+		"peers:\n- {hold-tme: 9s, secret: hunter2}\n", "peers:\n- {hold-tme: 9s, psk: !hunter2}\n", "peers:\n- {hold-tme: 9s, md5: &hunter2}\n",
+	)
+	for _, text := range texts {
+		config, warnings, err := Parse([]byte(text))
+		told := fmt.Sprintf("%v %v", err, warnings)
+		if err == nil {
+			v := (*Config)(nil).Admit(config, Facts{})
+			told = fmt.Sprintf("%v %v %v", warnings, v.Unfit, v.Warnings)
+		}
+		if _, _, err := ParseAdmitted([]byte(text)); err != nil {
+			told += fmt.Sprint(" ", err)
+		}
+		if strings.Contains(told, "hunter2") {
+			t.Errorf("of\n%s\nis told\n%s", text, told)
+		}
+	}
+}
+
+// MetalLB took all of these for no password, and its configurations work here unedited.
+func TestAnEmptyPasswordIsNoneAndAWarning(t *testing.T) {
+	const inline = "line 5: peers[0].password: the password is empty, so the session has none: if yours begins with #, !, & or *, put it in quotes; else remove the key (column "
+	for _, empty := range []string{``, ` ""`, ` ''`, ` ~`, ` null`, ` #hunter2`, ` &hunter2`, ` &hunter2 ""`, ` |`, ` >`} {
+		config, warnings, err := Parse([]byte(peer("password:" + empty)))
+		if err != nil || config.Peers[0].Password != "" || len(warnings) != 1 || !strings.HasPrefix(warnings[0].Error(), inline) {
+			t.Errorf("password:%s: warnings %v, %v", empty, warnings, err)
+		}
+		config, warnings, err = Parse([]byte(peer("password-key:" + empty)))
+		if err != nil || config.Peers[0].PasswordKey != "" || len(warnings) != 1 ||
+			!strings.HasPrefix(warnings[0].Error(), "line 5: peers[0].password-key: names no key of Secret metallb-bgp-auth, so the session has no password: write the key, or remove this one (column ") {
+			t.Errorf("password-key:%s: warnings %v, %v", empty, warnings, err)
+		}
+		config, warnings, err = Parse([]byte(peer("password:"+empty, "password-key: tor")))
+		if err != nil || config.Peers[0].PasswordKey != "tor" || len(warnings) != 1 || !strings.Contains(warnings[0].Error(), "peers[0].password: is empty, and password-key counts: remove this one") {
+			t.Errorf("password:%s beside a password-key: warnings %v, %v", empty, warnings, err)
+		}
+	}
+}
+
+func TestAPasswordWithATagIsRefusedUnlessTheTextInForceHasOne(t *testing.T) {
+	for _, tagged := range []string{"!hunter2", "!hunter2 x", "! hunter2", "!!hunter2 x", "!!null hunter2", "!!str hunter2", "&p !hunter2 x", "!hunter2 'x'", "!hunter2 |-\n    x"} {
+		for key, column := range map[string]int{"password": 13, "password-key": 17} {
+			text := peer(key + ": " + tagged)
+			tells(t, text, fmt.Sprintf("line 5: peers[0].%s: begins with !, of which YAML makes a tag: put it in quotes (column %d)", key, column))
+			inForce, _, err := ParseAdmitted([]byte(text))
+			if err != nil {
+				t.Errorf("%s, which an earlier release admitted: %v", text, err)
+			} else if v := inForce.Admit(parse(t, text), Facts{NodesKnown: true}); !v.Admits() {
+				t.Errorf("%s, which is in force: %s", text, against(v))
+			}
+		}
+	}
+	equal(t, said(peer("password: '!hunter2'")), "")
+	tells(t, "peers:\n- name: &x !hunter2 tor\n  password: *x\n  peer-address: 10.0.0.1\n  peer-asn: 1\n  my-asn: 2\n", "of which YAML makes a tag")
 }
 
 func TestAnAdmittedTextOfALaterVersionLosesOnlyWhatThisOneDoesNotKnow(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"go4.org/netipx"
 	"gopkg.in/yaml.v3"
 )
 
@@ -200,27 +201,44 @@ var secretKey = regexp.MustCompile(`^[-_.A-Za-z0-9]+$`)
 // maxPassword is how long a password of TCP MD5 may be, in bytes: Linux's TCP_MD5SIG_MAXKEYLEN.
 const maxPassword = 80
 
+// password reads the password of a peer, or where it is. An empty one is none, as in MetalLB: YAML may have made it of another.
 func (r *reader) password(inline, key value) (password Secret, passwordKey string) {
-	if !inline.absent() && !key.absent() {
+	text, inlineOK := r.untagged(inline)
+	passwordKey, keyOK := r.untagged(key)
+	if text != "" && passwordKey != "" {
 		r.problem(key, "stands here as well as %s: keep one", place(inline))
 		return "", ""
 	}
-	if text, ok := r.text(inline); ok {
-		switch {
-		case text == "":
-			r.problem(inline, "is empty: write the router's password or remove the key")
-		case len(text) > maxPassword:
-			r.problem(inline, "is longer than %d bytes, which is the most that TCP MD5 takes: choose a shorter one", maxPassword)
-		default:
-			r.warn(inline, "everybody who may read this ConfigMap can read it: put it into Secret metallb-bgp-auth, and name its key as password-key")
-		}
-		password = Secret(text)
+	switch {
+	case len(text) > maxPassword:
+		r.problem(inline, "is longer than %d bytes, which is the most that TCP MD5 takes: choose a shorter one", maxPassword)
+	case text != "":
+		r.warn(inline, "everybody who may read this ConfigMap can read it: put it into Secret metallb-bgp-auth, and name its key as password-key")
+	case inlineOK && passwordKey != "":
+		r.warn(inline, "is empty, and password-key counts: remove this one")
+	case inlineOK:
+		r.warn(inline, "the password is empty, so the session has none: if yours begins with #, !, & or *, put it in quotes; else remove the key")
 	}
-	if text, ok := r.text(key); ok {
-		if len(text) > 253 || !secretKey.MatchString(text) {
-			r.problem(key, "is not a key that a Secret can have: write letters, digits, \"-\", \"_\" and \".\"")
-		}
-		passwordKey = text
+	switch {
+	case passwordKey != "" && (len(passwordKey) > 253 || !secretKey.MatchString(passwordKey)):
+		r.problem(key, "is not a key that a Secret can have: write letters, digits, \"-\", \"_\" and \".\"")
+	case passwordKey == "" && keyOK && text == "":
+		r.warn(key, "names no key of Secret metallb-bgp-auth, so the session has no password: write the key, or remove this one")
 	}
-	return password, passwordKey
+	return Secret(text), passwordKey
+}
+
+// untagged reads a text that YAML may have made shorter than it was meant. It reports false if there is none or it is no text;
+// null is one without letters.
+func (r *reader) untagged(v value) (text string, ok bool) {
+	if v.node == nil {
+		return "", false
+	}
+	if v.node.Style&yaml.TaggedStyle != 0 || strings.HasPrefix(r.from(v.node.Line, v.node.Column), "!") {
+		r.doubt(v, "tag of a password", netipx.IPRange{}, "").Text = "begins with !, of which YAML makes a tag: put it in quotes"
+	}
+	if v.absent() {
+		return "", true
+	}
+	return r.text(v)
 }

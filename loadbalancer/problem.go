@@ -102,7 +102,7 @@ func (r *reader) problem(at value, format string, args ...any) *Problem {
 // wrong reports a value, which stands before what is said of it. If a character in it cannot be seen, that is said instead.
 func (r *reader) wrong(v value, format string, args ...any) *Problem {
 	what := fmt.Sprintf(format, args...)
-	if hidden, ok := unseen(v.node.Value); ok && !r.secrets[v.node.Value] {
+	if hidden, ok := unseen(v.node.Value); ok && !r.secret(v.node) {
 		what = hidden
 	}
 	p := r.problem(v, "%s %s", r.quote(v), what)
@@ -190,11 +190,14 @@ func (r *reader) quote(v value) string {
 	case yaml.SequenceNode:
 		return "a list"
 	}
-	if r.secrets[v.node.Value] {
+	if r.secret(v.node) {
 		return "a password"
 	}
 	return strconv.Quote(show(v.node.Value))
 }
+
+// secret reports whether a scalar is a password or equal to one.
+func (r *reader) secret(node *yaml.Node) bool { return r.hidden[node] || r.secrets[node.Value] }
 
 // What YAML takes for the end of a line.
 var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n")
@@ -202,18 +205,12 @@ var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n", "\u
 // rest returns what stands on a line from a column on, or on all of it if that is nothing. It returns nothing where a password
 // begins, and if any stands in it.
 func (r *reader) rest(line, column int) string {
-	if r.lines == nil {
-		r.lines = strings.Split(lineEnds.Replace(string(r.source)), "\n")
-	}
-	const most = 4 << 10 // characters: to look through more for each problem would take long
-	if line < 1 || line > len(r.lines) || len(r.lines[line-1]) > most || r.secretLines[line] || len(r.secrets) > maxShown {
+	rest := r.from(line, column)
+	if r.secretLines[line] || len(r.secrets) > maxShown {
 		return ""
 	}
-	all := []rune(r.lines[line-1])
-	const blank = " \t"
-	rest := strings.Trim(string(all[max(0, min(column-1, len(all))):]), blank)
-	if rest == "" && len(r.secrets) == 0 {
-		rest = strings.Trim(string(all), blank)
+	if rest == "" && len(r.secretLines) == 0 {
+		rest = r.from(line, 1)
 	}
 	for secret := range r.secrets {
 		if strings.Contains(rest, secret) {
@@ -223,17 +220,33 @@ func (r *reader) rest(line, column int) string {
 	return show(rest)
 }
 
+// from returns what is written on a line from a column on, secret or not.
+func (r *reader) from(line, column int) string {
+	if r.lines == nil {
+		r.lines = strings.Split(lineEnds.Replace(string(r.source)), "\n")
+	}
+	const most = 4 << 10 // characters: to look through more for each problem would take long
+	if line < 1 || line > len(r.lines) || len(r.lines[line-1]) > most {
+		return ""
+	}
+	all := []rune(r.lines[line-1])
+	return strings.Trim(string(all[max(0, min(column-1, len(all))):]), " \t")
+}
+
 // restUnread returns a line of a text that is not YAML. Nobody knows what is a password in it: one may go on for several lines,
 // or stand elsewhere as an alias.
 func (r *reader) restUnread(line int) string {
 	rest := r.rest(line, 1)
-	if before := r.lines[:min(line-1, len(r.lines))]; passwordWord.MatchString(strings.Join(before, "\n")) || strings.Contains(rest, "&") {
+	if known := r.lines[:min(line, len(r.lines))]; secretWord.MatchString(strings.Join(known, "\n")) || strings.Contains(rest, "&") {
 		return ""
 	}
 	return rest
 }
 
 var passwordWord = regexp.MustCompile(`(?i)password(-key)?|pa?s+w(or|ro|o|r)?d?|pwd`) // as it is misspelt, too
+
+// secretWord also finds what else operators call a password.
+var secretWord = regexp.MustCompile(passwordWord.String() + "|secret|psk|md5")
 
 // show returns the beginning of a text that goes into an error. What follows the word password in it may be one: the
 // operator forgot a colon.
@@ -253,19 +266,43 @@ func show(text string) string {
 	return shown
 }
 
-// hide finds the secrets below a node. It does not follow aliases to lists and mappings, which are visited where they
-// stand.
-func (r *reader) hide(node *yaml.Node, secret bool) {
-	if secret && node.Kind == yaml.AliasNode && node.Alias.Kind == yaml.ScalarNode {
-		node = node.Alias
+// hide finds the secrets below a node, and their lines: what stands under a key such as password, whatever YAML makes of it, or
+// follows that word in a list or among keys without values. It reports whether what follows the node itself would be a secret.
+func (r *reader) hide(node *yaml.Node, secret bool) (next bool) {
+	if secret && r.hidden[node] { // an alias has led here
+		return true
 	}
-	if secret && node.Kind == yaml.ScalarNode && node.Value != "" {
-		r.secrets[node.Value], r.secretLines[node.Line] = true, true
+	if secret {
+		r.hidden[node], r.secretLines[node.Line] = true, true
+		if node.Anchor != "" {
+			r.secrets["*"+node.Anchor] = true
+		}
+		if node.Kind == yaml.AliasNode {
+			r.hide(node.Alias, true)
+		} else if node.Value != "" {
+			r.secrets[node.Value] = true
+		}
 	}
-	for i, child := range node.Content {
-		isValue := node.Kind == yaml.MappingNode && i%2 == 1
-		r.hide(child, secret || isValue && passwordWord.MatchString(node.Content[i-1].Value))
+	for i := 0; i < len(node.Content); i++ {
+		if node.Kind != yaml.MappingNode {
+			next = r.hide(node.Content[i], secret || next) || next
+			continue
+		}
+		key, val := node.Content[i], node.Content[i+1]
+		i++
+		bare := val.Tag == "!!null" && val.Value == ""
+		named := r.hide(key, secret || next && bare)
+		if named {
+			r.secretLines[key.Line] = true
+		}
+		r.hide(val, secret || named)
+		next = bare && (named || next)
 	}
+	word := node
+	if node.Kind == yaml.AliasNode {
+		word = node.Alias
+	}
+	return next || len(word.Value) < 4*maxShown && word.Kind == yaml.ScalarNode && secretWord.MatchString(word.Value)
 }
 
 // The names of characters that editors put into a text and do not show.

@@ -40,6 +40,7 @@ type reader struct {
 	effort  int  // spent on comparing advertisements
 
 	// What stands under a key such as password, wherever that is, and on which lines: no error quotes it.
+	hidden      map[*yaml.Node]bool
 	secrets     map[string]bool
 	secretLines map[int]bool
 }
@@ -158,6 +159,9 @@ func (r *reader) pairs(v value, mapping *yaml.Node, depth int) (all []entry) {
 			merges = append(merges, node)
 		default:
 			path := join(v.path, key.Value)
+			if r.secret(key) {
+				path = join(v.path, "…")
+			}
 			all = append(all, entry{key: value{key, path}, value: value{node, path}, merged: depth > 0})
 		}
 	}
