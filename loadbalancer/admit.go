@@ -43,6 +43,8 @@ type Verdict struct {
 	Unpeered []string
 	// Untold are addresses in use that some Node tells some peer of now, and none would.
 	Untold []Holding
+	// Unsigned are the new or changed peers whose password-key has no value, for want of which Nodes are Unpeered or addresses Untold.
+	Unsigned Problems
 	// Unfit are values that no text may bring, unless the one in force has them; nobody can consent to them.
 	Unfit Problems
 	// Waits names what could not be read and is needed for a verdict; then Unpeered and Untold say nothing.
@@ -103,13 +105,14 @@ func (c *Config) Admit(next *Config, f Facts) (v Verdict) {
 	}
 	// What is in force counts by labels alone: a session that is up outlives the value of its key.
 	now := c.peering(f.Nodes, func(Peer, Node) bool { return true })
-	then := next.peering(f.Nodes, func(p Peer, n Node) bool {
+	signs := func(p Peer, n Node) bool {
 		if p.PasswordKey == "" || f.Keys[p.PasswordKey] {
 			return true
 		}
 		same := c.sameSession(p)
 		return same != nil && Selects(same.NodeSelectors, n.Labels)
-	})
+	}
+	then := next.peering(f.Nodes, signs)
 	for i, n := range f.Nodes {
 		if len(now[i]) > 0 && len(then[i]) == 0 {
 			v.Unpeered = append(v.Unpeered, n.Name)
@@ -117,6 +120,26 @@ func (c *Config) Admit(next *Config, f Facts) (v Verdict) {
 	}
 	slices.Sort(v.Unpeered)
 	v.Untold = c.among(next, f.Held, func(a, b *Pool) bool { return a.told(f.Nodes, now) && !b.told(f.Nodes, then) })
+	untold := map[*Pool]bool{}
+	for _, h := range v.Untold {
+		untold[next.Pool(h.Addr)] = true
+	}
+	for i, p := range next.Peers {
+		wanted := func(n Node) bool {
+			if !Selects(p.NodeSelectors, n.Labels) || signs(p, n) {
+				return false
+			}
+			_, unpeered := slices.BinarySearch(v.Unpeered, n.Name)
+			for pool := range untold {
+				unpeered = unpeered || pool.told([]Node{n}, [][]string{{p.Name}})
+			}
+			return unpeered
+		}
+		if len(v.Unpeered)+len(untold) > 0 && slices.ContainsFunc(f.Nodes, wanted) {
+			v.Unsigned = append(v.Unsigned, Problem{Key: fmt.Sprintf("peers[%d].password-key", i),
+				Text: fmt.Sprintf("Secret metallb-bgp-auth has no value under key %q: write it first", p.PasswordKey)})
+		}
+	}
 	return v
 }
 
@@ -211,7 +234,7 @@ func (v Verdict) But(by Consent) Verdict {
 		v.Lost = nil
 	}
 	if by >= Confirm {
-		v.Unpeered, v.Untold, v.Waits = nil, nil, nil
+		v.Unpeered, v.Untold, v.Unsigned, v.Waits = nil, nil, nil, nil
 	}
 	return v
 }
@@ -223,6 +246,9 @@ func (v Verdict) Admits() bool {
 
 // Reasons say what speaks against the text of that hash, and what to do about it: one sentence each, the most harmful first.
 func (v Verdict) Reasons(hash string) (all []string) {
+	if len(v.Unsigned) > 0 {
+		all = append(all, v.Unsigned.First(5))
+	}
 	if n := len(v.Unpeered); n > 0 {
 		all = append(all, fmt.Sprintf("Node %s%s would have no peer: keep one whose node-selectors select it and whose password-key has a value, or annotate this ConfigMap with metallb.universe.tf/confirm: %s to let such Nodes announce nothing",
 			v.Unpeered[0], andMore(n-1), hash))

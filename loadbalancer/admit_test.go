@@ -243,6 +243,38 @@ func TestARefusalSaysWhoLosesWhatAndWhatToDo(t *testing.T) {
 	}
 }
 
+func TestARefusalForWantOfAPasswordNamesThePeerAndTheKeyFirst(t *testing.T) {
+	nodes := []Node{{Name: "n1", Labels: map[string]string{"rack": "a"}}, {Name: "n2", Labels: map[string]string{"rack": "b"}}}
+	held := inUse("shop/left 10.0.1.1")
+	keyA := strings.Replace(twoRacks, "rack: a}}]", "rack: a}}], password-key: tor-a", 1)
+	spine := strings.Replace(twoRacks, "peers:\n", "peers:\n- {name: spine, peer-address: 10.9.0.3, peer-asn: 100, my-asn: 42}\n", 1)
+	const lacks = `peers[%d].password-key: Secret metallb-bgp-auth has no value under key %q: write it first`
+	for _, test := range []struct {
+		then, admitted, next string
+		want                 []string // the first reasons, and how the one after begins
+	}{
+		{"a peer comes to have a key", twoRacks, keyA, []string{fmt.Sprintf(lacks, 0, "tor-a"), "Node n1 would have no peer"}},
+		{"its Node has another peer, and its pool none", spine, strings.Replace(spine, "rack: a}}]", "rack: a}}], password-key: tor-a", 1), []string{fmt.Sprintf(lacks, 1, "tor-a"), "no peer would be told"}},
+		{"two peers", twoRacks, strings.NewReplacer("10.9.0.2", "10.9.0.9").Replace(keyA), []string{fmt.Sprintf(lacks, 0, "tor-a") + "\n" + fmt.Sprintf(lacks, 1, "tor-b"), "Node n1 and 1 more would have no peer"}},
+		{"no key would help this Node", twoRacks, strings.Replace(twoRacks, "rack: a", "rack: c", 1), []string{"Node n1 would have no peer"}},
+		{"nor this key", twoRacks, strings.NewReplacer("rack: a", "rack: c", "10.9.0.2", "10.9.0.9").Replace(twoRacks), []string{fmt.Sprintf(lacks, 1, "tor-b"), "Node n1 and 1 more would have no peer"}},
+	} {
+		v := parse(t, test.admitted).Admit(parse(t, test.next), Facts{Nodes: nodes, NodesKnown: true, Held: held, KeysKnown: true})
+		got := v.Reasons("1234")
+		if len(got) < len(test.want) {
+			t.Fatalf("%s: %q", test.then, got)
+		}
+		for i, want := range test.want {
+			if !strings.HasPrefix(got[i], want) {
+				t.Errorf("%s: reason %d is %q, want %q", test.then, i, got[i], want)
+			}
+		}
+		if left := v.But(Confirm); len(left.Reasons("1234")) > 0 {
+			t.Errorf("%s: after confirmation, %q", test.then, left.Reasons("1234"))
+		}
+	}
+}
+
 // The verdict is reached under the lock that allocates: a large cluster must not make it slow.
 func BenchmarkAdmit(b *testing.B) {
 	text := lengthy(100, 100)

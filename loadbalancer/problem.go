@@ -285,24 +285,28 @@ func (r *reader) hide(node *yaml.Node, secret bool) (next bool) {
 	}
 	for i := 0; i < len(node.Content); i++ {
 		if node.Kind != yaml.MappingNode {
-			next = r.hide(node.Content[i], secret || next) || next
+			next = r.hide(node.Content[i], secret || next) || next || isSecretWord(node.Content[i])
 			continue
 		}
 		key, val := node.Content[i], node.Content[i+1]
 		i++
 		bare := val.Tag == "!!null" && val.Value == ""
-		named := r.hide(key, secret || next && bare)
+		named := r.hide(key, secret || next && bare) || isSecretWord(key)
 		if named {
 			r.secretLines[key.Line] = true
 		}
 		r.hide(val, secret || named)
 		next = bare && (named || next)
 	}
-	word := node
+	return next
+}
+
+// isSecretWord looks for a letter or digit of each word first: the expression takes its time, and addresses have none.
+func isSecretWord(node *yaml.Node) bool {
 	if node.Kind == yaml.AliasNode {
-		word = node.Alias
+		node = node.Alias
 	}
-	return next || len(word.Value) < 4*maxShown && word.Kind == yaml.ScalarNode && secretWord.MatchString(word.Value)
+	return node.Kind == yaml.ScalarNode && len(node.Value) < 4*maxShown && strings.ContainsAny(node.Value, "wWtTkK5") && secretWord.MatchString(node.Value)
 }
 
 // The names of characters that editors put into a text and do not show.

@@ -412,7 +412,7 @@ func (a *admission) warn(user *corev1.ConfigMap, warnings loadbalancer.Problems)
 
 func (a *admission) refuse(user *corev1.ConfigMap, next parsed, against loadbalancer.Verdict) {
 	r := &refusal{Hash: next.hash, Time: time.Now().UTC().Format(time.RFC3339)}
-	r.Kinds = fmt.Sprintf("unpeered %t untold %t lost %t waits %v", len(against.Unpeered) > 0, len(against.Untold) > 0, len(against.Lost) > 0, against.Waits) + against.Unfit.First(5)
+	r.Kinds = fmt.Sprintf("unpeered %t untold %t lost %t waits %v", len(against.Unpeered) > 0, len(against.Untold) > 0, len(against.Lost) > 0, against.Waits) + against.Unsigned.First(5) + against.Unfit.First(5)
 	size := 0
 	note := func(list *[]string, text string) {
 		const most = 100 // of either kind
