@@ -300,7 +300,7 @@ func (c *Cloud) serve() []*corev1.Service {
 	return changed
 }
 
-// sliceOfServing is what slice is.
+// sliceOfServing is how long a slice is where no test says otherwise.
 const sliceOfServing = 5 * time.Millisecond
 
 func (c *Cloud) requeue(services []*corev1.Service) {
