@@ -32,7 +32,7 @@ func TestARandomHistoryBreaksNoPromise(t *testing.T) {
 	lab := start(t, Options{Nodes: 1})
 	must(t, lab.addNamespaces(t.Context(), quarters...))
 	h := &history{t: t, lab: lab, random: random, records: map[string]*record{}, plans: map[string]plan{}, idle: map[string]bool{},
-		told: map[types.UID]bool{}, strays: map[netip.Addr]bool{netip.MustParseAddr(nowhere): true}}
+		told: map[types.UID]bool{}, came: map[types.UID]bool{}, strays: map[netip.Addr]bool{netip.MustParseAddr(nowhere): true}}
 	h.plan = plan{{v4: span{0, 3}, v6: span{0, 2}}, {v4: span{0, 2}, priority: 1, namespaces: quarters[:2]}, {v4: span{0, 2}, v6: span{0, 2}, gold: true, across: true}}
 	h.user = h.plan.text()
 	h.plans[h.user] = h.plan
@@ -96,7 +96,9 @@ type history struct {
 	// how many not even then.
 	content, waiting, hopeless int
 	told                       map[types.UID]bool
+	came                       map[types.UID]bool // who was told that it came with its address
 	strays                     map[netip.Addr]bool
+	others                     map[netip.Addr]bool // what Services of another implementation show
 }
 
 // A subject is a Service that the history may do something to.
@@ -535,7 +537,7 @@ func (h *history) judge(ctx context.Context, clients *[]*client) (state string, 
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	state, *clients = fmt.Sprint(transitions, admitted, refused), nil
+	state, *clients, h.others = fmt.Sprint(transitions, admitted, refused), nil, map[netip.Addr]bool{}
 	for i := range list.Items {
 		svc := &list.Items[i]
 		c := readClient(svc)
@@ -549,6 +551,11 @@ func (h *history) judge(ctx context.Context, clients *[]*client) (state string, 
 		case r.version != svc.ResourceVersion:
 			return "", nil, errors.New("the watch has not caught up")
 		case theirs:
+			if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+				for _, addr := range c.has {
+					h.others[addr] = true
+				}
+			}
 		case svc.DeletionTimestamp != nil || svc.Spec.Type != corev1.ServiceTypeLoadBalancer:
 			// A leader that was none when the Service was ours cannot know whose the finalizer is.
 			if len(svc.Finalizers) > 0 && !(r.borrowed && int(transitions) > r.since) || shown(svc) != "" {
@@ -572,16 +579,14 @@ func (h *history) judge(ctx context.Context, clients *[]*client) (state string, 
 			faults = append(faults, h.intrusions(w, c)...)
 		}
 	}
-	if true { // TODO
-		events, err := h.lab.API.CoreV1().Events(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "reason=SyncLoadBalancerFailed"})
-		if err != nil {
-			return "", nil, err
-		}
-		for _, e := range events.Items {
-			h.told[e.InvolvedObject.UID] = true
-			if strings.Contains(e.Message, "came with address") { // TODO
-				came[e.InvolvedObject.UID] = true
-			}
+	events, err := h.lab.API.CoreV1().Events(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "reason=SyncLoadBalancerFailed"})
+	if err != nil {
+		return "", nil, err
+	}
+	for _, e := range events.Items {
+		h.told[e.InvolvedObject.UID] = true
+		if strings.Contains(e.Message, "came with address") {
+			h.came[e.InvolvedObject.UID] = true
 		}
 	}
 	return state, append(append(faults, w.faults()...), h.admission(w, admitted, refused)...), nil
@@ -613,11 +618,11 @@ func (h *history) intrusions(w *world, c *client) (faults []string) {
 func (h *history) world(admitted string, clients []*client) *world {
 	return &world{
 		plan: h.plans[admitted], clients: clients,
-		warned: func(c *client) bool { return h.told[c.UID] },
-		stray:  func(addr netip.Addr) bool { return h.strays[addr] },
+		warned: func(c *client) bool { return h.told[c.UID] }, others: h.others,
+		stray: func(addr netip.Addr) bool { return h.strays[addr] },
 		// A new leader cannot know whether it was the user who changed the pool or the operator, and keeps the address.
 		excused: func(c *client) bool {
-			return came[c.UID] || c.pool != "" && len(c.has) > 0 && h.records[c.name()].wished <= h.tookOver
+			return h.came[c.UID] || c.pool != "" && len(c.has) > 0 && h.records[c.name()].wished <= h.tookOver
 		},
 	}
 }
@@ -765,5 +770,3 @@ func (h *history) begin(clients []*client) {
 		}
 	}
 }
-
-var came = map[types.UID]bool{} // TODO

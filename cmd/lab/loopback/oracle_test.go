@@ -13,8 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-const tolerateAliens = true // TODO
-
 var bothFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 
 // A lot is a pool as the oracle knows it. Lot k owns a span of 10.0.k.0-9 and one of fd00:k::0-9, so that an address tells its lot
@@ -187,6 +185,8 @@ type world struct {
 	excused func(*client) bool
 	// stray tells of an address that a Service keeps although no pool ever owned it.
 	stray func(netip.Addr) bool
+	// others are addresses that Services of another implementation show: they are taken.
+	others map[netip.Addr]bool
 }
 
 // faults are all the ways in which the world is not as it should be.
@@ -195,7 +195,7 @@ func (w *world) faults() (all []string) {
 		if c.malformed {
 			all = append(all, "is not what we write: "+c.String())
 		}
-		if c.alien && !tolerateAliens {
+		if c.alien {
 			all = append(all, "is not of the Service's families: "+c.String())
 		}
 		for _, other := range w.clients[:i] {
@@ -313,7 +313,7 @@ func (w *world) within(k int, c *client) (found int) {
 
 // free tells whether nobody holds the address, or only Services that this one may join.
 func (w *world) free(k int, c *client, addr netip.Addr) bool {
-	return !slices.ContainsFunc(w.clients, func(other *client) bool {
+	return !w.others[addr] && !slices.ContainsFunc(w.clients, func(other *client) bool {
 		return other.UID != c.UID && other.has[familyOf(addr)] == addr && !w.mayJoin(k, c, other)
 	})
 }
@@ -333,29 +333,36 @@ func TestTheOracleSeesEachKindOfFault(t *testing.T) {
 		name, fault string
 		all         []wishes // the Services, and what each shows
 		show        []string
+		others      string // what another implementation's Service shows
 	}{
-		{"two that hold one each", "", []wishes{nil, nil}, []string{"10.0.0.0", "10.0.0.1"}},
-		{"two on one port", "collide", []wishes{nil, nil}, []string{"10.0.0.0", "10.0.0.0"}},
-		{"two that share", "", []wishes{{sharing("k", 1)}, {sharing("k", 2)}}, []string{"10.0.0.0", "10.0.0.0"}},
-		{"two with other keys", "differ", []wishes{{sharing("k", 1)}, {sharing("l", 2)}}, []string{"10.0.0.0", "10.0.0.0"}},
-		{"a third in a full pool", "not told", []wishes{nil, nil, nil}, []string{"10.0.0.0", "10.0.0.1", ""}},
-		{"one too many, though it could join", "could be served", []wishes{nil, {sharing("k", 1)}, {sharing("k", 2)}}, []string{"10.0.0.0", "10.0.0.1", ""}},
-		{"one without, though there is one", "could be served", []wishes{nil}, []string{""}},
-		{"one that asks for what is free", "could be served", []wishes{{ip("10.0.0.1")}}, []string{"10.0.0.0"}},
-		{"one that asks for what no pool owns", "not told", []wishes{{ip("10.0.0.9")}}, []string{"10.0.0.0"}},
-		{"both families", "", []wishes{{both}}, []string{"10.0.0.0,fd00::"}},
-		{"the wrong order", "not what we write", []wishes{{both}}, []string{"fd00::,10.0.0.0"}},
-		{"one of two", "could be served", []wishes{{both}}, []string{"10.0.0.0"}},
-		{"one of two that are preferred", "could be served", []wishes{{prefer}}, []string{"10.0.0.0"}},
-		{"another's family", "could be served", []wishes{nil}, []string{"fd00::"}},
-		{"both families, and a stray that it keeps", "not told", []wishes{{both}}, []string{"203.0.113.9"}},
-		{"a pool that is not for it", "not told", []wishes{{fromPool("lot-1")}}, []string{""}},
+		{"two that hold one each", "", []wishes{nil, nil}, []string{"10.0.0.0", "10.0.0.1"}, ""},
+		{"two on one port", "collide", []wishes{nil, nil}, []string{"10.0.0.0", "10.0.0.0"}, ""},
+		{"two that share", "", []wishes{{sharing("k", 1)}, {sharing("k", 2)}}, []string{"10.0.0.0", "10.0.0.0"}, ""},
+		{"two with other keys", "differ", []wishes{{sharing("k", 1)}, {sharing("l", 2)}}, []string{"10.0.0.0", "10.0.0.0"}, ""},
+		{"a third in a full pool", "not told", []wishes{nil, nil, nil}, []string{"10.0.0.0", "10.0.0.1", ""}, ""},
+		{"one too many, though it could join", "could be served", []wishes{nil, {sharing("k", 1)}, {sharing("k", 2)}}, []string{"10.0.0.0", "10.0.0.1", ""}, ""},
+		{"one without, though there is one", "could be served", []wishes{nil}, []string{""}, ""},
+		{"one that asks for what is free", "could be served", []wishes{{ip("10.0.0.1")}}, []string{"10.0.0.0"}, ""},
+		{"one that asks for what no pool owns", "not told", []wishes{{ip("10.0.0.9")}}, []string{"10.0.0.0"}, ""},
+		{"both families", "", []wishes{{both}}, []string{"10.0.0.0,fd00::"}, ""},
+		{"the wrong order", "not what we write", []wishes{{both}}, []string{"fd00::,10.0.0.0"}, ""},
+		{"one of two", "could be served", []wishes{{both}}, []string{"10.0.0.0"}, ""},
+		{"one of two that are preferred", "could be served", []wishes{{prefer}}, []string{"10.0.0.0"}, ""},
+		{"another's family", "could be served", []wishes{nil}, []string{"fd00::"}, ""},
+		{"both families, and a stray that it keeps", "not told", []wishes{{both}}, []string{"203.0.113.9"}, ""},
+		{"a pool that is not for it", "not told", []wishes{{fromPool("lot-1")}}, []string{""}, ""},
+		{"one without, as another implementation shows what is left", "not told", []wishes{nil, nil}, []string{"10.0.0.0", ""}, "10.0.0.1"},
+		{"one without, though another implementation leaves one", "could be served", []wishes{nil}, []string{""}, "10.0.0.1"},
 	} {
 		w := &world{
 			plan:    plan{{v4: span{0, 2}, v6: span{0, 1}}, {v4: span{0, 1}, namespaces: []string{"elsewhere"}}},
 			warned:  func(*client) bool { return false },
 			excused: func(*client) bool { return false },
 			stray:   func(addr netip.Addr) bool { return addr.String() == nowhere },
+			others:  map[netip.Addr]bool{},
+		}
+		if c.others != "" {
+			w.others[netip.MustParseAddr(c.others)] = true
 		}
 		for i, wishes := range c.all {
 			svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(i))}}
