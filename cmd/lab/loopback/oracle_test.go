@@ -195,9 +195,6 @@ func (w *world) faults() (all []string) {
 		if c.malformed {
 			all = append(all, "is not what we write: "+c.String())
 		}
-		if c.alien {
-			all = append(all, "is not of the Service's families: "+c.String())
-		}
 		for _, other := range w.clients[:i] {
 			for family, addr := range c.has {
 				switch {
@@ -210,6 +207,9 @@ func (w *world) faults() (all []string) {
 			}
 		}
 		lacks, second := w.lacks(c)
+		if c.alien && lacks == "" { // one that lacks an address keeps what it has, also of a family that it gave up
+			all = append(all, "is not of the Service's families: "+c.String())
+		}
 		if (lacks != "" || second) && w.could(c, lacks == "") && !w.excused(c) {
 			all = append(all, fmt.Sprintf("could be served, and lacks %s (or a second address: %t): %v", lacks, second, c))
 		}
@@ -349,6 +349,7 @@ func TestTheOracleSeesEachKindOfFault(t *testing.T) {
 		{"one of two", "could be served", []wishes{{both}}, []string{"10.0.0.0"}, ""},
 		{"one of two that are preferred", "could be served", []wishes{{prefer}}, []string{"10.0.0.0"}, ""},
 		{"another's family", "could be served", []wishes{nil}, []string{"fd00::"}, ""},
+		{"another's family beside its own", "families", []wishes{nil}, []string{"10.0.0.0,fd00::"}, ""},
 		{"both families, and a stray that it keeps", "not told", []wishes{{both}}, []string{"203.0.113.9"}, ""},
 		{"a pool that is not for it", "not told", []wishes{{fromPool("lot-1")}}, []string{""}, ""},
 		{"one without, as another implementation shows what is left", "not told", []wishes{nil, nil}, []string{"10.0.0.0", ""}, "10.0.0.1"},
