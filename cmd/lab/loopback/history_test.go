@@ -98,7 +98,7 @@ type history struct {
 	told                       map[types.UID]bool
 	came                       map[types.UID]bool // who was told that it came with its address
 	strays                     map[netip.Addr]bool
-	others                     map[netip.Addr]bool // what Services of another implementation show
+	others                     map[netip.Addr]string // what Services of another implementation show
 }
 
 // A subject is a Service that the history may do something to.
@@ -112,6 +112,7 @@ type subject struct {
 type record struct {
 	shown   []sight // its statuses, beginning with the one of then
 	version string
+	created time.Time
 	written []string // statuses that the history wrote
 	touched bool     // its user changed anything
 	edited  bool     // and something on which its address depends
@@ -142,7 +143,7 @@ func (h *history) note(svc *corev1.Service) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := h.record(svc.Namespace + "/" + svc.Name)
-	r.version = svc.ResourceVersion
+	r.version, r.created = svc.ResourceVersion, svc.CreationTimestamp.Time
 	switch theirs := svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass == otherClass; {
 	case len(svc.Finalizers) == 0:
 		r.borrowed = false
@@ -511,6 +512,7 @@ func (h *history) quiet() {
 		for _, c := range clients {
 			h.t.Log(c)
 		}
+		h.t.Logf("Services of others show %v", h.others)
 		h.t.Fatalf("%v\n\nThe last steps:\n%s\n\nIn force is\n%s\nwritten was\n%s\nrefused is\n%s\n(takeover in epoch %d of %d)",
 			err, strings.Join(h.log[max(0, len(h.log)-30):], "\n"), admitted, h.user, refused, h.tookOver, h.epoch)
 	}
@@ -537,7 +539,7 @@ func (h *history) judge(ctx context.Context, clients *[]*client) (state string, 
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	state, *clients, h.others = fmt.Sprint(transitions, admitted, refused), nil, map[netip.Addr]bool{}
+	state, *clients, h.others = fmt.Sprint(transitions, admitted, refused), nil, map[netip.Addr]string{}
 	for i := range list.Items {
 		svc := &list.Items[i]
 		c := readClient(svc)
@@ -552,8 +554,10 @@ func (h *history) judge(ctx context.Context, clients *[]*client) (state string, 
 			return "", nil, errors.New("the watch has not caught up")
 		case theirs:
 			if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
-				for _, addr := range c.has {
-					h.others[addr] = true
+				for _, ingress := range svc.Status.LoadBalancer.Ingress {
+					if addr, err := netip.ParseAddr(ingress.IP); err == nil {
+						h.others[addr] = c.name()
+					}
 				}
 			}
 		case svc.DeletionTimestamp != nil || svc.Spec.Type != corev1.ServiceTypeLoadBalancer:
@@ -661,17 +665,16 @@ func (h *history) moved(r *record) string {
 			return "" // the operator
 		}
 	}
-	if h.tookOver == h.epoch {
-		// A new leader believes what the statuses show, and what the Services on one address say about their right to it.
-		if len(r.written) > 0 {
+	tookOver := h.tookOver == h.epoch
+	if tookOver && len(r.written) > 0 {
+		return ""
+	}
+	for _, other := range h.records {
+		// A new leader believes what the statuses show, and what the Services on one address say about their right to it. And of two
+		// that collide by an edit the younger loses the address.
+		if other != r && (tookOver && (other.edited || len(other.written) > 0) || other.edited && !other.created.After(r.created)) &&
+			slices.ContainsFunc(r.addresses(), func(addr netip.Addr) bool { return slices.Contains(other.addresses(), addr) }) {
 			return ""
-		}
-		for _, other := range h.records {
-			if other != r && (other.edited || len(other.written) > 0) && slices.ContainsFunc(r.addresses(), func(addr netip.Addr) bool {
-				return slices.Contains(other.addresses(), addr)
-			}) {
-				return ""
-			}
 		}
 	}
 	before := r.shown[0].text

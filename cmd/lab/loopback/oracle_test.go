@@ -186,7 +186,7 @@ type world struct {
 	// stray tells of an address that a Service keeps although no pool ever owned it.
 	stray func(netip.Addr) bool
 	// others are addresses that Services of another implementation show: they are taken.
-	others map[netip.Addr]bool
+	others map[netip.Addr]string
 }
 
 // faults are all the ways in which the world is not as it should be.
@@ -313,7 +313,7 @@ func (w *world) within(k int, c *client) (found int) {
 
 // free tells whether nobody holds the address, or only Services that this one may join.
 func (w *world) free(k int, c *client, addr netip.Addr) bool {
-	return !w.others[addr] && !slices.ContainsFunc(w.clients, func(other *client) bool {
+	return w.others[addr] == "" && !slices.ContainsFunc(w.clients, func(other *client) bool {
 		return other.UID != c.UID && other.has[familyOf(addr)] == addr && !w.mayJoin(k, c, other)
 	})
 }
@@ -360,10 +360,10 @@ func TestTheOracleSeesEachKindOfFault(t *testing.T) {
 			warned:  func(*client) bool { return false },
 			excused: func(*client) bool { return false },
 			stray:   func(addr netip.Addr) bool { return addr.String() == nowhere },
-			others:  map[netip.Addr]bool{},
+			others:  map[netip.Addr]string{},
 		}
 		if c.others != "" {
-			w.others[netip.MustParseAddr(c.others)] = true
+			w.others[netip.MustParseAddr(c.others)] = "others"
 		}
 		for i, wishes := range c.all {
 			svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(i))}}
