@@ -82,8 +82,8 @@ func bench(ctx context.Context, speakers []string) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Println("| Services | program | start, s | read at start, MB | resident, MB | of it files | read a change, bytes | CPU a change, ms | core at 50/s |")
-	fmt.Println("|---|---|---|---|---|---|---|---|---|")
+	fmt.Println("| Services | program | start, s | read at start, MB | resident, MB | at most | of it files | read a change, bytes | CPU a change, ms | core at 50/s |")
+	fmt.Println("|---|---|---|---|---|---|---|---|---|---|")
 	have := 0
 	for size := range strings.FieldsSeq(cmp.Or(os.Getenv("LAB_SIZES"), "0 2000 10000")) {
 		n, err := strconv.Atoi(size)
@@ -236,8 +236,8 @@ func measure(ctx context.Context, cluster *kubernetes.Cluster, program string, n
 	}
 	used := cpu(cmd) - before
 	each, bytes := used.Seconds()*1000/changes, (figure(cmd, "io", "rchar:")-heard)/changes
-	fmt.Printf("| %d × %d | %s | %.1f | %.2f | %.1f | %.1f | %d | %.2f | %.1f %% |\n", n, endpoints, filepath.Base(program), start.Seconds(), float64(read)/1e6,
-		float64(figure(cmd, "status", "VmRSS:"))/1000, float64(figure(cmd, "status", "RssFile:"))/1000, bytes, each, each*pace/10)
+	fmt.Printf("| %d × %d | %s | %.1f | %.2f | %.1f | %.1f | %.1f | %d | %.2f | %.1f %% |\n", n, endpoints, filepath.Base(program), start.Seconds(), float64(read)/1e6,
+		float64(figure(cmd, "status", "VmRSS:"))/1000, float64(figure(cmd, "status", "VmHWM:"))/1000, float64(figure(cmd, "status", "RssFile:"))/1000, bytes, each, each*pace/10)
 	return nil
 }
 
