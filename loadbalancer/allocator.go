@@ -578,7 +578,10 @@ func (a *Allocator) unmet(r *Request, from *fit) Reason {
 	}):
 		return Reason{Cause: NoFamily, Family: r.Families[0], pools: from.names}
 	}
-	return Reason{Cause: NoneFree, Family: family, Pool: r.Pool, pools: from.names}
+	if r.Pool != "" {
+		return Reason{Cause: PoolFull, Family: family, Pool: r.Pool}
+	}
+	return Reason{Cause: NoneFree, Family: family, pools: from.names}
 }
 
 // mayHold returns why the Service cannot have the address it asks for, if so.

@@ -241,7 +241,7 @@ func (a *Allocator) touch(addr netip.Addr, by *tenant) {
 		switch {
 		case t == by || t.rests:
 		case beside.excludes() && byAge(by, t) < 0 && slices.Contains(holders, by),
-			t.class == nil && t != holders[0] && before != Fits && before != OtherNamespace:
+			t.class == nil && t != holders[0] && before != NoCause && before != OtherNamespace:
 			a.Wait(t.request)
 		default:
 			a.push(t.class)
