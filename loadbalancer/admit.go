@@ -195,7 +195,7 @@ func (c *Config) peering(nodes []Node, counts func(Peer, Node) bool) [][]string 
 func (p *Pool) told(nodes []Node, peers [][]string) bool {
 	for _, a := range p.Advertisements {
 		for i, n := range nodes {
-			if slices.ContainsFunc(peers[i], Route{Peers: a.Peers}.For) && Selects(a.NodeSelectors, n.Labels) {
+			if slices.ContainsFunc(peers[i], a.Route.For) && Selects(a.NodeSelectors, n.Labels) {
 				return true
 			}
 		}

@@ -198,20 +198,14 @@ func (p *Pool) Serves(namespace string, labels map[string]string) bool {
 
 // An Advertisement is one way to tell routers about a pool's addresses.
 type Advertisement struct {
+	// Route is what routers hear, but for the prefix. Its Weight is 1 if the routes are to carry one, the number of ready
+	// endpoints behind them, and else 0.
+	Route Route
 	// AggregationLength is the prefix length that IPv4 addresses are announced with, AggregationLengthV6 that of IPv6.
 	AggregationLength   int
 	AggregationLengthV6 int
-	LocalPref           uint32
-	Communities         []Community      // sorted, each once
-	LargeCommunities    []LargeCommunity // sorted, each once
-	// Prepend is how many more times than once our AS number stands in the AS_PATH on eBGP sessions; at most 10.
-	Prepend uint8
-	// Peers are names of the peers that hear it, sorted, each once; none means all.
-	Peers []string
 	// NodeSelectors name the nodes that announce it; none means every node.
 	NodeSelectors []Selector
-	// LinkBandwidth asks for routes that carry a weight, the number of ready endpoints behind them.
-	LinkBandwidth bool
 }
 
 // Prefix is what the advertisement announces for an address of the pool.
@@ -257,17 +251,8 @@ func (c *Config) Routes(addr netip.Addr, node map[string]string) []Route {
 		if !Selects(a.NodeSelectors, node) {
 			continue
 		}
-		route := Route{
-			Prefix:           a.Prefix(addr),
-			LocalPref:        a.LocalPref,
-			Communities:      a.Communities,
-			LargeCommunities: a.LargeCommunities,
-			Prepend:          a.Prepend,
-			Peers:            a.Peers,
-		}
-		if a.LinkBandwidth {
-			route.Weight = 1
-		}
+		route := a.Route
+		route.Prefix = a.Prefix(addr)
 		if !slices.ContainsFunc(routes, route.Equal) {
 			routes = append(routes, route)
 		}

@@ -44,7 +44,7 @@ func TestTheBasicConfigurationParsesAsPrinted(t *testing.T) {
 			Name:           "default",
 			Ranges:         spans("192.168.10.0-192.168.10.255"),
 			AutoAssign:     true,
-			Advertisements: []Advertisement{{AggregationLength: 32, AggregationLengthV6: 128, LocalPref: 100}},
+			Advertisements: []Advertisement{{AggregationLength: 32, AggregationLengthV6: 128, Route: Route{LocalPref: 100}}},
 		}},
 	}
 	equal(t, config, owned(want))
@@ -58,14 +58,14 @@ func TestTheEcommerceConfigurationParsesAsPrinted(t *testing.T) {
 			Name:           "production",
 			Ranges:         spans("42.176.25.64-42.176.25.67"),
 			AutoAssign:     true,
-			Advertisements: []Advertisement{{AggregationLength: 32, AggregationLengthV6: 128, LocalPref: 100}},
+			Advertisements: []Advertisement{{AggregationLength: 32, AggregationLengthV6: 128, Route: Route{LocalPref: 100}}},
 		}, {
 			Name:       "sandbox",
 			Ranges:     spans("192.168.144.0-192.168.159.255"),
 			AutoAssign: true,
 			Advertisements: []Advertisement{{
-				AggregationLength: 32, AggregationLengthV6: 128, LocalPref: 100,
-				Communities: []Community{1234<<16 | 1},
+				AggregationLength: 32, AggregationLengthV6: 128,
+				Route: Route{LocalPref: 100, Communities: []Community{1234<<16 | 1}},
 			}},
 		}},
 	}
@@ -120,8 +120,8 @@ peers:
 		TTL:           3,
 		RestartTime:   90 * time.Second,
 		NodeSelectors: []Selector{
-			{MatchLabels: map[string]string{"rack": "one"}, MatchExpressions: []Expression{{Key: "gpu", Operator: "DoesNotExist"}}},
-			{},
+			{{Key: "gpu", Operator: "DoesNotExist"}, {Key: "rack", Operator: "In", Values: []string{"one"}}},
+			nil,
 		},
 	})
 }
@@ -155,13 +155,13 @@ address-pools:
 		Namespaces:    []string{"blog", "shop"},
 		ServiceSelectors: []Selector{
 			{
-				MatchLabels:      map[string]string{"tier": "front", "example.com/public": ""},
-				MatchExpressions: []Expression{{Key: "legacy", Operator: "DoesNotExist"}, {Key: "team", Operator: "In", Values: []string{"a", "b"}}},
+				{Key: "example.com/public", Operator: "In", Values: []string{""}}, {Key: "legacy", Operator: "DoesNotExist"},
+				{Key: "team", Operator: "In", Values: []string{"a", "b"}}, {Key: "tier", Operator: "In", Values: []string{"front"}},
 			},
-			{MatchLabels: map[string]string{"tier": "edge"}},
+			{{Key: "tier", Operator: "In", Values: []string{"edge"}}},
 		},
 		ShareAcrossNamespaces: true,
-		Advertisements:        []Advertisement{{AggregationLength: 24, AggregationLengthV6: 120, LocalPref: 7, Communities: []Community{1234<<16 | 1}, Prepend: 2}},
+		Advertisements:        []Advertisement{{AggregationLength: 24, AggregationLengthV6: 120, Route: Route{LocalPref: 7, Communities: []Community{1234<<16 | 1}, Prepend: 2}}},
 	})
 }
 

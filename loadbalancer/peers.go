@@ -88,7 +88,7 @@ func (r *reader) nameAfterAddresses(peers []Peer, items []value, names map[strin
 // overlap reports whether both select some node, as far as the text alone shows it: they are equal, or one selects every node.
 func overlap(a, b []Selector) bool {
 	return len(a) == 0 || len(b) == 0 || reflect.DeepEqual(a, b) ||
-		slices.ContainsFunc(slices.Concat(a, b), func(s Selector) bool { return reflect.ValueOf(s).IsZero() })
+		slices.ContainsFunc(slices.Concat(a, b), func(s Selector) bool { return len(s) == 0 })
 }
 
 // peer reads a peer. Its name is empty if the operator wrote none.
