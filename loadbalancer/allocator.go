@@ -27,6 +27,9 @@ func FamilyOf(addr netip.Addr) Family {
 	return IPv6
 }
 
+// index is 0 or 1.
+func (f Family) index() int { return int(f-IPv4) / 2 }
+
 // String writes the family as the Kubernetes API does, IPv4 or IPv6.
 func (f Family) String() string { return fmt.Sprintf("IPv%d", uint8(f)) }
 
@@ -95,9 +98,11 @@ type Allocator struct {
 	// names are those of the pools, in words; automatic those of which hand out addresses without request, if any.
 	names, automatic string
 
-	services map[string]*tenant              // by UID: who holds addresses, and who waits
-	inUse    map[netip.Addr][]*tenant        // the older first
-	shared   map[company]map[netip.Addr]bool // changed only by list and unlist
+	services map[string]*tenant             // by UID: who holds addresses, and who waits
+	inUse    map[netip.Addr][]*tenant       // the older first
+	shared   map[company]map[netip.Addr]int // how many of the company hold each address; changed only by enter
+	holdings []Holding                      // every address in use and by whom, in no order; a zero one is a vacant place
+	vacant   []int                          // places in holdings
 	stock    *stock
 	waiting
 }
@@ -106,6 +111,7 @@ type Allocator struct {
 type tenant struct {
 	request Request      // as it asked last
 	addrs   []netip.Addr // at most one of each family
+	places  [2]int       // in the allocator's holdings, of the address of each family
 	// pool is what the Service asked for when it last got its address or kept it; asked is false for an adopted one that
 	// has not asked yet. An operator who draws the pools anew does not move the Services of the old ones: only asking for
 	// another pool than before does.
@@ -143,10 +149,10 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 	}
 	a.config, a.givenUp, a.names, a.automatic = config, givenUp, someOf(names), someOf(automatic)
 	a.stock.configure(config, maps.Keys(a.inUse))
-	a.shared, a.waiting = map[company]map[netip.Addr]bool{}, newWaiting()
+	a.shared, a.waiting = map[company]map[netip.Addr]int{}, newWaiting()
 	for _, t := range a.services {
 		for _, addr := range t.addrs {
-			a.list(addr, t)
+			a.enter(addr, t, 1)
 		}
 		if t.class = nil; !t.rests {
 			a.unchecked[t] = true
@@ -178,14 +184,9 @@ func (a *Allocator) Holders(addr netip.Addr) (all []Holder) {
 	return all
 }
 
-// InUse returns every address in use and by whom, in no order.
-func (a *Allocator) InUse() (all []Holding) {
-	for _, t := range a.services {
-		for _, addr := range t.addrs {
-			all = append(all, Holding{t.request.Service, addr})
-		}
-	}
-	return all
+// InUse returns every address in use and by whom, in no order. It only makes a copy, however many there are.
+func (a *Allocator) InUse() []Holding {
+	return slices.DeleteFunc(slices.Clone(a.holdings), func(h Holding) bool { return !h.Addr.IsValid() })
 }
 
 // Holdings returns every address in use and by whom, in the order of the addresses.
@@ -300,9 +301,11 @@ func (a *Allocator) hold(t *tenant, r *Request, addrs []netip.Addr) {
 		return
 	}
 	for _, addr := range before {
-		if a.unlist(addr, t); slices.Contains(addrs, addr) {
+		if a.enter(addr, t, -1); slices.Contains(addrs, addr) {
 			continue
 		}
+		place := t.places[FamilyOf(addr).index()]
+		a.holdings[place], a.vacant = Holding{}, append(a.vacant, place)
 		a.inUse[addr] = slices.DeleteFunc(a.inUse[addr], func(other *tenant) bool { return other == t })
 		if len(a.inUse[addr]) == 0 {
 			delete(a.inUse, addr)
@@ -317,8 +320,14 @@ func (a *Allocator) hold(t *tenant, r *Request, addrs []netip.Addr) {
 			}
 			i, _ := slices.BinarySearchFunc(a.inUse[addr], t, byAge)
 			a.inUse[addr] = slices.Insert(a.inUse[addr], i, t)
+			if len(a.vacant) == 0 {
+				a.holdings, a.vacant = append(a.holdings, Holding{}), append(a.vacant, len(a.holdings))
+			}
+			last := len(a.vacant) - 1
+			place := a.vacant[last]
+			a.vacant, t.places[FamilyOf(addr).index()], a.holdings[place] = a.vacant[:last], place, Holding{r.Service, addr}
 		}
-		a.list(addr, t)
+		a.enter(addr, t, 1)
 	}
 	for _, addr := range slices.Concat(before, addrs) {
 		if !same || slices.Contains(before, addr) != slices.Contains(addrs, addr) {

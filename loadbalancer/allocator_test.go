@@ -1444,7 +1444,7 @@ func (a *Allocator) state() string {
 	}
 	for i := range a.stock.stores {
 		for f := range a.stock.stores[i] {
-			all = append(all, freedIn(a.stock.stores[i][f].freed))
+			all = append(all, freedIn(&a.stock.stores[i][f].freed))
 		}
 	}
 	return strings.Join(all, "\n")
@@ -1687,7 +1687,8 @@ func TestARestartChangesNoAddress(t *testing.T) {
 // inconsistency returns what of the allocator's knowledge disagrees with itself.
 func (a *Allocator) inconsistency() error {
 	// Holders and tenants are each other's inverse.
-	shared := map[company]map[netip.Addr]bool{}
+	shared, waiting := map[company]map[netip.Addr]int{}, 0
+	var inUse []Holding
 	pairs := 0
 	for uid, t := range a.services {
 		if t.request.UID != uid || len(t.addrs) > 2 || len(t.addrs) == 2 && FamilyOf(t.addrs[0]) == FamilyOf(t.addrs[1]) {
@@ -1697,6 +1698,9 @@ func (a *Allocator) inconsistency() error {
 			return fmt.Errorf("%s holds nothing and waits for nothing", uid)
 		}
 		if c := t.class; c != nil {
+			if !c.more {
+				waiting++
+			}
 			var from *fit
 			if len(t.request.Addrs) == 0 && !c.more {
 				from = a.fitOf(&t.request)
@@ -1715,6 +1719,7 @@ func (a *Allocator) inconsistency() error {
 		}
 		for _, addr := range t.addrs {
 			pairs++
+			inUse = append(inUse, Holding{t.request.Service, addr})
 			if !slices.Contains(a.inUse[addr], t) {
 				return fmt.Errorf("%s holds %s, which is held by others only", uid, addr)
 			}
@@ -1725,11 +1730,18 @@ func (a *Allocator) inconsistency() error {
 					in.namespace = ""
 				}
 				if shared[in] == nil {
-					shared[in] = map[netip.Addr]bool{}
+					shared[in] = map[netip.Addr]int{}
 				}
-				shared[in][addr] = true
+				shared[in][addr]++
 			}
 		}
+	}
+	sorted := func(all []Holding) []Holding {
+		slices.SortFunc(all, func(x, y Holding) int { return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Service, y.Service)) })
+		return all
+	}
+	if got, want := sorted(a.InUse()), sorted(inUse); !slices.Equal(got, want) || a.Pending() != waiting {
+		return fmt.Errorf("in use are %v, and should be %v; %d are pending, and should be %d", got, want, a.Pending(), waiting)
 	}
 	if !reflect.DeepEqual(a.shared, shared) {
 		return fmt.Errorf("shared are %v, and should be %v", a.shared, shared)
@@ -1779,7 +1791,7 @@ func (a *Allocator) inconsistency() error {
 	for i := range a.stock.stores {
 		for f := range a.stock.stores[i] {
 			s := &a.stock.stores[i][f]
-			lists[s.freed] = s
+			lists[&s.freed] = s
 			if s.used != used[s] {
 				return fmt.Errorf("%d addresses of pool number %d are in use, and %d are counted", used[s], i, s.used)
 			}

@@ -143,17 +143,8 @@ func plain(addr netip.Addr) bool { return !addr.Is4In6() && addr.Zone() == "" }
 
 // widest returns the prefix length of the widest network within a range.
 func widest(span netipx.IPRange) int {
-	for length := 0; length < span.From().BitLen(); length++ {
-		begin := netip.PrefixFrom(span.From(), length).Masked()
-		if begin.Addr() != span.From() {
-			// The next one of that length, unless there is none.
-			begin = netip.PrefixFrom(netipx.PrefixLastIP(begin).Next(), length)
-		}
-		if begin.IsValid() && netipx.PrefixLastIP(begin).Compare(span.To()) <= 0 {
-			return length
-		}
-	}
-	return span.From().BitLen()
+	widest := slices.MinFunc(span.Prefixes(), func(p, q netip.Prefix) int { return p.Bits() - q.Bits() })
+	return widest.Bits()
 }
 
 // narrowest returns, for IPv4 and for IPv6, the span that allows the least aggregation.

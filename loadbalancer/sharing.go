@@ -165,24 +165,19 @@ func (a *Allocator) companyAt(addr netip.Addr, r *Request) (company, bool) {
 	return company{circleIn(&a.config.Pools[i], r), spot{i, FamilyOf(addr)}}, true
 }
 
-// list enters the address where others of the holder's circle find it, and unlist takes it out once no other is there.
-func (a *Allocator) list(addr netip.Addr, holder *tenant) {
-	if c, ok := a.companyAt(addr, &holder.request); ok {
-		if a.shared[c] == nil {
-			a.shared[c] = map[netip.Addr]bool{}
-		}
-		a.shared[c][addr] = true
-	}
-}
-
-func (a *Allocator) unlist(addr netip.Addr, holder *tenant) {
+// enter counts one holder more or less at an address, where others of its circle find it.
+func (a *Allocator) enter(addr netip.Addr, holder *tenant, by int) {
 	c, ok := a.companyAt(addr, &holder.request)
-	if !ok || slices.ContainsFunc(a.inUse[addr], func(t *tenant) bool {
-		return t != holder && t.request.Key == c.key && circleIn(&a.config.Pools[c.pool], &t.request) == c.circle
-	}) {
+	if !ok {
 		return
 	}
-	if delete(a.shared[c], addr); len(a.shared[c]) == 0 {
+	if a.shared[c] == nil {
+		a.shared[c] = map[netip.Addr]int{}
+	}
+	if a.shared[c][addr] += by; a.shared[c][addr] == 0 {
+		delete(a.shared[c], addr)
+	}
+	if len(a.shared[c]) == 0 {
 		delete(a.shared, c)
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"container/list"
 	"encoding/binary"
 	"iter"
-	"math/big"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -40,7 +40,7 @@ type store struct {
 	span int
 	at   netip.Addr
 	// freed are the addresses that were used before, longest ago first; forgotten is set if there were more.
-	freed     *list.List
+	freed     list.List
 	forgotten bool
 	used      int // addresses in use
 	total     float64
@@ -66,20 +66,15 @@ func (s *stock) configure(config *Config, held iter.Seq[netip.Addr]) {
 	}
 	slices.SortFunc(freed, func(x, y freedAddr) int { return cmp.Compare(x.at, y.at) })
 
-	s.config = config
-	s.own = s.reserved(config)
-	s.stores = make([][2]store, len(config.Pools)+1)
-	s.stores[len(config.Pools)] = [2]store{{freed: list.New()}, {freed: list.New()}}
-	s.order = make([]int, len(config.Pools))
+	s.config, s.own = config, s.reserved(config)
+	s.stores, s.order = make([][2]store, len(config.Pools)+1), make([]int, len(config.Pools))
 	for i, pool := range config.Pools {
 		s.order[i] = i
-		v6 := slices.IndexFunc(pool.Ranges, func(r netipx.IPRange) bool { return r.From().Is6() })
-		if v6 < 0 {
-			v6 = len(pool.Ranges)
-		}
-		for family, ranges := range [][]netipx.IPRange{pool.Ranges[:v6], pool.Ranges[v6:]} {
-			s.stores[i][family] = store{ranges: ranges, freed: list.New(), total: total(ranges, pool.AvoidBuggyIPs)}
-			s.stores[i][family].rewind()
+		for _, r := range pool.Ranges {
+			at := s.store(i, FamilyOf(r.From()))
+			at.ranges = append(at.ranges, r)
+			at.total += size(r, pool.AvoidBuggyIPs)
+			at.rewind()
 		}
 	}
 	slices.SortStableFunc(s.order, func(i, j int) int { return cmp.Compare(config.Pools[i].Priority, config.Pools[j].Priority) })
@@ -92,18 +87,7 @@ func (s *stock) configure(config *Config, held iter.Seq[netip.Addr]) {
 	}
 }
 
-func (s *store) rewind() {
-	if s.span, s.forgotten = 0, false; len(s.ranges) > 0 {
-		s.at = s.ranges[0].From()
-	}
-}
-
-func place6(f Family) int {
-	if f == IPv6 {
-		return 1
-	}
-	return 0
-}
+func (s *store) rewind() { s.span, s.at, s.forgotten = 0, s.ranges[0].From(), false }
 
 // handsOut reports whether a Service may be given the address, of that pool.
 func (s *stock) handsOut(pool *Pool, addr netip.Addr) bool {
@@ -125,7 +109,7 @@ func (s *stock) reserved(config *Config) map[netip.Addr]bool {
 	return own
 }
 
-func (s *stock) store(pool int, f Family) *store { return &s.stores[pool][place6(f)] }
+func (s *stock) store(pool int, f Family) *store { return &s.stores[pool][f.index()] }
 
 // has reports whether the pool owns addresses of the family.
 func (s *stock) has(pool int, f Family) bool { return len(s.store(pool, f).ranges) > 0 }
@@ -217,27 +201,16 @@ func (a *Allocator) Usage() (all []Usage) {
 	return all
 }
 
-// total counts the addresses of one family, without those that are avoided.
-func total(ranges []netipx.IPRange, avoid bool) (n float64) {
-	for _, r := range ranges {
-		n += count(r)
-		if avoid && r.From().Is4() {
-			n -= float64(buggyUpTo(r.To(), 1) - buggyUpTo(r.From(), 0))
-		}
+// size counts the addresses of a range, without those that are avoided.
+func size(r netipx.IPRange, avoid bool) (n float64) {
+	for _, p := range r.Prefixes() {
+		n += math.Ldexp(1, p.Addr().BitLen()-p.Bits())
+	}
+	if avoid && r.From().Is4() {
+		from, to := r.From().As4(), r.To().As4()
+		// Of the addresses below a number, so many end in .0 or .255.
+		buggy := func(n uint64) uint64 { return (n+255)/256 + n/256 }
+		n -= float64(buggy(uint64(binary.BigEndian.Uint32(to[:]))+1) - buggy(uint64(binary.BigEndian.Uint32(from[:]))))
 	}
 	return n
-}
-
-func count(r netipx.IPRange) float64 {
-	from, to := r.From().As16(), r.To().As16()
-	n := new(big.Int).Sub(new(big.Int).SetBytes(to[:]), new(big.Int).SetBytes(from[:]))
-	f, _ := new(big.Float).SetInt(n.Add(n, big.NewInt(1))).Float64()
-	return f
-}
-
-// buggyUpTo counts the IPv4 addresses below addr, or up to it with one more, that end in .0 or .255.
-func buggyUpTo(addr netip.Addr, more uint64) uint64 {
-	b := addr.As4()
-	n := uint64(binary.BigEndian.Uint32(b[:])) + more
-	return (n+255)/256 + n/256
 }

@@ -20,6 +20,7 @@ type waiting struct {
 	queue     queue            // of classes for which something may have changed
 	unchecked map[*tenant]bool // after a new configuration, all may get another answer
 	fits      map[string]*fit  // by their pools
+	pending   int              // members of classes that lack what they must have
 }
 
 func newWaiting() waiting {
@@ -112,14 +113,7 @@ func (a *Allocator) Rest(uid string) {
 }
 
 // Pending is how many Services do not have what they must have.
-func (a *Allocator) Pending() (n int) {
-	for _, c := range a.classes {
-		if !c.more {
-			n += len(c.members)
-		}
-	}
-	return n
-}
+func (a *Allocator) Pending() int { return a.pending }
 
 // likeness writes down all that the Service's answer depends on, with the pools from which it may get any address: those for
 // whom that is the same are one class.
@@ -196,7 +190,9 @@ func (a *Allocator) join(t *tenant, more bool) {
 			a.watched[key][c] = true
 		}
 	}
-	t.class, t.rests = c, false
+	if t.class, t.rests = c, false; !more {
+		a.pending++
+	}
 	c.uneven = c.uneven || len(c.members) > 0 && !t.why.Same(c.members[0].why)
 	i, _ := slices.BinarySearchFunc(c.members, t, byAge)
 	c.members = slices.Insert(c.members, i, t)
@@ -210,7 +206,9 @@ func (a *Allocator) leave(t *tenant) {
 	if c == nil {
 		return
 	}
-	t.class = nil
+	if t.class = nil; !c.more {
+		a.pending--
+	}
 	if len(c.members) == 1 {
 		if c.at >= 0 {
 			heap.Remove(&a.queue, c.at)
