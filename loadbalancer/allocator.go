@@ -500,7 +500,7 @@ func (a *Allocator) complete(r *Request, chosen []netip.Addr) ([]netip.Addr, Rea
 		case r.AllFamilies && !serves:
 			return nil, Reason{Cause: PoolNotFor, Pool: a.config.Pools[pool].Name}
 		case r.AllFamilies:
-			return nil, Reason{Cause: NoneBeside, Pool: a.config.Pools[pool].Name, Addr: chosen[0], Family: f}
+			return nil, Reason{Cause: NoneBeside, Pool: a.config.Pools[pool].Name, Addr: chosen[0], Family: f, withheld: a.stock.store(pool, f).withheld}
 		}
 	}
 	return inOrderOf(r.Families, chosen), Reason{}
@@ -562,10 +562,8 @@ func (a *Allocator) anew(r *Request) ([]netip.Addr, Reason) {
 
 // unmet says that no pool has what the Service asks for.
 func (a *Allocator) unmet(r *Request, from *fit) Reason {
-	all, family := a.config.Pools, IPv6
-	if slices.Contains(r.Families, IPv4) {
-		family = 0
-	}
+	all := a.config.Pools
+	why := Reason{Pool: r.Pool, pools: from.names}
 	switch {
 	case len(from.pools) > 0:
 	case r.Pool != "" && !slices.ContainsFunc(all, func(p Pool) bool { return p.Name == r.Pool }):
@@ -579,18 +577,25 @@ func (a *Allocator) unmet(r *Request, from *fit) Reason {
 	default:
 		return Reason{Cause: NoPoolFor, pools: a.automatic}
 	}
+	for _, f := range r.Families {
+		why.withheld += from.withheld[f.index()]
+	}
 	switch {
 	case len(r.Families) > 1 && r.AllFamilies:
-		return Reason{Cause: NoPairFree, pools: from.names}
+		why.Cause = NoPairFree
 	case !slices.ContainsFunc(from.pools, func(i int) bool {
 		return slices.ContainsFunc(r.Families, func(f Family) bool { return a.stock.has(i, f) })
 	}):
-		return Reason{Cause: NoFamily, Family: r.Families[0], pools: from.names}
+		why.Cause, why.Family = NoFamily, r.Families[0]
+	case r.Pool != "":
+		why.Cause = PoolFull
+	default:
+		why.Cause = NoneFree
 	}
-	if r.Pool != "" {
-		return Reason{Cause: PoolFull, Family: family, Pool: r.Pool}
+	if !slices.Contains(r.Families, IPv4) {
+		why.Family = IPv6
 	}
-	return Reason{Cause: NoneFree, Family: family, pools: from.names}
+	return why
 }
 
 // mayHold returns why the Service cannot have the address it asks for, if so.

@@ -477,6 +477,35 @@ func TestAddressesOfRoutersAndNodesAreNotHandedOutWhileNobodyHoldsThem(t *testin
 	}
 }
 
+// An operator who counts the Services of a pool must see why it has no address left.
+func TestWhoFindsAPoolEmptyIsToldWhatOthersUseOfIt(t *testing.T) {
+	for _, story := range []struct{ pools, withheld, held, ask, why string }{
+		{"lot 10.0.0.0/31; other 10.0.1.0/31 manual", "10.0.0.1,10.0.1.0,192.0.2.1", "shop/web", "shop/api",
+			`no free address in pool "lot" (1 used by routers, Nodes or Services that are not ours): add addresses, or delete a Service that holds one`},
+		{"lot 10.0.0.0/31; other 10.0.1.0/31", "10.0.0.1,10.0.1.0,10.0.1.1", "shop/web", "shop/api",
+			`no free address in one of the pools "lot", "other" (3 used by routers, Nodes or Services that are not ours): add addresses, or delete a Service that holds one`},
+		{"lot 10.0.0.0/31; other 10.0.1.0/31 manual", "10.0.1.0,10.0.1.1", "shop/web", "shop/api pool=other",
+			`pool "other" has no free address (2 used by routers, Nodes or Services that are not ours): add addresses to it, or delete a Service that holds one`},
+		{"lot 10.0.0.0/31,fd00::/128", "10.0.0.0,10.0.0.1,fd00::", "", "shop/api families=6",
+			`no free IPv6 address in pool "lot" (1 used by routers, Nodes or Services that are not ours): add addresses, or delete a Service that holds one`},
+		{"lot 10.0.0.0/31,fd00::/128", "10.0.0.0,fd00::", "", "shop/api families=46 require",
+			`no free IPv4 and IPv6 address in pool "lot" (2 used by routers, Nodes or Services that are not ours): add addresses of both, or set spec.ipFamilyPolicy to PreferDualStack`},
+		{"lot 10.0.0.0/31,fd00::/128", "10.0.0.0,fd00::", "", "shop/api families=46 require want=10.0.0.1",
+			`pool "lot" has no free IPv6 address beside 10.0.0.1 (1 used by routers, Nodes or Services that are not ours): add some to it, or ask for another pool`},
+		{"lot 10.0.0.255-10.0.1.1 avoid", "10.0.0.255,10.0.1.0", "shop/web", "shop/api",
+			`no free address in pool "lot": add addresses, or delete a Service that holds one`},
+	} {
+		a := NewAllocator()
+		a.Configure(pools(t, story.pools), nil)
+		a.Withhold(addresses(story.withheld))
+		if story.held != "" {
+			take(t, a, story.held)
+		}
+		r, _ := request(t, story.ask)
+		equal(t, words(a.Allocate(r).Why), story.why)
+	}
+}
+
 // Whether a Service was told meanwhile that it cannot have what it asks for does not matter for its turn.
 func TestWhoHasAnAddressIsServedAfterWhoHasNone(t *testing.T) {
 	for _, asked := range []bool{false, true} {

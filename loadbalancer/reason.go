@@ -16,6 +16,7 @@ type Reason struct {
 	Pool, OtherPool string
 	Family          Family
 	pools           string // some pools, in words
+	withheld        int    // addresses that these or Pool would hand out, were they not in use by others
 
 	// Holder is the Service that holds Addr, Port the one that both use.
 	Holder string
@@ -47,10 +48,10 @@ const (
 	OnRequestOnly    Cause = "no pool hands out addresses without request: annotate the Service with metallb.universe.tf/address-pool"
 	NoPoolFor        Cause = "no pool is for this Service: change its labels, or the namespaces or service-selectors of {pools}"
 	NoFamily         Cause = "there is no {family}address in {pools}: add some, or change spec.ipFamilies"
-	NoneFree         Cause = "no free {family}address in {pools}: add addresses, or delete a Service that holds one"
-	PoolFull         Cause = "pool {pool} has no free {family}address: add addresses to it, or delete a Service that holds one"
-	NoPairFree       Cause = "no free IPv4 and IPv6 address in {pools}: add addresses of both, or set spec.ipFamilyPolicy to PreferDualStack"
-	NoneBeside       Cause = "pool {pool} has no free {family}address beside {addr}: add some to it, or ask for another pool"
+	NoneFree         Cause = "no free {family}address in {pools}{withheld}: add addresses, or delete a Service that holds one"
+	PoolFull         Cause = "pool {pool} has no free {family}address{withheld}: add addresses to it, or delete a Service that holds one"
+	NoPairFree       Cause = "no free IPv4 and IPv6 address in {pools}{withheld}: add addresses of both, or set spec.ipFamilyPolicy to PreferDualStack"
+	NoneBeside       Cause = "pool {pool} has no free {family}address beside {addr}{withheld}: add some to it, or ask for another pool"
 	NoPoolBeside     Cause = "no pool owns address {addr}, and so none has an {family}address beside it: add it to a pool that has both"
 	CameWith         Cause = "the Service asks for pool {pool} and came with address {addr}, which is kept: to move it there, remove annotation metallb.universe.tf/address-pool and write it again"
 )
@@ -104,15 +105,18 @@ func (r Reason) Apart() string {
 
 // fill writes the fields of the Reason into a text.
 func (r Reason) fill(text string) string {
-	family, holder := "", "service "+r.Holder
+	family, holder, withheld := "", "service "+r.Holder, ""
 	if r.Family != 0 {
 		family = r.Family.String() + " "
 	}
 	if r.Foreign {
 		holder = "a Service of another namespace"
 	}
+	if r.withheld > 0 {
+		withheld = fmt.Sprintf(" (%d used by routers, Nodes or Services that are not ours)", r.withheld)
+	}
 	return strings.NewReplacer(
-		"{addr}", r.Addr.String(), "{pool}", strconv.Quote(show(r.Pool)), "{pools}", r.pools, "{family}", family,
+		"{addr}", r.Addr.String(), "{pool}", strconv.Quote(show(r.Pool)), "{pools}", r.pools, "{withheld}", withheld, "{family}", family,
 		"{other}", r.Other.String(), "{other pool}", strconv.Quote(show(r.OtherPool)), "{text}", r.text,
 		"{holder}", holder, "{port}", fmt.Sprintf("%s port %d", r.Port.Protocol, r.Port.Number),
 	).Replace(text)

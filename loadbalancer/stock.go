@@ -43,6 +43,7 @@ type store struct {
 	freed     list.List
 	forgotten bool
 	used      int // addresses in use
+	withheld  int // addresses that it would hand out, were they not in use by others
 	total     float64
 }
 
@@ -80,6 +81,11 @@ func (s *stock) configure(config *Config, held iter.Seq[netip.Addr]) {
 	slices.SortStableFunc(s.order, func(i, j int) int { return cmp.Compare(config.Pools[i].Priority, config.Pools[j].Priority) })
 	for addr := range held {
 		s.storeOf(addr).used++
+	}
+	for addr := range s.own {
+		if config.Pool(addr).handsOut(addr) {
+			s.storeOf(addr).withheld++
+		}
 	}
 	clear(s.freed)
 	for _, f := range freed {

@@ -57,8 +57,9 @@ type Change struct {
 
 // A fit are the pools from which some Services may get any address, in the order in which they are tried.
 type fit struct {
-	pools []int
-	names string // in words
+	pools    []int
+	names    string // in words
+	withheld [2]int // of each family
 }
 
 // fitOf returns the pools from which the Service may get any address.
@@ -73,12 +74,15 @@ func (a *Allocator) fitOf(r *Request) *fit {
 	}
 	known := a.fits[string(key)]
 	if known == nil {
+		known = &fit{pools: pools}
 		var names []string
 		for _, i := range slices.Sorted(slices.Values(pools)) {
 			names = append(names, a.config.Pools[i].Name)
+			for f := range known.withheld {
+				known.withheld[f] += a.stock.stores[i][f].withheld
+			}
 		}
-		known = &fit{pools, someOf(names)}
-		a.fits[string(key)] = known
+		known.names, a.fits[string(key)] = someOf(names), known
 	}
 	return known
 }
