@@ -446,13 +446,13 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 		{"a tab", "peers:\n\t- peer-address: 10.0.0.1\n",
 			"line 2: this is not YAML: found character that cannot start any token: indent with spaces instead of tabs, and put a value that begins with @, ` or % into quotes (\"- peer-address: 10.0.0.1\")"},
 		{"no colon", "peers:\n- name\n  address: 10.0.0.1\n  x\n",
-			`line 3: this is not YAML: mapping values are not allowed in this context ("address: 10.0.0.1")`},
+			`line 3: this is not YAML: mapping values are not allowed in this context: write each key with its colon on a line of its own, also above, and put a value that contains ": " into quotes ("address: 10.0.0.1")`},
 		{"a quote that never ends", "peers:\n- name: \"a\n",
-			`line 2: this is not YAML: found unexpected end of stream ("- name: \"a")`},
+			`line 2: this is not YAML: found unexpected end of stream: close the quotes ("- name: \"a")`},
 		{"a second document", "peers: []\n---\npeers: []\n",
 			`line 2: a second YAML document begins here: keep one (column 1: "---")`},
 		{"a second document that is not YAML", "peers: []\n---\npeers: [\n",
-			`line 3: this is not YAML: did not find expected node content ("peers: [")`},
+			`line 3: this is not YAML: did not find expected node content: write a value there, or complete or remove the bracket ("peers: [")`},
 		{"not UTF-8", "peers:\n- name: caf\xe9\n",
 			`line 2: this is not UTF-8 text: save the file as UTF-8 (column 12: "- name: caf�")`},
 		{"a character that YAML forbids", "peers:\n- name: \"\x07\"\n",
@@ -899,6 +899,34 @@ peers: []
 		_, _, err := Parse([]byte(text))
 		if err == nil || err.(Problems)[0].Line != want {
 			t.Errorf("the text\n%s\nis refused with %v, want line %d", text, err, want)
+		}
+	}
+}
+
+func TestTextsThatAreNotYAMLAreToldARemedy(t *testing.T) {
+	for text, remedy := range map[string]string{
+		"peers: []\n...\n- x\n":            `did not find expected <document start>: the text ends above this line: remove it and what follows, or the mark that ends the text ("- x")`,
+		"---\npeers: []\n... x\n":          "the text ends above this line",
+		"{peers: []}}\n":                   "the text ends above this line",
+		"peers: []\n---\n- x\n":            `a second YAML document begins here: keep one`,
+		"peers: []\n%YAML\n":               "put the value into quotes, or remove the line",
+		"%x\n---\npeers: []\n":             "put the value into quotes, or remove the line",
+		"peers: {a, b: c: d}\n":            `did not find expected ',' or '}': put a comma between two values, and close each bracket`,
+		"peers: [a, b\n":                   `did not find expected ',' or ']': put a comma between two values, and close each bracket`,
+		"peers: [,]\n":                     "write a value there, or complete or remove the bracket",
+		"peers: ]\n":                       "write a value there, or complete or remove the bracket",
+		"a: b: c\n":                        `write each key with its colon on a line of its own, also above, and put a value that contains ": " into quotes`,
+		"peers:\n- name: a\n  b\n  c: 1\n": `could not find expected ':': write a colon and a space after the key`,
+		"peers: \"abc\n":                   "close the quotes",
+		"peers: \"abc\n---\nb\"\n":         "close the quotes",
+		"peers: *\n":                       "put the value into quotes",
+		"peers: >x\n a\n":                  "put the value into quotes",
+		"peers: \"\\q\"\n":                 "put the value into single quotes",
+		"peers: \"\\xZZ\"\n":               "put the value into single quotes",
+		"peers: !a!b c\n":                  "put the value into quotes",
+	} {
+		if got, _, _ := strings.Cut(said(text), "\n"); !strings.Contains(got, remedy) {
+			t.Errorf("of\n%s\nis said\n%s\nwithout %q", text, got, remedy)
 		}
 	}
 }
