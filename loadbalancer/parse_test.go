@@ -2,6 +2,7 @@ package loadbalancer
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"os"
@@ -1476,7 +1477,7 @@ func TestASuggestionIsTheNearestKeyAndOnlyIfItIsNear(t *testing.T) {
 		{strings.Repeat("name", 100), ""},
 	}
 	for _, test := range tests {
-		got := new(reader).suggest(test.written, names(peerKeys), "remove it")
+		got := new(reader).suggest(test.written, maps.Keys(peerKeys), "remove it")
 		want := fmt.Sprintf(": did you mean %q?", test.want)
 		if test.want == "" {
 			want = ": remove it"

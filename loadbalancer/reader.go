@@ -78,7 +78,7 @@ func (r *reader) visit(node *yaml.Node) (*yaml.Node, bool) {
 
 // fields returns the values of a mapping by their key's name, and reports keys that it does not know, that stand there
 // twice, or that this version does not honour. It reports false for something else than a mapping.
-func (r *reader) fields(v value, keys []key) (map[string]value, bool) {
+func (r *reader) fields(v value, keys keys) (map[string]value, bool) {
 	found, before := map[string]value{}, len(r.problems)
 	entries, ok := r.entries(v, keys)
 	for _, e := range entries {
@@ -93,7 +93,7 @@ func (r *reader) fields(v value, keys []key) (map[string]value, bool) {
 			return nil, false
 		case k.name == "":
 			r.unknownKey(e, keys)
-			if meant := lookup(keys, like(keys, e.key.node.Value)).name; meant != "" && found[meant].absent() {
+			if meant := keys.like(e.key.node.Value).name; meant != "" && found[meant].absent() {
 				found[meant] = e.value // which may be wrong as well, and is not missing
 			}
 		case k.standing == later:
@@ -116,7 +116,7 @@ type entry struct {
 
 // entries returns the entries of a mapping in the order of the text. Of two with one key, or with a key and its synonym, it
 // reports the second. Without keys, they are the operator's choice.
-func (r *reader) entries(v value, keys []key) (all []entry, ok bool) {
+func (r *reader) entries(v value, keys keys) (all []entry, ok bool) {
 	if v.absent() {
 		return nil, true
 	}
@@ -126,7 +126,7 @@ func (r *reader) entries(v value, keys []key) (all []entry, ok bool) {
 	}
 	first := map[string]value{}
 	for _, e := range r.pairs(v, v.node, 0) {
-		e.known = lookup(keys, e.key.node.Value)
+		e.known = keys[e.key.node.Value]
 		name := cmp.Or(e.known.name, e.key.node.Value)
 		if before, twice := first[name]; !twice {
 			first[name] = e.key
