@@ -83,27 +83,25 @@ func parseCommunity(text string) (numbers []uint32, ok bool) {
 	return numbers, len(numbers) == count
 }
 
-func (r *reader) advertisement(v value, narrowest []span, defined map[string]string, peers map[string]value) Advertisement {
+func (r *reader) advertisement(v value, narrowest [2]span, defined map[string]string, peers map[string]value) Advertisement {
 	f, _ := r.fields(v, advertisementKeys)
-	a := Advertisement{
-		AggregationLength:   int(r.number(f["aggregation-length"], 0, 32, 32)),
-		AggregationLengthV6: int(r.number(f["aggregation-length-v6"], 0, 128, 128)),
-		NodeSelectors:       r.selectors(f["node-selectors"]),
+	a := Advertisement{NodeSelectors: r.selectors(f["node-selectors"])}
+	for _, family := range []Family{IPv4, IPv6} {
+		at, most := f["aggregation-length"], int64(32)
+		if family == IPv6 {
+			at, most = f["aggregation-length-v6"], 128
+		}
+		length := int(r.number(at, 0, most, most))
+		if s := narrowest[family.index()]; length < s.shortest {
+			r.wrong(at, "reaches beyond the pool's %s: use at least %d", r.quote(s.at), s.shortest)
+		}
+		a.AggregationLengths[family.index()] = length
 	}
 	route := &a.Route
 	route.LocalPref = uint32(r.number(f["localpref"], 0, math.MaxUint32, 100))
 	route.Prepend = uint8(r.number(f["as-path-prepend"], 0, 10, 0))
 	if r.flag(f["link-bandwidth"], false) {
 		route.Weight = 1
-	}
-	for _, s := range narrowest {
-		length, at := a.AggregationLength, f["aggregation-length"]
-		if s.From().Is6() {
-			length, at = a.AggregationLengthV6, f["aggregation-length-v6"]
-		}
-		if length < s.shortest {
-			r.wrong(at, "reaches beyond the pool's %s: use at least %d", r.quote(s.at), s.shortest)
-		}
 	}
 	for item, text := range r.words(f["communities"], communityRule+", or a name from communities") {
 		meaning, named := defined[text]
@@ -146,14 +144,14 @@ func sorted[T cmp.Ordered](list []T) []T {
 
 // consistent reports advertisements of one pool with which some node would send one prefix to one peer with two sets of
 // attributes.
-func (r *reader) consistent(all []Advertisement, places []value, families []span) {
+func (r *reader) consistent(all []Advertisement, places []value, spans [2]span) {
 	// A key that we skipped may be what keeps them apart, and to refuse the text would lose every route.
 	if r.ignored > 0 || r.effort > maxEffort {
 		return
 	}
 	for j, b := range all {
 		for i, a := range all[:j] {
-			contradicts := a.contradicts(b, families, &r.effort)
+			contradicts := a.contradicts(b, spans, &r.effort)
 			if r.effort > maxEffort {
 				r.problem(places[j], "is one too many to compare with those before it: write fewer advertisements, peers or node-selectors")
 				return
@@ -170,13 +168,10 @@ func (r *reader) consistent(all []Advertisement, places []value, families []span
 	}
 }
 
-func (a Advertisement) contradicts(b Advertisement, families []span, effort *int) bool {
+func (a Advertisement) contradicts(b Advertisement, spans [2]span, effort *int) bool {
 	*effort++
-	samePrefix := slices.ContainsFunc(families, func(s span) bool {
-		if s.From().Is6() {
-			return a.AggregationLengthV6 == b.AggregationLengthV6
-		}
-		return a.AggregationLength == b.AggregationLength
+	samePrefix := slices.ContainsFunc(spans[:], func(s span) bool {
+		return s.IsValid() && a.Prefix(s.From()) == b.Prefix(s.From())
 	})
 	return samePrefix && !a.Route.alike(b.Route) && shareName(a.Route.Peers, b.Route.Peers, effort) && !neverTogether(a.NodeSelectors, b.NodeSelectors, effort)
 }

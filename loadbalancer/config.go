@@ -201,20 +201,15 @@ type Advertisement struct {
 	// Route is what routers hear, but for the prefix. Its Weight is 1 if the routes are to carry one, the number of ready
 	// endpoints behind them, and else 0.
 	Route Route
-	// AggregationLength is the prefix length that IPv4 addresses are announced with, AggregationLengthV6 that of IPv6.
-	AggregationLength   int
-	AggregationLengthV6 int
+	// AggregationLengths are the prefix lengths that addresses are announced with, of IPv4 and of IPv6.
+	AggregationLengths [2]int
 	// NodeSelectors name the nodes that announce it; none means every node.
 	NodeSelectors []Selector
 }
 
 // Prefix is what the advertisement announces for an address of the pool.
 func (a *Advertisement) Prefix(addr netip.Addr) netip.Prefix {
-	length := a.AggregationLength
-	if addr.Is6() {
-		length = a.AggregationLengthV6
-	}
-	return netip.PrefixFrom(addr, length).Masked()
+	return netip.PrefixFrom(addr, a.AggregationLengths[FamilyOf(addr).index()]).Masked()
 }
 
 // Pool returns the pool that owns addr, also if the pool would not hand it out, or nil.

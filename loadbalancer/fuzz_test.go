@@ -152,7 +152,7 @@ func sound(t *testing.T, config *Config) {
 			announced(t, config, p, r)
 		}
 		for _, a := range p.Advertisements {
-			if a.AggregationLength < 0 || a.AggregationLength > 32 || a.AggregationLengthV6 < 0 || a.AggregationLengthV6 > 128 || a.Route.Prepend > 10 {
+			if v4, v6 := a.AggregationLengths[0], a.AggregationLengths[1]; v4 < 0 || v4 > 32 || v6 < 0 || v6 > 128 || a.Route.Prepend > 10 {
 				t.Fatalf("advertisement %+v", a)
 			}
 			labelled(t, a.NodeSelectors)

@@ -175,7 +175,7 @@ func inWords(config *Config) string {
 			a, selectors := a, a.NodeSelectors
 			a.NodeSelectors = nil
 			alone.Pools[0].Advertisements = []Advertisement{a}
-			fmt.Fprintf(&b, "  announced by /%d and /%d: %s\n", a.AggregationLength, a.AggregationLengthV6, notation(alone.Routes(p.Ranges[0].From(), nil)))
+			fmt.Fprintf(&b, "  announced by /%d and /%d: %s\n", a.AggregationLengths[0], a.AggregationLengths[1], notation(alone.Routes(p.Ranges[0].From(), nil)))
 			selectorsInWords(&b, "    from nodes with", selectors)
 		}
 	}

@@ -45,7 +45,7 @@ func TestTheBasicConfigurationParsesAsPrinted(t *testing.T) {
 			Name:           "default",
 			Ranges:         spans("192.168.10.0-192.168.10.255"),
 			AutoAssign:     true,
-			Advertisements: []Advertisement{{AggregationLength: 32, AggregationLengthV6: 128, Route: Route{LocalPref: 100}}},
+			Advertisements: []Advertisement{{AggregationLengths: [2]int{32, 128}, Route: Route{LocalPref: 100}}},
 		}},
 	}
 	equal(t, config, owned(want))
@@ -59,14 +59,14 @@ func TestTheEcommerceConfigurationParsesAsPrinted(t *testing.T) {
 			Name:           "production",
 			Ranges:         spans("42.176.25.64-42.176.25.67"),
 			AutoAssign:     true,
-			Advertisements: []Advertisement{{AggregationLength: 32, AggregationLengthV6: 128, Route: Route{LocalPref: 100}}},
+			Advertisements: []Advertisement{{AggregationLengths: [2]int{32, 128}, Route: Route{LocalPref: 100}}},
 		}, {
 			Name:       "sandbox",
 			Ranges:     spans("192.168.144.0-192.168.159.255"),
 			AutoAssign: true,
 			Advertisements: []Advertisement{{
-				AggregationLength: 32, AggregationLengthV6: 128,
-				Route: Route{LocalPref: 100, Communities: []Community{1234<<16 | 1}},
+				AggregationLengths: [2]int{32, 128},
+				Route:              Route{LocalPref: 100, Communities: []Community{1234<<16 | 1}},
 			}},
 		}},
 	}
@@ -162,7 +162,7 @@ address-pools:
 			{{Key: "tier", Operator: "In", Values: []string{"edge"}}},
 		},
 		ShareAcrossNamespaces: true,
-		Advertisements:        []Advertisement{{AggregationLength: 24, AggregationLengthV6: 120, Route: Route{LocalPref: 7, Communities: []Community{1234<<16 | 1}, Prepend: 2}}},
+		Advertisements:        []Advertisement{{AggregationLengths: [2]int{24, 120}, Route: Route{LocalPref: 7, Communities: []Community{1234<<16 | 1}, Prepend: 2}}},
 	})
 }
 
@@ -1067,6 +1067,7 @@ func TestPasswordsNeverStandInAnError(t *testing.T) {
 		"peers:\n- passwrod: hunter2: x\n",
 		"password:\n- hunter2\x07\n",
 		"password: |\n foo\n hunter2\xff\n",
+		peer("name: &p foo", "password: *p", "router-id: &p hunter2") + "- {password: *p, peer-address: x}\n",
 		"peers:\n- name: &p hunter2: x\n  password: *p\n",
 	}
 	accepted := 0
