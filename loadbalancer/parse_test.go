@@ -340,20 +340,11 @@ func TestAddressesAsOperatorsWriteThem(t *testing.T) {
 			return netip.AddrFrom16(a)
 		}
 		for _, span := range []netipx.IPRange{netipx.IPRangeFrom(v4(from), v4(to)), netipx.IPRangeFrom(v6(from), v6(to))} {
-			if !span.IsValid() {
-				continue
+			want := 128
+			for _, network := range span.Prefixes() {
+				want = min(want, network.Bits())
 			}
-			want := 0
-			for ; want < span.From().BitLen(); want++ { // is there a network of that length?
-				begin := netip.PrefixFrom(span.From(), want).Masked()
-				if begin.Addr() != span.From() {
-					begin = netip.PrefixFrom(netipx.PrefixLastIP(begin).Next(), want)
-				}
-				if begin.IsValid() && netipx.PrefixLastIP(begin).Compare(span.To()) <= 0 {
-					break
-				}
-			}
-			if got := widest(span); got != want {
+			if got := widest(span); span.IsValid() && got != want {
 				t.Fatalf("the widest network of %s has /%d, want /%d", span, got, want)
 			}
 		}

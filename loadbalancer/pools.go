@@ -144,10 +144,20 @@ func parseRange(text string) (netipx.IPRange, bool) {
 
 func plain(addr netip.Addr) bool { return !addr.Is4In6() && addr.Zone() == "" }
 
-// widest returns the prefix length of the widest network within a range.
+// widest returns the prefix length of the widest network within a range. To list all its networks would take long for a text that
+// has many ranges.
 func widest(span netipx.IPRange) int {
-	widest := slices.MinFunc(span.Prefixes(), func(p, q netip.Prefix) int { return p.Bits() - q.Bits() })
-	return widest.Bits()
+	for length := 0; length < span.From().BitLen(); length++ {
+		begin := netip.PrefixFrom(span.From(), length).Masked()
+		if begin.Addr() != span.From() {
+			// The next one of that length, unless there is none.
+			begin = netip.PrefixFrom(netipx.PrefixLastIP(begin).Next(), length)
+		}
+		if begin.IsValid() && netipx.PrefixLastIP(begin).Compare(span.To()) <= 0 {
+			return length
+		}
+	}
+	return span.From().BitLen()
 }
 
 // apart sorts the spans by address and reports those that overlap, in one pool or in two.

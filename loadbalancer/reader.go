@@ -142,7 +142,10 @@ func (r *reader) entries(v value, keys keys) (all []entry, ok bool) {
 func (r *reader) pairs(v value, mapping *yaml.Node, depth int) (all []entry) {
 	var merges []*yaml.Node
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
-		key, _ := r.visit(mapping.Content[i])
+		key, ok := r.visit(mapping.Content[i])
+		if !ok {
+			break
+		}
 		node, ok := r.visit(mapping.Content[i+1])
 		if !ok {
 			break
