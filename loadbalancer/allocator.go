@@ -77,6 +77,8 @@ type Grant struct {
 	Conflict Reason
 	// Renumbered is set if it gave one up because the operator took that away from the pools.
 	Renumbered bool
+
+	met bool // the request; the Why may be company that it should not have
 }
 
 // A Holder is a Service that holds an address.
@@ -240,25 +242,25 @@ func (a *Allocator) Adopt(r Request, addrs []netip.Addr) (conflict Reason) {
 // The exception is an address that two Services hold and cannot use at once: the younger loses it, whichever of them asks. If
 // it is the other, it waits for another address and is told when it is served.
 func (a *Allocator) Allocate(r Request) Grant {
-	g, met := a.decide(&r)
-	a.settle(a.tenant(&r), &r, g, met)
+	g := a.decide(&r)
+	a.settle(a.tenant(&r), &r, g)
 	return g
 }
 
 // Check returns what Allocate would, and changes nothing. It also reports whether Allocate would change nothing.
 func (a *Allocator) Check(r Request) (g Grant, same bool) {
-	g, _ = a.decide(&r)
+	g = a.decide(&r)
 	t := a.services[r.UID]
 	return g, slices.Equal(g.Addrs, a.Held(r.UID)) && (len(g.Addrs) == 0 || t.request.Terms.equal(r.Terms))
 }
 
 // settle gives the Service what was decided, and lets it wait for the rest. If it moved all the same, it has its turn once
 // more: what it got beside what it has may bring the rest along.
-func (a *Allocator) settle(t *tenant, r *Request, g Grant, met bool) (moved, news bool) {
+func (a *Allocator) settle(t *tenant, r *Request, g Grant) (moved, news bool) {
 	moved, news = !slices.Equal(t.addrs, g.Addrs) || !t.lost.None(), !g.Why.Same(t.why)
 	a.hold(t, r, g.Addrs)
 	t.why, t.lost, t.rests = g.Why, Reason{}, false
-	if met {
+	if g.met {
 		t.asked, t.pool, t.key = true, r.Pool, r.Key
 	}
 	switch {
@@ -336,28 +338,19 @@ func (a *Allocator) hold(t *tenant, r *Request, addrs []netip.Addr) {
 	}
 }
 
-// decide finds what the Service gets, and whether that meets its request. It changes nothing but how far the pools' cursors
-// have come.
-func (a *Allocator) decide(r *Request) (g Grant, met bool) {
+// decide finds what the Service gets. It changes nothing but how far the pools' cursors have come.
+func (a *Allocator) decide(r *Request) (g Grant) {
 	now := a.services[r.UID]
 	if now == nil {
 		now = &tenant{}
 	}
-	if g.Addrs, g.Why = a.choose(r, now); g.Why.None() {
-		met = true
-	}
-	if len(g.Addrs) == 0 {
-		// It keeps what it has. What it cannot have together with another, it loses.
-		for _, addr := range now.addrs {
-			if !a.excluded(addr, r).None() {
-				continue
-			}
-			g.Addrs = append(g.Addrs, addr)
-			if a.isGivenUp(addr) {
-				g.Why.GivenUp = addr
-			}
+	stay, lost := a.tenable(now.addrs, r)
+	g.Addrs, g.Why = a.choose(r, now, stay)
+	if g.met = g.Why.None(); len(g.Addrs) == 0 {
+		g.Addrs = inOrderOf(r.Families, stay) // it keeps what it has
+		if i := slices.IndexFunc(stay, a.isGivenUp); i >= 0 {
+			g.Why.GivenUp = stay[i]
 		}
-		g.Addrs = inOrderOf(r.Families, g.Addrs)
 	}
 	for _, addr := range g.Addrs {
 		if g.Why.None() {
@@ -367,30 +360,34 @@ func (a *Allocator) decide(r *Request) (g Grant, met bool) {
 			g.Apart = a.apart(addr, r)
 		}
 	}
-	g.Conflict = now.lost
-	for _, addr := range now.addrs {
-		if slices.Contains(g.Addrs, addr) {
-			continue
-		}
-		if g.Conflict.None() {
-			g.Conflict = a.excluded(addr, r)
-		}
-		g.Renumbered = g.Renumbered || a.isGivenUp(addr)
-	}
+	g.Conflict = cmp.Or(now.lost, lost)
+	g.Renumbered = slices.ContainsFunc(now.addrs, func(addr netip.Addr) bool { return a.isGivenUp(addr) && !slices.Contains(g.Addrs, addr) })
 	g.More = g.Why.None() && a.couldComplete(g.Addrs, r)
-	return g, met
+	return g
 }
 
-// choose finds addresses that meet the request, in the order of its families. With a reason, they are those that the Service
-// would have had it not changed its key, if any.
-func (a *Allocator) choose(r *Request, now *tenant) ([]netip.Addr, Reason) {
+// tenable returns those of its addresses that the Service may keep, and why it loses another, if it does.
+func (a *Allocator) tenable(addrs []netip.Addr, r *Request) (stay []netip.Addr, lost Reason) {
+	for _, addr := range addrs {
+		if why := a.excluded(addr, r); why.None() {
+			stay = append(stay, addr)
+		} else {
+			lost = cmp.Or(lost, why)
+		}
+	}
+	return stay, lost
+}
+
+// choose finds addresses that meet the request, in the order of its families, and may be some that the Service has. With a reason,
+// they are those that the Service would have had it not changed its key, if any.
+func (a *Allocator) choose(r *Request, now *tenant, stay []netip.Addr) ([]netip.Addr, Reason) {
 	if r.Invalid != nil {
 		return nil, Reason{Cause: Invalid, text: r.Invalid.Error()}
 	}
 	var kept, disliked []netip.Addr
-	for _, addr := range now.addrs {
+	for _, addr := range stay {
 		switch {
-		case !slices.Contains(r.Families, FamilyOf(addr)) || a.isGivenUp(addr) || !a.excluded(addr, r).None():
+		case !slices.Contains(r.Families, FamilyOf(addr)) || a.isGivenUp(addr):
 			// It cannot stay.
 		case slices.ContainsFunc(r.Addrs, func(want netip.Addr) bool { return FamilyOf(want) == FamilyOf(addr) }):
 			// It stays if it is the one asked for, also if it is not shared as it should be.

@@ -188,12 +188,8 @@ func (p *Pool) handsOut(addr netip.Addr) bool {
 
 // Serves reports whether Services of the namespace that carry these labels may be given the pool's addresses.
 func (p *Pool) Serves(namespace string, labels map[string]string) bool {
-	if len(p.Namespaces) > 0 {
-		if _, ok := slices.BinarySearch(p.Namespaces, namespace); !ok {
-			return false
-		}
-	}
-	return Selects(p.ServiceSelectors, labels)
+	_, named := slices.BinarySearch(p.Namespaces, namespace)
+	return (named || len(p.Namespaces) == 0) && Selects(p.ServiceSelectors, labels)
 }
 
 // An Advertisement is one way to tell routers about a pool's addresses.

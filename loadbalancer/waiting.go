@@ -91,12 +91,9 @@ func (a *Allocator) fitOf(r *Request) *fit {
 // older one, it loses at once.
 func (a *Allocator) Wait(r Request) {
 	t := a.tenant(&r)
-	kept := slices.DeleteFunc(slices.Clone(t.addrs), func(addr netip.Addr) bool {
-		why := a.excluded(addr, &r)
-		t.lost = cmp.Or(t.lost, why)
-		return !why.None()
-	})
-	a.hold(t, &r, kept)
+	stay, lost := a.tenable(t.addrs, &r)
+	t.lost = cmp.Or(t.lost, lost)
+	a.hold(t, &r, stay)
 	a.join(t, false)
 	a.push(t.class)
 }
@@ -233,9 +230,7 @@ func byAge(t, u *tenant) int { return older(&t.request, &u.request) }
 
 // touch notes that the Service left the address, came to it, or holds it on other terms, and queues who may get another answer.
 func (a *Allocator) touch(addr netip.Addr, by *tenant) {
-	for c := range a.watched[addr] {
-		a.push(c)
-	}
+	a.wake(addr)
 	holders := a.inUse[addr]
 	for _, t := range slices.Clone(holders) {
 		beside, _ := relation(&by.request, &t.request)
@@ -260,16 +255,19 @@ func (a *Allocator) touch(addr netip.Addr, by *tenant) {
 			}
 		}
 	case a.stock.handsOut(&a.config.Pools[i], addr):
-		for c := range a.watched[spot{i, FamilyOf(addr)}] {
-			a.push(c)
-		}
+		a.wake(spot{i, FamilyOf(addr)})
 		for _, f := range a.fits {
 			if len(a.watched[f]) > 0 && slices.Contains(f.pools, i) {
-				for c := range a.watched[f] {
-					a.push(c)
-				}
+				a.wake(f)
 			}
 		}
+	}
+}
+
+// wake queues who waits for this.
+func (a *Allocator) wake(watched any) {
+	for c := range a.watched[watched] {
+		a.push(c)
 	}
 }
 
@@ -305,10 +303,10 @@ func (a *Allocator) Serve(may func() bool) (changed []Change, more bool) {
 	for len(a.queue) > 0 {
 		c := heap.Pop(&a.queue).(*class)
 		t := c.members[0]
-		if g, met := a.decide(&t.request); len(t.addrs)+len(g.Addrs) == 0 && t.lost.None() {
+		if g := a.decide(&t.request); len(t.addrs)+len(g.Addrs) == 0 && t.lost.None() {
 			changed = append(changed, c.tell(g)...)
 		} else {
-			moved, news := a.settle(t, &t.request, g, met)
+			moved, news := a.settle(t, &t.request, g)
 			if moved || news {
 				changed = append(changed, Change{t.request.UID, moved, g})
 			}
