@@ -220,7 +220,7 @@ func (c *Config) remarks(f Facts) (all Problems) {
 	}
 	for _, n := range f.Nodes {
 		for _, addr := range n.InternalIPs {
-			if i, ok := c.index(addr); ok {
+			if i := c.index(addr); i >= 0 {
 				warn(i, "address-pools[%d]", "pool %q owns %s, which is Node %s's own address: it is not handed out; take it out of the pool", show(c.Pools[i].Name), addr, n.Name)
 			}
 		}

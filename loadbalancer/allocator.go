@@ -474,7 +474,7 @@ func (a *Allocator) byName(r *Request, kept []netip.Addr) ([]netip.Addr, Reason)
 func (a *Allocator) complete(r *Request, chosen []netip.Addr) ([]netip.Addr, Reason) {
 	pool := -1
 	for _, addr := range chosen {
-		if i, ok := a.config.index(addr); ok {
+		if i := a.config.index(addr); i >= 0 {
 			pool = i
 		}
 	}
@@ -508,8 +508,8 @@ func (a *Allocator) couldComplete(addrs []netip.Addr, r *Request) bool {
 	if len(addrs) == 0 || len(addrs) >= len(r.Families) {
 		return false
 	}
-	pool, ok := a.config.index(addrs[0])
-	return ok && a.config.Pools[pool].Serves(r.Namespace, r.Labels) &&
+	pool := a.config.index(addrs[0])
+	return pool >= 0 && a.config.Pools[pool].Serves(r.Namespace, r.Labels) &&
 		!slices.ContainsFunc(r.Families, func(f Family) bool { return !a.stock.has(pool, f) })
 }
 

@@ -1753,7 +1753,7 @@ func (a *Allocator) inconsistency() error {
 				return fmt.Errorf("%s holds %s, which is held by others only", uid, addr)
 			}
 			if p := a.config.Pool(addr); t.request.Key != "" && p != nil {
-				i, _ := a.config.index(addr)
+				i := a.config.index(addr)
 				in := company{circle{t.request.Namespace, t.request.Key}, spot{i, FamilyOf(addr)}}
 				if p.ShareAcrossNamespaces {
 					in.namespace = ""
@@ -1824,11 +1824,11 @@ func (a *Allocator) inconsistency() error {
 			if s.used != used[s] {
 				return fmt.Errorf("%d addresses of pool number %d are in use, and %d are counted", used[s], i, s.used)
 			}
-			if i == len(a.config.Pools) {
+			if i == 0 {
 				continue
 			}
 			// Below the cursor nothing is left that was never used, except what was forgotten.
-			pool := &a.config.Pools[i]
+			pool := &a.config.Pools[i-1]
 			for span, r := range s.ranges[:min(s.span+1, len(s.ranges))] {
 				for addr := r.From(); r.Contains(addr) && (span < s.span || addr.Less(s.at)) && !s.forgotten; addr = addr.Next() {
 					if a.stock.handsOut(pool, addr) && a.inUse[addr] == nil && a.stock.freed[addr] == nil {

@@ -210,14 +210,14 @@ func (a *Advertisement) Prefix(addr netip.Addr) netip.Prefix {
 
 // Pool returns the pool that owns addr, also if the pool would not hand it out, or nil.
 func (c *Config) Pool(addr netip.Addr) *Pool {
-	if i, ok := c.index(addr); ok {
+	if i := c.index(addr); i >= 0 {
 		return &c.Pools[i]
 	}
 	return nil
 }
 
-// index returns the index of the pool that owns addr.
-func (c *Config) index(addr netip.Addr) (int, bool) {
+// index returns the index of the pool that owns addr, or -1.
+func (c *Config) index(addr netip.Addr) int {
 	i, ok := slices.BinarySearchFunc(c.owners, addr, func(o owner, addr netip.Addr) int {
 		if o.Contains(addr) {
 			return 0
@@ -225,9 +225,9 @@ func (c *Config) index(addr netip.Addr) (int, bool) {
 		return o.From().Compare(addr)
 	})
 	if !ok {
-		return 0, false
+		return -1
 	}
-	return c.owners[i].pool, true
+	return c.owners[i].pool
 }
 
 // Routes returns what a node with these labels tells routers about addr: nothing if no pool owns the address or no

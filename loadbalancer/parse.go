@@ -93,19 +93,19 @@ func (r *reader) document(decoder *yaml.Decoder) *yaml.Node {
 
 // unreadable finds the first character that YAML does not allow. The YAML library does not say where it is.
 func unreadable(text []byte) (p Problem, found bool) {
+	p.Line = 1
 	for i, c := range string(text) {
+		p.Column++
 		switch _, size := utf8.DecodeRune(text[i:]); {
+		case c == '\n':
+			p.Line, p.Column = p.Line+1, 0
 		case c == utf8.RuneError && size == 1:
 			p.Text = "this is not UTF-8 text: save the file as UTF-8"
-		case c < ' ' && c != '\t' && c != '\n' && c != '\r', c >= 0x7f && c < 0xa0 && c != 0x85, c == 0xfffe, c == 0xffff:
+			return p, true
+		case c < ' ' && c != '\t' && c != '\r', c >= 0x7f && c < 0xa0 && c != 0x85, c == 0xfffe, c == 0xffff:
 			p.Text = fmt.Sprintf("the character %U is not allowed in YAML: remove it", c)
-		default:
-			continue
+			return p, true
 		}
-		before := text[:i]
-		p.Line = 1 + bytes.Count(before, []byte("\n"))
-		p.Column = 1 + utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:])
-		return p, true
 	}
 	return Problem{}, false
 }
@@ -190,11 +190,10 @@ func lineOf(text []byte, begin int) int {
 	lines := bytes.SplitAfter(text, []byte("\n"))
 	return 1 + sort.Search(len(lines)-1, func(i int) bool {
 		decoder := yaml.NewDecoder(bytes.NewReader(bytes.Join(lines[:i+1], nil)))
-		for {
-			var document yaml.Node
-			if err := decoder.Decode(&document); err != nil {
-				return !errors.Is(err, io.EOF)
-			}
+		var err error
+		for err == nil {
+			err = decoder.Decode(new(yaml.Node))
 		}
+		return !errors.Is(err, io.EOF)
 	})
 }

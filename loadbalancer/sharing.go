@@ -158,8 +158,8 @@ type company struct {
 
 // companyAt returns the company that the Service is in at the address; false if it has no key, or the address no pool.
 func (a *Allocator) companyAt(addr netip.Addr, r *Request) (company, bool) {
-	i, ok := a.config.index(addr)
-	if r.Key == "" || !ok {
+	i := a.config.index(addr)
+	if r.Key == "" || i < 0 {
 		return company{}, false
 	}
 	return company{circleIn(&a.config.Pools[i], r), spot{i, FamilyOf(addr)}}, true

@@ -16,7 +16,7 @@ import (
 type stock struct {
 	config *Config
 	inUse  func(netip.Addr) bool
-	stores [][2]store // by pool, and by family; the last are of addresses that no pool owns
+	stores [][2]store // by pool, and by family; the first are of addresses that no pool owns
 	// own are addresses that routers and others use, which no pool hands out.
 	own    map[netip.Addr]bool
 	others []netip.Addr
@@ -115,17 +115,14 @@ func (s *stock) reserved(config *Config) map[netip.Addr]bool {
 	return own
 }
 
-func (s *stock) store(pool int, f Family) *store { return &s.stores[pool][f.index()] }
+func (s *stock) store(pool int, f Family) *store { return &s.stores[1+pool][f.index()] }
 
 // has reports whether the pool owns addresses of the family.
 func (s *stock) has(pool int, f Family) bool { return len(s.store(pool, f).ranges) > 0 }
 
 // storeOf returns the store of the pool that owns the address.
 func (s *stock) storeOf(addr netip.Addr) *store {
-	if i, ok := s.config.index(addr); ok {
-		return s.store(i, FamilyOf(addr))
-	}
-	return s.store(len(s.config.Pools), FamilyOf(addr))
+	return s.store(s.config.index(addr), FamilyOf(addr))
 }
 
 // take notes that somebody holds the address from now on, and nobody did before.

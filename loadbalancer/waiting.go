@@ -79,7 +79,7 @@ func (a *Allocator) fitOf(r *Request) *fit {
 		for _, i := range slices.Sorted(slices.Values(pools)) {
 			names = append(names, a.config.Pools[i].Name)
 			for f := range known.withheld {
-				known.withheld[f] += a.stock.stores[i][f].withheld
+				known.withheld[f] += a.stock.stores[1+i][f].withheld
 			}
 		}
 		known.names, a.fits[string(key)] = someOf(names), known
@@ -123,8 +123,7 @@ func (a *Allocator) likeness(t *tenant, more bool, from *fit) string {
 	switch {
 	case more && r.Key == "":
 		// All that matters is that its pool gets an address of the other family.
-		pool, _ := a.config.index(t.addrs[0])
-		return fmt.Sprint("more ", a.rank(t), pool, FamilyOf(t.addrs[0]))
+		return fmt.Sprint("more ", a.rank(t), a.config.index(t.addrs[0]), FamilyOf(t.addrs[0]))
 	case len(t.addrs) > 0 || r.Invalid != nil || !t.lost.None():
 		return "only " + r.UID
 	}
@@ -151,7 +150,7 @@ func (a *Allocator) watches(t *tenant, from *fit) (all []any) {
 	}
 	if len(r.Families) > 1 { // one is given beside the other
 		for _, addr := range slices.Concat(r.Addrs, t.addrs) {
-			if pool, ok := a.config.index(addr); ok {
+			if pool := a.config.index(addr); pool >= 0 {
 				all = append(all, spot{pool, IPv4}, spot{pool, IPv6})
 			}
 		}
@@ -245,8 +244,8 @@ func (a *Allocator) touch(addr netip.Addr, by *tenant) {
 		}
 	}
 	holders = a.inUse[addr]
-	switch i, ok := a.config.index(addr); {
-	case !ok:
+	switch i := a.config.index(addr); {
+	case i < 0:
 	case len(holders) > 0:
 		pool := &a.config.Pools[i]
 		for c := range a.watched[circleIn(pool, &holders[0].request)] {
