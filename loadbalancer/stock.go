@@ -194,11 +194,9 @@ type Usage struct {
 func (a *Allocator) Usage() (all []Usage) {
 	for i, pool := range a.config.Pools {
 		for _, f := range []Family{IPv4, IPv6} {
-			at := a.stock.store(i, f)
-			if len(at.ranges) == 0 {
-				continue
+			if at := a.stock.store(i, f); a.stock.has(i, f) {
+				all = append(all, Usage{pool.Name, f, at.total, at.used})
 			}
-			all = append(all, Usage{pool.Name, f, at.total, at.used})
 		}
 	}
 	return all
