@@ -2,6 +2,7 @@ package loadbalancer
 
 import (
 	"cmp"
+	"container/list"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -132,7 +133,7 @@ type tenant struct {
 // NewAllocator returns an allocator without pools, in which nothing is held.
 func NewAllocator() *Allocator {
 	a := &Allocator{services: map[string]*tenant{}, inUse: map[netip.Addr][]*tenant{}}
-	a.stock = newStock(func(addr netip.Addr) bool { return a.inUse[addr] != nil })
+	a.stock = &stock{inUse: a.inUse, freed: map[netip.Addr]*list.Element{}}
 	a.Configure(&Config{}, nil)
 	return a
 }
@@ -150,7 +151,7 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 		}
 	}
 	a.config, a.givenUp, a.names, a.automatic = config, givenUp, someOf(names), someOf(automatic)
-	a.stock.configure(config, maps.Keys(a.inUse))
+	a.stock.configure(config)
 	a.shared, a.waiting = map[company]map[netip.Addr]int{}, newWaiting()
 	for _, t := range a.services {
 		for _, addr := range t.addrs {

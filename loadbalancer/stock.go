@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"container/list"
 	"encoding/binary"
-	"iter"
 	"math"
 	"net/netip"
 	"slices"
@@ -15,8 +14,8 @@ import (
 // A stock is what the pools have left to hand out.
 type stock struct {
 	config *Config
-	inUse  func(netip.Addr) bool
-	stores [][2]store // by pool, and by family; the first are of addresses that no pool owns
+	inUse  map[netip.Addr][]*tenant // the allocator's
+	stores [][2]store               // by pool, and by family; the first are of addresses that no pool owns
 	// own are addresses that routers and others use, which no pool hands out.
 	own    map[netip.Addr]bool
 	others []netip.Addr
@@ -55,12 +54,8 @@ type freedAddr struct {
 // mostFreed bounds the memory of which addresses were freed, in each store: enough for an IPv4 network of /16.
 const mostFreed = 1 << 16
 
-func newStock(inUse func(netip.Addr) bool) *stock {
-	return &stock{config: &Config{}, inUse: inUse, freed: map[netip.Addr]*list.Element{}}
-}
-
 // configure changes the pools. It does not forget what was used before.
-func (s *stock) configure(config *Config, held iter.Seq[netip.Addr]) {
+func (s *stock) configure(config *Config) {
 	var freed []freedAddr
 	for _, e := range s.freed {
 		freed = append(freed, e.Value.(freedAddr))
@@ -79,7 +74,7 @@ func (s *stock) configure(config *Config, held iter.Seq[netip.Addr]) {
 		}
 	}
 	slices.SortStableFunc(s.order, func(i, j int) int { return cmp.Compare(config.Pools[i].Priority, config.Pools[j].Priority) })
-	for addr := range held {
+	for addr := range s.inUse {
 		s.storeOf(addr).used++
 	}
 	for addr := range s.own {
@@ -157,7 +152,7 @@ func (s *stock) next(pool int, f Family) netip.Addr {
 	p, at := &s.config.Pools[pool], s.store(pool, f)
 	for range 2 {
 		for at.span < len(at.ranges) {
-			if addr := at.at; s.handsOut(p, addr) && !s.inUse(addr) && s.freed[addr] == nil {
+			if addr := at.at; s.handsOut(p, addr) && s.inUse[addr] == nil && s.freed[addr] == nil {
 				return addr
 			}
 			// Each address is passed once, so that the cost is spread over the allocations before.
