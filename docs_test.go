@@ -547,12 +547,18 @@ func parserKeys(t *testing.T) map[string]bool {
 			if !ok || len(spec.Values) != 1 || len(spec.Names) != 1 {
 				return true
 			}
-			table, ok := spec.Values[0].(*ast.CompositeLit)
-			if !ok {
+			made := false
+			var words []string
+			ast.Inspect(spec.Values[0], func(n ast.Node) bool {
+				if name, ok := n.(*ast.Ident); ok && name.Name == "keysOf" {
+					made = true
+				}
+				if list, ok := n.(*ast.BasicLit); ok && list.Kind == token.STRING {
+					words = append(words, strings.FieldsFunc(list.Value, func(c rune) bool { return strings.ContainsRune("`\"= \t\n", c) })...)
+				}
 				return true
-			}
-			list, ok := table.Type.(*ast.ArrayType)
-			if !ok || fmt.Sprint(list.Elt) != "key" {
+			})
+			if !made {
 				return true
 			}
 			place, ok := places[spec.Names[0].Name]
@@ -560,16 +566,9 @@ func parserKeys(t *testing.T) map[string]bool {
 				t.Fatalf("table %s of the parser's keys: where do they stand?", spec.Names[0].Name)
 			}
 			delete(places, spec.Names[0].Name)
-			ast.Inspect(table, func(n ast.Node) bool {
-				field, ok := n.(*ast.KeyValueExpr)
-				if !ok {
-					return true
-				}
-				if name, ok := field.Value.(*ast.BasicLit); ok && name.Kind == token.STRING {
-					all[place+strings.Trim(name.Value, `"`)] = true
-				}
-				return true
-			})
+			for _, word := range words {
+				all[place+word] = true
+			}
 			return false
 		})
 	}

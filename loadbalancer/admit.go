@@ -195,7 +195,7 @@ func (c *Config) peering(nodes []Node, counts func(Peer, Node) bool) [][]string 
 func (p *Pool) told(nodes []Node, peers [][]string) bool {
 	for _, a := range p.Advertisements {
 		for i, n := range nodes {
-			if slices.ContainsFunc(peers[i], Route{Peers: a.Peers}.For) && Selects(a.NodeSelectors, n.Labels) {
+			if slices.ContainsFunc(peers[i], a.Route.For) && Selects(a.NodeSelectors, n.Labels) {
 				return true
 			}
 		}
@@ -220,7 +220,7 @@ func (c *Config) remarks(f Facts) (all Problems) {
 	}
 	for _, n := range f.Nodes {
 		for _, addr := range n.InternalIPs {
-			if i, ok := c.index(addr); ok {
+			if i := c.index(addr); i >= 0 {
 				warn(i, "address-pools[%d]", "pool %q owns %s, which is Node %s's own address: it is not handed out; take it out of the pool", show(c.Pools[i].Name), addr, n.Name)
 			}
 		}

@@ -83,24 +83,25 @@ func parseCommunity(text string) (numbers []uint32, ok bool) {
 	return numbers, len(numbers) == count
 }
 
-func (r *reader) advertisement(v value, narrowest []span, defined map[string]string, peers map[string]value) Advertisement {
+func (r *reader) advertisement(v value, narrowest [2]span, defined map[string]string, peers map[string]value) Advertisement {
 	f, _ := r.fields(v, advertisementKeys)
-	a := Advertisement{
-		AggregationLength:   int(r.number(f["aggregation-length"], 0, 32, 32)),
-		AggregationLengthV6: int(r.number(f["aggregation-length-v6"], 0, 128, 128)),
-		LocalPref:           uint32(r.number(f["localpref"], 0, math.MaxUint32, 100)),
-		Prepend:             uint8(r.number(f["as-path-prepend"], 0, 10, 0)),
-		NodeSelectors:       r.selectors(f["node-selectors"]),
-		LinkBandwidth:       r.flag(f["link-bandwidth"], false),
-	}
-	for _, s := range narrowest {
-		length, at := a.AggregationLength, f["aggregation-length"]
-		if s.From().Is6() {
-			length, at = a.AggregationLengthV6, f["aggregation-length-v6"]
+	a := Advertisement{NodeSelectors: r.selectors(f["node-selectors"])}
+	for _, family := range []Family{IPv4, IPv6} {
+		at, most := f["aggregation-length"], int64(32)
+		if family == IPv6 {
+			at, most = f["aggregation-length-v6"], 128
 		}
-		if length < s.shortest {
+		length := int(r.number(at, 0, most, most))
+		if s := narrowest[family.index()]; length < s.shortest {
 			r.wrong(at, "reaches beyond the pool's %s: use at least %d", r.quote(s.at), s.shortest)
 		}
+		a.AggregationLengths[family.index()] = length
+	}
+	route := &a.Route
+	route.LocalPref = uint32(r.number(f["localpref"], 0, math.MaxUint32, 100))
+	route.Prepend = uint8(r.number(f["as-path-prepend"], 0, 10, 0))
+	if r.flag(f["link-bandwidth"], false) {
+		route.Weight = 1
 	}
 	for item, text := range r.words(f["communities"], communityRule+", or a name from communities") {
 		meaning, named := defined[text]
@@ -113,16 +114,15 @@ func (r *reader) advertisement(v value, narrowest []span, defined map[string]str
 		}
 		switch n, _ := parseCommunity(cmp.Or(meaning, text)); len(n) {
 		case 2:
-			a.Communities = append(a.Communities, Community(n[0]<<16|n[1]))
+			route.Communities = append(route.Communities, Community(n[0]<<16|n[1]))
 		case 3:
-			a.LargeCommunities = append(a.LargeCommunities, LargeCommunity{n[0], n[1], n[2]})
+			route.LargeCommunities = append(route.LargeCommunities, LargeCommunity{n[0], n[1], n[2]})
 		}
 	}
-	slices.Sort(a.Communities)
-	a.Communities = slices.Compact(a.Communities)
-	slices.SortFunc(a.LargeCommunities, LargeCommunity.Compare)
-	a.LargeCommunities = slices.Compact(a.LargeCommunities)
-	if size := 4*len(a.Communities) + 12*len(a.LargeCommunities); size > maxCommunities && !r.tolerant {
+	route.Communities = sorted(route.Communities)
+	slices.SortFunc(route.LargeCommunities, LargeCommunity.Compare)
+	route.LargeCommunities = slices.Compact(route.LargeCommunities)
+	if size := 4*len(route.Communities) + 12*len(route.LargeCommunities); size > maxCommunities && !r.tolerant {
 		r.problem(f["communities"], "these take %d bytes in a BGP message, and there is room for %d: that is %d communities, or %d large ones",
 			size, maxCommunities, maxCommunities/4, maxCommunities/12)
 	}
@@ -130,35 +130,36 @@ func (r *reader) advertisement(v value, narrowest []span, defined map[string]str
 		if _, known := peers[name]; !known {
 			r.stranger(item, "is the name of no peer", maps.Keys(peers), "write the name of one of peers")
 		}
-		a.Peers = append(a.Peers, name)
+		route.Peers = append(route.Peers, name)
 	}
-	a.Peers = sorted(a.Peers)
+	route.Peers = sorted(route.Peers)
 	return a
 }
 
-// sorted sorts a list, and leaves each text in it once.
-func sorted(list []string) []string {
+// sorted sorts a list, and leaves each value in it once.
+func sorted[T cmp.Ordered](list []T) []T {
 	slices.Sort(list)
 	return slices.Compact(list)
 }
 
 // consistent reports advertisements of one pool with which some node would send one prefix to one peer with two sets of
 // attributes.
-func (r *reader) consistent(all []Advertisement, places []value, families []span) {
+func (r *reader) consistent(all []Advertisement, places []value, spans [2]span) {
 	// A key that we skipped may be what keeps them apart, and to refuse the text would lose every route.
 	if r.ignored > 0 || r.effort > maxEffort {
 		return
 	}
 	for j, b := range all {
 		for i, a := range all[:j] {
-			contradicts := a.contradicts(b, families, &r.effort)
+			contradicts := a.contradicts(b, spans, &r.effort)
 			if r.effort > maxEffort {
 				r.problem(places[j], "is one too many to compare with those before it: write fewer advertisements, peers or node-selectors")
 				return
 			}
 			if contradicts {
 				remedy := "other attributes: give them different peers, node-selectors or aggregation lengths"
-				if a.sameButCommunities(b) {
+				but := b.Route
+				if but.Communities, but.LargeCommunities = a.Route.Communities, a.Route.LargeCommunities; but.alike(a.Route) {
 					remedy = "other communities: put all communities into one item"
 				}
 				r.problem(places[j], "sends the same prefixes to the same peers as %s, with %s", place(places[i]), remedy)
@@ -167,20 +168,12 @@ func (r *reader) consistent(all []Advertisement, places []value, families []span
 	}
 }
 
-func (a Advertisement) contradicts(b Advertisement, families []span, effort *int) bool {
+func (a Advertisement) contradicts(b Advertisement, spans [2]span, effort *int) bool {
 	*effort++
-	samePrefix := slices.ContainsFunc(families, func(s span) bool {
-		if s.From().Is6() {
-			return a.AggregationLengthV6 == b.AggregationLengthV6
-		}
-		return a.AggregationLength == b.AggregationLength
+	samePrefix := slices.ContainsFunc(spans[:], func(s span) bool {
+		return s.IsValid() && a.Prefix(s.From()) == b.Prefix(s.From())
 	})
-	sameAttributes := a.sameButCommunities(b) && slices.Equal(a.Communities, b.Communities) && slices.Equal(a.LargeCommunities, b.LargeCommunities)
-	return samePrefix && !sameAttributes && shareName(a.Peers, b.Peers, effort) && !neverTogether(a.NodeSelectors, b.NodeSelectors, effort)
-}
-
-func (a Advertisement) sameButCommunities(b Advertisement) bool {
-	return a.LocalPref == b.LocalPref && a.Prepend == b.Prepend && a.LinkBandwidth == b.LinkBandwidth
+	return samePrefix && !a.Route.alike(b.Route) && shareName(a.Route.Peers, b.Route.Peers, effort) && !neverTogether(a.NodeSelectors, b.NodeSelectors, effort)
 }
 
 // shareName reports whether two sorted lists have a name in common, where no names at all mean all.

@@ -2,6 +2,7 @@ package loadbalancer
 
 import (
 	"cmp"
+	"container/list"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -26,6 +27,9 @@ func FamilyOf(addr netip.Addr) Family {
 	}
 	return IPv6
 }
+
+// index is 0 or 1.
+func (f Family) index() int { return int(f-IPv4) / 2 }
 
 // String writes the family as the Kubernetes API does, IPv4 or IPv6.
 func (f Family) String() string { return fmt.Sprintf("IPv%d", uint8(f)) }
@@ -74,6 +78,8 @@ type Grant struct {
 	Conflict Reason
 	// Renumbered is set if it gave one up because the operator took that away from the pools.
 	Renumbered bool
+
+	met bool // the request; the Why may be company that it should not have
 }
 
 // A Holder is a Service that holds an address.
@@ -95,9 +101,11 @@ type Allocator struct {
 	// names are those of the pools, in words; automatic those of which hand out addresses without request, if any.
 	names, automatic string
 
-	services map[string]*tenant              // by UID: who holds addresses, and who waits
-	inUse    map[netip.Addr][]*tenant        // the older first
-	shared   map[company]map[netip.Addr]bool // changed only by list and unlist
+	services map[string]*tenant             // by UID: who holds addresses, and who waits
+	inUse    map[netip.Addr][]*tenant       // the older first
+	shared   map[company]map[netip.Addr]int // how many of the company hold each address; changed only by enter
+	holdings []Holding                      // every address in use and by whom, in no order; a zero one is a vacant place
+	vacant   []int                          // places in holdings
 	stock    *stock
 	waiting
 }
@@ -106,6 +114,7 @@ type Allocator struct {
 type tenant struct {
 	request Request      // as it asked last
 	addrs   []netip.Addr // at most one of each family
+	places  [2]int       // in the allocator's holdings, of the address of each family
 	// pool is what the Service asked for when it last got its address or kept it; asked is false for an adopted one that
 	// has not asked yet. An operator who draws the pools anew does not move the Services of the old ones: only asking for
 	// another pool than before does.
@@ -124,7 +133,7 @@ type tenant struct {
 // NewAllocator returns an allocator without pools, in which nothing is held.
 func NewAllocator() *Allocator {
 	a := &Allocator{services: map[string]*tenant{}, inUse: map[netip.Addr][]*tenant{}}
-	a.stock = newStock(func(addr netip.Addr) bool { return a.inUse[addr] != nil })
+	a.stock = &stock{inUse: a.inUse, freed: map[netip.Addr]*list.Element{}}
 	a.Configure(&Config{}, nil)
 	return a
 }
@@ -142,11 +151,11 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 		}
 	}
 	a.config, a.givenUp, a.names, a.automatic = config, givenUp, someOf(names), someOf(automatic)
-	a.stock.configure(config, maps.Keys(a.inUse))
-	a.shared, a.waiting = map[company]map[netip.Addr]bool{}, newWaiting()
+	a.stock.configure(config)
+	a.shared, a.waiting = map[company]map[netip.Addr]int{}, newWaiting()
 	for _, t := range a.services {
 		for _, addr := range t.addrs {
-			a.list(addr, t)
+			a.enter(addr, t, 1)
 		}
 		if t.class = nil; !t.rests {
 			a.unchecked[t] = true
@@ -178,14 +187,9 @@ func (a *Allocator) Holders(addr netip.Addr) (all []Holder) {
 	return all
 }
 
-// InUse returns every address in use and by whom, in no order.
-func (a *Allocator) InUse() (all []Holding) {
-	for _, t := range a.services {
-		for _, addr := range t.addrs {
-			all = append(all, Holding{t.request.Service, addr})
-		}
-	}
-	return all
+// InUse returns every address in use and by whom, in no order. It only makes a copy, however many there are.
+func (a *Allocator) InUse() []Holding {
+	return slices.DeleteFunc(slices.Clone(a.holdings), func(h Holding) bool { return !h.Addr.IsValid() })
 }
 
 // Holdings returns every address in use and by whom, in the order of the addresses.
@@ -239,25 +243,25 @@ func (a *Allocator) Adopt(r Request, addrs []netip.Addr) (conflict Reason) {
 // The exception is an address that two Services hold and cannot use at once: the younger loses it, whichever of them asks. If
 // it is the other, it waits for another address and is told when it is served.
 func (a *Allocator) Allocate(r Request) Grant {
-	g, met := a.decide(&r)
-	a.settle(a.tenant(&r), &r, g, met)
+	g := a.decide(&r)
+	a.settle(a.tenant(&r), &r, g)
 	return g
 }
 
 // Check returns what Allocate would, and changes nothing. It also reports whether Allocate would change nothing.
 func (a *Allocator) Check(r Request) (g Grant, same bool) {
-	g, _ = a.decide(&r)
+	g = a.decide(&r)
 	t := a.services[r.UID]
 	return g, slices.Equal(g.Addrs, a.Held(r.UID)) && (len(g.Addrs) == 0 || t.request.Terms.equal(r.Terms))
 }
 
 // settle gives the Service what was decided, and lets it wait for the rest. If it moved all the same, it has its turn once
 // more: what it got beside what it has may bring the rest along.
-func (a *Allocator) settle(t *tenant, r *Request, g Grant, met bool) (moved, news bool) {
+func (a *Allocator) settle(t *tenant, r *Request, g Grant) (moved, news bool) {
 	moved, news = !slices.Equal(t.addrs, g.Addrs) || !t.lost.None(), !g.Why.Same(t.why)
 	a.hold(t, r, g.Addrs)
 	t.why, t.lost, t.rests = g.Why, Reason{}, false
-	if met {
+	if g.met {
 		t.asked, t.pool, t.key = true, r.Pool, r.Key
 	}
 	switch {
@@ -300,9 +304,11 @@ func (a *Allocator) hold(t *tenant, r *Request, addrs []netip.Addr) {
 		return
 	}
 	for _, addr := range before {
-		if a.unlist(addr, t); slices.Contains(addrs, addr) {
+		if a.enter(addr, t, -1); slices.Contains(addrs, addr) {
 			continue
 		}
+		place := t.places[FamilyOf(addr).index()]
+		a.holdings[place], a.vacant = Holding{}, append(a.vacant, place)
 		a.inUse[addr] = slices.DeleteFunc(a.inUse[addr], func(other *tenant) bool { return other == t })
 		if len(a.inUse[addr]) == 0 {
 			delete(a.inUse, addr)
@@ -317,8 +323,14 @@ func (a *Allocator) hold(t *tenant, r *Request, addrs []netip.Addr) {
 			}
 			i, _ := slices.BinarySearchFunc(a.inUse[addr], t, byAge)
 			a.inUse[addr] = slices.Insert(a.inUse[addr], i, t)
+			if len(a.vacant) == 0 {
+				a.holdings, a.vacant = append(a.holdings, Holding{}), append(a.vacant, len(a.holdings))
+			}
+			last := len(a.vacant) - 1
+			place := a.vacant[last]
+			a.vacant, t.places[FamilyOf(addr).index()], a.holdings[place] = a.vacant[:last], place, Holding{r.Service, addr}
 		}
-		a.list(addr, t)
+		a.enter(addr, t, 1)
 	}
 	for _, addr := range slices.Concat(before, addrs) {
 		if !same || slices.Contains(before, addr) != slices.Contains(addrs, addr) {
@@ -327,28 +339,19 @@ func (a *Allocator) hold(t *tenant, r *Request, addrs []netip.Addr) {
 	}
 }
 
-// decide finds what the Service gets, and whether that meets its request. It changes nothing but how far the pools' cursors
-// have come.
-func (a *Allocator) decide(r *Request) (g Grant, met bool) {
+// decide finds what the Service gets. It changes nothing but how far the pools' cursors have come.
+func (a *Allocator) decide(r *Request) (g Grant) {
 	now := a.services[r.UID]
 	if now == nil {
 		now = &tenant{}
 	}
-	if g.Addrs, g.Why = a.choose(r, now); g.Why.None() {
-		met = true
-	}
-	if len(g.Addrs) == 0 {
-		// It keeps what it has. What it cannot have together with another, it loses.
-		for _, addr := range now.addrs {
-			if !a.excluded(addr, r).None() {
-				continue
-			}
-			g.Addrs = append(g.Addrs, addr)
-			if a.isGivenUp(addr) {
-				g.Why.GivenUp = addr
-			}
+	stay, lost := a.tenable(now.addrs, r)
+	g.Addrs, g.Why = a.choose(r, now, stay)
+	if g.met = g.Why.None(); len(g.Addrs) == 0 {
+		g.Addrs = inOrderOf(r.Families, stay) // it keeps what it has
+		if i := slices.IndexFunc(stay, a.isGivenUp); i >= 0 {
+			g.Why.GivenUp = stay[i]
 		}
-		g.Addrs = inOrderOf(r.Families, g.Addrs)
 	}
 	for _, addr := range g.Addrs {
 		if g.Why.None() {
@@ -358,30 +361,34 @@ func (a *Allocator) decide(r *Request) (g Grant, met bool) {
 			g.Apart = a.apart(addr, r)
 		}
 	}
-	g.Conflict = now.lost
-	for _, addr := range now.addrs {
-		if slices.Contains(g.Addrs, addr) {
-			continue
-		}
-		if g.Conflict.None() {
-			g.Conflict = a.excluded(addr, r)
-		}
-		g.Renumbered = g.Renumbered || a.isGivenUp(addr)
-	}
+	g.Conflict = cmp.Or(now.lost, lost)
+	g.Renumbered = slices.ContainsFunc(now.addrs, func(addr netip.Addr) bool { return a.isGivenUp(addr) && !slices.Contains(g.Addrs, addr) })
 	g.More = g.Why.None() && a.couldComplete(g.Addrs, r)
-	return g, met
+	return g
 }
 
-// choose finds addresses that meet the request, in the order of its families. With a reason, they are those that the Service
-// would have had it not changed its key, if any.
-func (a *Allocator) choose(r *Request, now *tenant) ([]netip.Addr, Reason) {
+// tenable returns those of its addresses that the Service may keep, and why it loses another, if it does.
+func (a *Allocator) tenable(addrs []netip.Addr, r *Request) (stay []netip.Addr, lost Reason) {
+	for _, addr := range addrs {
+		if why := a.excluded(addr, r); why.None() {
+			stay = append(stay, addr)
+		} else {
+			lost = cmp.Or(lost, why)
+		}
+	}
+	return stay, lost
+}
+
+// choose finds addresses that meet the request, in the order of its families, and may be some that the Service has. With a reason,
+// they are those that the Service would have had it not changed its key, if any.
+func (a *Allocator) choose(r *Request, now *tenant, stay []netip.Addr) ([]netip.Addr, Reason) {
 	if r.Invalid != nil {
 		return nil, Reason{Cause: Invalid, text: r.Invalid.Error()}
 	}
 	var kept, disliked []netip.Addr
-	for _, addr := range now.addrs {
+	for _, addr := range stay {
 		switch {
-		case !slices.Contains(r.Families, FamilyOf(addr)) || a.isGivenUp(addr) || !a.excluded(addr, r).None():
+		case !slices.Contains(r.Families, FamilyOf(addr)) || a.isGivenUp(addr):
 			// It cannot stay.
 		case slices.ContainsFunc(r.Addrs, func(want netip.Addr) bool { return FamilyOf(want) == FamilyOf(addr) }):
 			// It stays if it is the one asked for, also if it is not shared as it should be.
@@ -468,7 +475,7 @@ func (a *Allocator) byName(r *Request, kept []netip.Addr) ([]netip.Addr, Reason)
 func (a *Allocator) complete(r *Request, chosen []netip.Addr) ([]netip.Addr, Reason) {
 	pool := -1
 	for _, addr := range chosen {
-		if i, ok := a.config.index(addr); ok {
+		if i := a.config.index(addr); i >= 0 {
 			pool = i
 		}
 	}
@@ -491,7 +498,7 @@ func (a *Allocator) complete(r *Request, chosen []netip.Addr) ([]netip.Addr, Rea
 		case r.AllFamilies && !serves:
 			return nil, Reason{Cause: PoolNotFor, Pool: a.config.Pools[pool].Name}
 		case r.AllFamilies:
-			return nil, Reason{Cause: NoneBeside, Pool: a.config.Pools[pool].Name, Addr: chosen[0], Family: f}
+			return nil, Reason{Cause: NoneBeside, Pool: a.config.Pools[pool].Name, Addr: chosen[0], Family: f, withheld: a.stock.store(pool, f).withheld}
 		}
 	}
 	return inOrderOf(r.Families, chosen), Reason{}
@@ -502,8 +509,8 @@ func (a *Allocator) couldComplete(addrs []netip.Addr, r *Request) bool {
 	if len(addrs) == 0 || len(addrs) >= len(r.Families) {
 		return false
 	}
-	pool, ok := a.config.index(addrs[0])
-	return ok && a.config.Pools[pool].Serves(r.Namespace, r.Labels) &&
+	pool := a.config.index(addrs[0])
+	return pool >= 0 && a.config.Pools[pool].Serves(r.Namespace, r.Labels) &&
 		!slices.ContainsFunc(r.Families, func(f Family) bool { return !a.stock.has(pool, f) })
 }
 
@@ -553,10 +560,8 @@ func (a *Allocator) anew(r *Request) ([]netip.Addr, Reason) {
 
 // unmet says that no pool has what the Service asks for.
 func (a *Allocator) unmet(r *Request, from *fit) Reason {
-	all, family := a.config.Pools, IPv6
-	if slices.Contains(r.Families, IPv4) {
-		family = 0
-	}
+	all := a.config.Pools
+	why := Reason{Pool: r.Pool, pools: from.names}
 	switch {
 	case len(from.pools) > 0:
 	case r.Pool != "" && !slices.ContainsFunc(all, func(p Pool) bool { return p.Name == r.Pool }):
@@ -570,15 +575,25 @@ func (a *Allocator) unmet(r *Request, from *fit) Reason {
 	default:
 		return Reason{Cause: NoPoolFor, pools: a.automatic}
 	}
+	for _, f := range r.Families {
+		why.withheld += from.withheld[f.index()]
+	}
 	switch {
 	case len(r.Families) > 1 && r.AllFamilies:
-		return Reason{Cause: NoPairFree, pools: from.names}
+		why.Cause = NoPairFree
 	case !slices.ContainsFunc(from.pools, func(i int) bool {
 		return slices.ContainsFunc(r.Families, func(f Family) bool { return a.stock.has(i, f) })
 	}):
-		return Reason{Cause: NoFamily, Family: r.Families[0], pools: from.names}
+		why.Cause, why.Family = NoFamily, r.Families[0]
+	case r.Pool != "":
+		why.Cause = PoolFull
+	default:
+		why.Cause = NoneFree
 	}
-	return Reason{Cause: NoneFree, Family: family, Pool: r.Pool, pools: from.names}
+	if !slices.Contains(r.Families, IPv4) {
+		why.Family = IPv6
+	}
+	return why
 }
 
 // mayHold returns why the Service cannot have the address it asks for, if so.

@@ -477,6 +477,35 @@ func TestAddressesOfRoutersAndNodesAreNotHandedOutWhileNobodyHoldsThem(t *testin
 	}
 }
 
+// An operator who counts the Services of a pool must see why it has no address left.
+func TestWhoFindsAPoolEmptyIsToldWhatOthersUseOfIt(t *testing.T) {
+	for _, story := range []struct{ pools, withheld, held, ask, why string }{
+		{"lot 10.0.0.0/31; other 10.0.1.0/31 manual", "10.0.0.1,10.0.1.0,192.0.2.1", "shop/web", "shop/api",
+			`no free address in pool "lot" (1 used by routers, Nodes or Services that are not ours): add addresses, or delete a Service that holds one`},
+		{"lot 10.0.0.0/31; other 10.0.1.0/31", "10.0.0.1,10.0.1.0,10.0.1.1", "shop/web", "shop/api",
+			`no free address in one of the pools "lot", "other" (3 used by routers, Nodes or Services that are not ours): add addresses, or delete a Service that holds one`},
+		{"lot 10.0.0.0/31; other 10.0.1.0/31 manual", "10.0.1.0,10.0.1.1", "shop/web", "shop/api pool=other",
+			`pool "other" has no free address (2 used by routers, Nodes or Services that are not ours): add addresses to it, or delete a Service that holds one`},
+		{"lot 10.0.0.0/31,fd00::/128", "10.0.0.0,10.0.0.1,fd00::", "", "shop/api families=6",
+			`no free IPv6 address in pool "lot" (1 used by routers, Nodes or Services that are not ours): add addresses, or delete a Service that holds one`},
+		{"lot 10.0.0.0/31,fd00::/128", "10.0.0.0,fd00::", "", "shop/api families=46 require",
+			`no free IPv4 and IPv6 address in pool "lot" (2 used by routers, Nodes or Services that are not ours): add addresses of both, or set spec.ipFamilyPolicy to PreferDualStack`},
+		{"lot 10.0.0.0/31,fd00::/128", "10.0.0.0,fd00::", "", "shop/api families=46 require want=10.0.0.1",
+			`pool "lot" has no free IPv6 address beside 10.0.0.1 (1 used by routers, Nodes or Services that are not ours): add some to it, or ask for another pool`},
+		{"lot 10.0.0.255-10.0.1.1 avoid", "10.0.0.255,10.0.1.0", "shop/web", "shop/api",
+			`no free address in pool "lot": add addresses, or delete a Service that holds one`},
+	} {
+		a := NewAllocator()
+		a.Configure(pools(t, story.pools), nil)
+		a.Withhold(addresses(story.withheld))
+		if story.held != "" {
+			take(t, a, story.held)
+		}
+		r, _ := request(t, story.ask)
+		equal(t, words(a.Allocate(r).Why), story.why)
+	}
+}
+
 // Whether a Service was told meanwhile that it cannot have what it asks for does not matter for its turn.
 func TestWhoHasAnAddressIsServedAfterWhoHasNone(t *testing.T) {
 	for _, asked := range []bool{false, true} {
@@ -1444,7 +1473,7 @@ func (a *Allocator) state() string {
 	}
 	for i := range a.stock.stores {
 		for f := range a.stock.stores[i] {
-			all = append(all, freedIn(a.stock.stores[i][f].freed))
+			all = append(all, freedIn(&a.stock.stores[i][f].freed))
 		}
 	}
 	return strings.Join(all, "\n")
@@ -1687,7 +1716,8 @@ func TestARestartChangesNoAddress(t *testing.T) {
 // inconsistency returns what of the allocator's knowledge disagrees with itself.
 func (a *Allocator) inconsistency() error {
 	// Holders and tenants are each other's inverse.
-	shared := map[company]map[netip.Addr]bool{}
+	shared, waiting := map[company]map[netip.Addr]int{}, 0
+	var inUse []Holding
 	pairs := 0
 	for uid, t := range a.services {
 		if t.request.UID != uid || len(t.addrs) > 2 || len(t.addrs) == 2 && FamilyOf(t.addrs[0]) == FamilyOf(t.addrs[1]) {
@@ -1697,6 +1727,9 @@ func (a *Allocator) inconsistency() error {
 			return fmt.Errorf("%s holds nothing and waits for nothing", uid)
 		}
 		if c := t.class; c != nil {
+			if !c.more {
+				waiting++
+			}
 			var from *fit
 			if len(t.request.Addrs) == 0 && !c.more {
 				from = a.fitOf(&t.request)
@@ -1715,21 +1748,29 @@ func (a *Allocator) inconsistency() error {
 		}
 		for _, addr := range t.addrs {
 			pairs++
+			inUse = append(inUse, Holding{t.request.Service, addr})
 			if !slices.Contains(a.inUse[addr], t) {
 				return fmt.Errorf("%s holds %s, which is held by others only", uid, addr)
 			}
 			if p := a.config.Pool(addr); t.request.Key != "" && p != nil {
-				i, _ := a.config.index(addr)
+				i := a.config.index(addr)
 				in := company{circle{t.request.Namespace, t.request.Key}, spot{i, FamilyOf(addr)}}
 				if p.ShareAcrossNamespaces {
 					in.namespace = ""
 				}
 				if shared[in] == nil {
-					shared[in] = map[netip.Addr]bool{}
+					shared[in] = map[netip.Addr]int{}
 				}
-				shared[in][addr] = true
+				shared[in][addr]++
 			}
 		}
+	}
+	sorted := func(all []Holding) []Holding {
+		slices.SortFunc(all, func(x, y Holding) int { return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Service, y.Service)) })
+		return all
+	}
+	if got, want := sorted(a.InUse()), sorted(inUse); !slices.Equal(got, want) || a.Pending() != waiting {
+		return fmt.Errorf("in use are %v, and should be %v; %d are pending, and should be %d", got, want, a.Pending(), waiting)
 	}
 	if !reflect.DeepEqual(a.shared, shared) {
 		return fmt.Errorf("shared are %v, and should be %v", a.shared, shared)
@@ -1779,15 +1820,15 @@ func (a *Allocator) inconsistency() error {
 	for i := range a.stock.stores {
 		for f := range a.stock.stores[i] {
 			s := &a.stock.stores[i][f]
-			lists[s.freed] = s
+			lists[&s.freed] = s
 			if s.used != used[s] {
 				return fmt.Errorf("%d addresses of pool number %d are in use, and %d are counted", used[s], i, s.used)
 			}
-			if i == len(a.config.Pools) {
+			if i == 0 {
 				continue
 			}
 			// Below the cursor nothing is left that was never used, except what was forgotten.
-			pool := &a.config.Pools[i]
+			pool := &a.config.Pools[i-1]
 			for span, r := range s.ranges[:min(s.span+1, len(s.ranges))] {
 				for addr := r.From(); r.Contains(addr) && (span < s.span || addr.Less(s.at)) && !s.forgotten; addr = addr.Next() {
 					if a.stock.handsOut(pool, addr) && a.inUse[addr] == nil && a.stock.freed[addr] == nil {

@@ -188,51 +188,36 @@ func (p *Pool) handsOut(addr netip.Addr) bool {
 
 // Serves reports whether Services of the namespace that carry these labels may be given the pool's addresses.
 func (p *Pool) Serves(namespace string, labels map[string]string) bool {
-	if len(p.Namespaces) > 0 {
-		if _, ok := slices.BinarySearch(p.Namespaces, namespace); !ok {
-			return false
-		}
-	}
-	return Selects(p.ServiceSelectors, labels)
+	_, named := slices.BinarySearch(p.Namespaces, namespace)
+	return (named || len(p.Namespaces) == 0) && Selects(p.ServiceSelectors, labels)
 }
 
 // An Advertisement is one way to tell routers about a pool's addresses.
 type Advertisement struct {
-	// AggregationLength is the prefix length that IPv4 addresses are announced with, AggregationLengthV6 that of IPv6.
-	AggregationLength   int
-	AggregationLengthV6 int
-	LocalPref           uint32
-	Communities         []Community      // sorted, each once
-	LargeCommunities    []LargeCommunity // sorted, each once
-	// Prepend is how many more times than once our AS number stands in the AS_PATH on eBGP sessions; at most 10.
-	Prepend uint8
-	// Peers are names of the peers that hear it, sorted, each once; none means all.
-	Peers []string
+	// Route is what routers hear, but for the prefix. Its Weight is 1 if the routes are to carry one, the number of ready
+	// endpoints behind them, and else 0.
+	Route Route
+	// AggregationLengths are the prefix lengths that addresses are announced with, of IPv4 and of IPv6.
+	AggregationLengths [2]int
 	// NodeSelectors name the nodes that announce it; none means every node.
 	NodeSelectors []Selector
-	// LinkBandwidth asks for routes that carry a weight, the number of ready endpoints behind them.
-	LinkBandwidth bool
 }
 
 // Prefix is what the advertisement announces for an address of the pool.
 func (a *Advertisement) Prefix(addr netip.Addr) netip.Prefix {
-	length := a.AggregationLength
-	if addr.Is6() {
-		length = a.AggregationLengthV6
-	}
-	return netip.PrefixFrom(addr, length).Masked()
+	return netip.PrefixFrom(addr, a.AggregationLengths[FamilyOf(addr).index()]).Masked()
 }
 
 // Pool returns the pool that owns addr, also if the pool would not hand it out, or nil.
 func (c *Config) Pool(addr netip.Addr) *Pool {
-	if i, ok := c.index(addr); ok {
+	if i := c.index(addr); i >= 0 {
 		return &c.Pools[i]
 	}
 	return nil
 }
 
-// index returns the index of the pool that owns addr.
-func (c *Config) index(addr netip.Addr) (int, bool) {
+// index returns the index of the pool that owns addr, or -1.
+func (c *Config) index(addr netip.Addr) int {
 	i, ok := slices.BinarySearchFunc(c.owners, addr, func(o owner, addr netip.Addr) int {
 		if o.Contains(addr) {
 			return 0
@@ -240,9 +225,9 @@ func (c *Config) index(addr netip.Addr) (int, bool) {
 		return o.From().Compare(addr)
 	})
 	if !ok {
-		return 0, false
+		return -1
 	}
-	return c.owners[i].pool, true
+	return c.owners[i].pool
 }
 
 // Routes returns what a node with these labels tells routers about addr: nothing if no pool owns the address or no
@@ -257,17 +242,8 @@ func (c *Config) Routes(addr netip.Addr, node map[string]string) []Route {
 		if !Selects(a.NodeSelectors, node) {
 			continue
 		}
-		route := Route{
-			Prefix:           a.Prefix(addr),
-			LocalPref:        a.LocalPref,
-			Communities:      a.Communities,
-			LargeCommunities: a.LargeCommunities,
-			Prepend:          a.Prepend,
-			Peers:            a.Peers,
-		}
-		if a.LinkBandwidth {
-			route.Weight = 1
-		}
+		route := a.Route
+		route.Prefix = a.Prefix(addr)
 		if !slices.ContainsFunc(routes, route.Equal) {
 			routes = append(routes, route)
 		}

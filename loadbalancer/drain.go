@@ -13,7 +13,7 @@ var effects = []string{"NoSchedule", "PreferNoSchedule", "NoExecute"}
 
 func (r *reader) drain(v value) (d Drain) {
 	f, _ := r.fields(v, drainKeys)
-	d.WithdrawAfter, _ = r.seconds(f["withdraw-after"], withdrawAfter, 0)
+	d.WithdrawAfter = r.seconds(f["withdraw-after"], withdrawAfter, 0)
 	const rule = "write the key of a taint or label"
 	for item, text := range r.words(f["taints"], rule) {
 		text, effect, limited := strings.Cut(text, ":")

@@ -152,19 +152,20 @@ func sound(t *testing.T, config *Config) {
 			announced(t, config, p, r)
 		}
 		for _, a := range p.Advertisements {
-			if a.AggregationLength < 0 || a.AggregationLength > 32 || a.AggregationLengthV6 < 0 || a.AggregationLengthV6 > 128 || a.Prepend > 10 {
+			if v4, v6 := a.AggregationLengths[0], a.AggregationLengths[1]; v4 < 0 || v4 > 32 || v6 < 0 || v6 > 128 || a.Route.Prepend > 10 {
 				t.Fatalf("advertisement %+v", a)
 			}
 			labelled(t, a.NodeSelectors)
-			for _, peer := range a.Peers {
+			for _, peer := range a.Route.Peers {
 				if !names[peer] {
 					t.Fatalf("an advertisement for %q", peer)
 				}
 			}
-			once := slices.IsSorted(a.Communities) && slices.IsSortedFunc(a.LargeCommunities, LargeCommunity.Compare) && slices.IsSorted(a.Peers) &&
-				len(slices.Compact(slices.Clone(a.Communities))) == len(a.Communities) &&
-				len(slices.Compact(slices.Clone(a.LargeCommunities))) == len(a.LargeCommunities) &&
-				len(slices.Compact(slices.Clone(a.Peers))) == len(a.Peers)
+			route := a.Route
+			once := slices.IsSorted(route.Communities) && slices.IsSortedFunc(route.LargeCommunities, LargeCommunity.Compare) && slices.IsSorted(route.Peers) &&
+				len(slices.Compact(slices.Clone(route.Communities))) == len(route.Communities) &&
+				len(slices.Compact(slices.Clone(route.LargeCommunities))) == len(route.LargeCommunities) &&
+				len(slices.Compact(slices.Clone(route.Peers))) == len(route.Peers)
 			if !once {
 				t.Fatalf("advertisement %+v", a)
 			}
@@ -182,12 +183,7 @@ func sound(t *testing.T, config *Config) {
 // labelled checks that there can be objects with the labels that selectors name.
 func labelled(t *testing.T, selectors []Selector) {
 	for _, s := range selectors {
-		for key, value := range s.MatchLabels {
-			if !isLabelKey(key) || !isLabelValue(value) {
-				t.Fatalf("label %q: %q", key, value)
-			}
-		}
-		for _, e := range s.MatchExpressions {
+		for _, e := range s {
 			if !isLabelKey(e.Key) || !slices.Contains(operators, e.Operator) || !every(e.Values, isLabelValue) {
 				t.Fatalf("condition %+v", e)
 			}

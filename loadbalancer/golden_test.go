@@ -175,7 +175,7 @@ func inWords(config *Config) string {
 			a, selectors := a, a.NodeSelectors
 			a.NodeSelectors = nil
 			alone.Pools[0].Advertisements = []Advertisement{a}
-			fmt.Fprintf(&b, "  announced by /%d and /%d: %s\n", a.AggregationLength, a.AggregationLengthV6, notation(alone.Routes(p.Ranges[0].From(), nil)))
+			fmt.Fprintf(&b, "  announced by /%d and /%d: %s\n", a.AggregationLengths[0], a.AggregationLengths[1], notation(alone.Routes(p.Ranges[0].From(), nil)))
 			selectorsInWords(&b, "    from nodes with", selectors)
 		}
 	}
@@ -191,12 +191,12 @@ func selectorsInWords(b *strings.Builder, begin string, selectors []Selector) {
 			begin = strings.Repeat(" ", len(begin)-len(strings.TrimLeft(begin, " "))) + "or with"
 		}
 		var all []string
-		for key, want := range s.MatchLabels {
-			all = append(all, fmt.Sprintf("%s=%s", key, want))
-		}
-		slices.Sort(all)
-		for _, e := range s.MatchExpressions {
-			all = append(all, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Key, e.Operator, strings.Join(e.Values, "|"))))
+		for _, e := range s {
+			word := strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Key, e.Operator, strings.Join(e.Values, "|")))
+			if e.Operator == "In" && len(e.Values) == 1 {
+				word = e.Key + "=" + e.Values[0]
+			}
+			all = append(all, word)
 		}
 		if len(all) == 0 {
 			all = []string{"anything"}

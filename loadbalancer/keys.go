@@ -1,14 +1,18 @@
 package loadbalancer
 
 import (
-	"iter"
+	"cmp"
+	"maps"
 	"strings"
 )
 
-// A key is one that a mapping may have.
+// keys are those that a mapping may have, by how they are written.
+type keys map[string]key
+
+// A key has a name, which is also how it is written unless that is a synonym.
 type key struct {
-	name, synonym string
-	standing      standing
+	name     string
+	standing standing
 }
 
 type standing int
@@ -19,34 +23,30 @@ const (
 	unused            // accepted from MetalLB's configurations and without effect
 )
 
+// keysOf makes keys of a list of names and, after an equals sign, synonyms.
+func keysOf(list string) keys { return keys{}.and(honoured, list) }
+
+func (ks keys) and(s standing, list string) keys {
+	for one := range strings.FieldsSeq(list) {
+		name, synonym, _ := strings.Cut(one, "=")
+		ks[name], ks[cmp.Or(synonym, name)] = key{name, s}, key{name, s}
+	}
+	return ks
+}
+
 // The keys, by the mapping that may have them.
 var (
-	configKeys = []key{
-		{name: "peers"}, {name: "communities", synonym: "bgp-communities"}, {name: "address-pools"}, {name: "drain"},
-		{name: "bfd-profiles", standing: unused},
-	}
-	peerKeys = []key{
-		{name: "name"}, {name: "peer-address"}, {name: "peer-asn"}, {name: "my-asn"}, {name: "peer-port"},
-		{name: "hold-time"}, {name: "keepalive-time"}, {name: "connect-time"}, {name: "graceful-restart"},
-		{name: "router-id"}, {name: "source-address"}, {name: "ebgp-multihop"}, {name: "ttl-security"},
-		{name: "password"}, {name: "password-key"}, {name: "node-selectors"},
-		{name: "bfd-profile", standing: unused},
-	}
-	restartKeys    = []key{{name: "restart-time"}}
-	selectorKeys   = []key{{name: "match-labels"}, {name: "match-expressions"}}
-	expressionKeys = []key{{name: "key"}, {name: "operator"}, {name: "values"}}
-	poolKeys       = []key{
-		{name: "name"}, {name: "protocol"}, {name: "cidr", synonym: "addresses"}, {name: "auto-assign"}, {name: "avoid-buggy-ips"},
-		{name: "namespaces"}, {name: "service-selectors"}, {name: "priority"}, {name: "share-across-namespaces"},
-		{name: "advertisements", synonym: "bgp-advertisements"},
-		{name: "namespace-selectors", standing: later}, {name: "reservations", standing: later}, {name: "quotas", standing: later},
-		{name: "hold-down", standing: later},
-	}
-	advertisementKeys = []key{
-		{name: "aggregation-length"}, {name: "aggregation-length-v6"}, {name: "localpref"}, {name: "communities"}, {name: "peers"},
-		{name: "node-selectors"}, {name: "as-path-prepend"}, {name: "link-bandwidth"},
-	}
-	drainKeys = []key{{name: "taints"}, {name: "labels"}, {name: "withdraw-after"}}
+	configKeys = keysOf("peers communities=bgp-communities address-pools drain").and(unused, "bfd-profiles")
+	peerKeys   = keysOf(`name peer-address peer-asn my-asn peer-port hold-time keepalive-time connect-time graceful-restart
+		router-id source-address ebgp-multihop ttl-security password password-key node-selectors`).and(unused, "bfd-profile")
+	restartKeys    = keysOf("restart-time")
+	selectorKeys   = keysOf("match-labels match-expressions")
+	expressionKeys = keysOf("key operator values")
+	poolKeys       = keysOf(`name protocol cidr=addresses auto-assign avoid-buggy-ips namespaces service-selectors priority
+		share-across-namespaces advertisements=bgp-advertisements`).and(later, "namespace-selectors reservations quotas hold-down")
+	advertisementKeys = keysOf(`aggregation-length aggregation-length-v6 localpref communities peers node-selectors
+		as-path-prepend link-bandwidth`)
+	drainKeys = keysOf("taints labels withdraw-after")
 )
 
 // Operators come with other texts in their clipboard. Of a mapping with one of these keys, only that is said.
@@ -84,26 +84,22 @@ var foreign = map[string]string{
 	"spec":     "write what stands under it here, without spec",
 }
 
-// Where the keys of a table belong.
+// Where keys belong. Of several places, the last counts.
 var places = []struct {
-	keys []key
+	keys
 	what string
-}{
-	{peerKeys, "an item of peers"},
-	{poolKeys, "an item of address-pools"},
-	{advertisementKeys, "an item of advertisements"},
-}
+}{{peerKeys, "an item of peers"}, {poolKeys, "an item of address-pools"}, {advertisementKeys, "an item of advertisements"}}
 
 // unknownKey reports a key that is none of those possible, with what to write instead, or where it belongs.
-func (r *reader) unknownKey(e entry, possible []key) {
+func (r *reader) unknownKey(e entry, possible keys) {
 	if r.deaf() {
 		return
 	}
 	written := e.key.node.Value
 	const none = "remove it"
-	advice := r.suggest(written, names(possible), none)
+	advice := r.suggest(written, maps.Keys(possible), none)
 	for _, p := range places {
-		if like(possible, written) == "" && like(p.keys, written) != "" {
+		if possible.like(written).name == "" && p.like(written).name != "" {
 			advice = ": it belongs to " + p.what
 		}
 	}
@@ -119,36 +115,17 @@ func (r *reader) unknownKey(e entry, possible []key) {
 	r.problem(e.key, "is not a key of this configuration%s", advice)
 }
 
-func lookup(keys []key, written string) key {
-	for _, k := range keys {
-		if written == k.name || k.synonym != "" && written == k.synonym {
-			return k
+// like returns the key that is the one written, however that is hyphenated, or none.
+func (ks keys) like(written string) key {
+	for k := range ks {
+		if folded(k) == folded(written) {
+			return ks[k]
 		}
 	}
 	return key{}
-}
-
-// like returns the key that is the one written, however that is hyphenated, or nothing.
-func like(keys []key, written string) string {
-	for name := range names(keys) {
-		if folded(name) == folded(written) {
-			return name
-		}
-	}
-	return ""
 }
 
 // folded is how a name reads without hyphens and capitals: peerASN is peer-asn.
 func folded(name string) string { return strings.ToLower(hyphens.Replace(name)) }
 
 var hyphens = strings.NewReplacer("-", "", "_", "", " ", "")
-
-func names(keys []key) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for _, k := range keys {
-			if !yield(k.name) || k.synonym != "" && !yield(k.synonym) {
-				return
-			}
-		}
-	}
-}

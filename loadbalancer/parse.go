@@ -93,28 +93,51 @@ func (r *reader) document(decoder *yaml.Decoder) *yaml.Node {
 
 // unreadable finds the first character that YAML does not allow. The YAML library does not say where it is.
 func unreadable(text []byte) (p Problem, found bool) {
+	p.Line = 1
 	for i, c := range string(text) {
+		p.Column++
 		switch _, size := utf8.DecodeRune(text[i:]); {
+		case c == '\n':
+			p.Line, p.Column = p.Line+1, 0
 		case c == utf8.RuneError && size == 1:
 			p.Text = "this is not UTF-8 text: save the file as UTF-8"
-		case c < ' ' && c != '\t' && c != '\n' && c != '\r', c >= 0x7f && c < 0xa0 && c != 0x85, c == 0xfffe, c == 0xffff:
+			return p, true
+		case c < ' ' && c != '\t' && c != '\r', c >= 0x7f && c < 0xa0 && c != 0x85, c == 0xfffe, c == 0xffff:
 			p.Text = fmt.Sprintf("the character %U is not allowed in YAML: remove it", c)
-		default:
-			continue
+			return p, true
 		}
-		before := text[:i]
-		p.Line = 1 + bytes.Count(before, []byte("\n"))
-		p.Column = 1 + utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:])
-		return p, true
 	}
 	return Problem{}, false
 }
 
 var (
 	yamlLine      = regexp.MustCompile(`^line (\d+): `)
-	parserError   = regexp.MustCompile(`^(did not find expected (node content|key|',' or |'-' indicator|<)|found (undefined|duplicate|incompatible|a tab))`)
 	unknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
 )
+
+// What the YAML library says is wrong, by the first words, and what to do about it. The first that fits counts.
+var remedies = []struct {
+	what   string
+	inside bool // the library only knows where the list or mapping begins in which the mistake is
+	remedy string
+}{
+	{"found a tab", true, "indent with spaces"},
+	{"found character that cannot start any token", false, "indent with spaces instead of tabs, and put a value that begins with @, ` or % into quotes"},
+	{"did not find expected key", true, "align the line with those before it"},
+	{"did not find expected '-'", true, "align the line with those before it"},
+	{"did not find expected ','", true, "put a comma between two values, and close each bracket"},
+	{"did not find expected node content", true, "write a value there, or complete or remove the bracket"},
+	{"did not find expected <document start>", true, "the text ends above this line: remove it and what follows, or the mark that ends the text"},
+	{"mapping values are not allowed", false, `write each key with its colon on a line of its own, also above, and put a value that contains ": " into quotes`},
+	{"could not find expected ':'", false, "write a colon and a space after the key"},
+	{"found unexpected", false, "close the quotes"},
+	{"found unknown escape", false, "put the value into single quotes"},
+	{"did not find expected hexdecimal", false, "put the value into single quotes"},
+	{"found undefined", true, "put the value into quotes"},
+	{"found duplicate", true, "remove the line"},
+	{"found incompatible", true, "remove the line"},
+	{"", false, "put the value into quotes, or remove the line"},
+}
 
 // syntax turns an error of the YAML library into one of ours.
 func (r *reader) syntax(err error) Problem {
@@ -126,10 +149,7 @@ func (r *reader) syntax(err error) Problem {
 	if strings.HasPrefix(what, "exceeded max depth") {
 		return Problem{Text: "lists or mappings are nested too deep for a configuration: look for brackets or dashes without end"}
 	}
-	if parserError.MatchString(what) {
-		line = lineOf(r.source, line)
-	}
-	lines := strings.Split(string(r.source), "\n")
+	lines := strings.Split(strings.TrimRight(string(r.source), "\n"), "\n")
 	if m := unknownAnchor.FindStringSubmatch(what); m != nil {
 		// The library quotes the anchor, which may be a password that begins with an asterisk, and not its line.
 		what = "an alias (*name) stands for nothing: put a value that begins with * into quotes"
@@ -137,17 +157,18 @@ func (r *reader) syntax(err error) Problem {
 			line, _, _ = strings.Cut(line, "#")
 			return strings.Contains(line, "*"+m[1])
 		}))
+	} else {
+		i := 0
+		for !strings.HasPrefix(what, remedies[i].what) {
+			i++
+		}
+		known := remedies[i]
+		if known.inside {
+			line = lineOf(r.source, line)
+		}
+		what += ": " + known.remedy
 	}
-	switch {
-	case strings.HasPrefix(what, "found character that cannot start any token"):
-		what += ": indent with spaces instead of tabs, and put a value that begins with @, ` or % into quotes"
-	case strings.HasPrefix(what, "found a tab"):
-		what += ": indent with spaces"
-	case strings.HasPrefix(what, "did not find expected key"), strings.HasPrefix(what, "did not find expected '-'"):
-		what += ": align the line with those before it"
-	}
-	// Where the text ends too early, the library counts one line too many.
-	line = min(line, 1+bytes.Count(bytes.TrimRight(r.source, "\n"), []byte("\n")))
+	line = min(line, len(lines)) // where the text ends too early, the library counts one line too many
 	p := Problem{Line: line, Text: "this is not YAML: " + what}
 	for _, near := range []int{line, max(1, line-1)} { // a dash with another space behind it is seen to be none on the next
 		if hidden, ok := unseen(strings.NewReplacer("\t", " ", "\r", "").Replace(lines[near-1])); ok {
@@ -169,11 +190,10 @@ func lineOf(text []byte, begin int) int {
 	lines := bytes.SplitAfter(text, []byte("\n"))
 	return 1 + sort.Search(len(lines)-1, func(i int) bool {
 		decoder := yaml.NewDecoder(bytes.NewReader(bytes.Join(lines[:i+1], nil)))
-		for {
-			var document yaml.Node
-			if err := decoder.Decode(&document); err != nil {
-				return !errors.Is(err, io.EOF)
-			}
+		var err error
+		for err == nil {
+			err = decoder.Decode(new(yaml.Node))
 		}
+		return !errors.Is(err, io.EOF)
 	})
 }

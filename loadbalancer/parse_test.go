@@ -2,6 +2,7 @@ package loadbalancer
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"os"
@@ -44,7 +45,7 @@ func TestTheBasicConfigurationParsesAsPrinted(t *testing.T) {
 			Name:           "default",
 			Ranges:         spans("192.168.10.0-192.168.10.255"),
 			AutoAssign:     true,
-			Advertisements: []Advertisement{{AggregationLength: 32, AggregationLengthV6: 128, LocalPref: 100}},
+			Advertisements: []Advertisement{{AggregationLengths: [2]int{32, 128}, Route: Route{LocalPref: 100}}},
 		}},
 	}
 	equal(t, config, owned(want))
@@ -58,14 +59,14 @@ func TestTheEcommerceConfigurationParsesAsPrinted(t *testing.T) {
 			Name:           "production",
 			Ranges:         spans("42.176.25.64-42.176.25.67"),
 			AutoAssign:     true,
-			Advertisements: []Advertisement{{AggregationLength: 32, AggregationLengthV6: 128, LocalPref: 100}},
+			Advertisements: []Advertisement{{AggregationLengths: [2]int{32, 128}, Route: Route{LocalPref: 100}}},
 		}, {
 			Name:       "sandbox",
 			Ranges:     spans("192.168.144.0-192.168.159.255"),
 			AutoAssign: true,
 			Advertisements: []Advertisement{{
-				AggregationLength: 32, AggregationLengthV6: 128, LocalPref: 100,
-				Communities: []Community{1234<<16 | 1},
+				AggregationLengths: [2]int{32, 128},
+				Route:              Route{LocalPref: 100, Communities: []Community{1234<<16 | 1}},
 			}},
 		}},
 	}
@@ -120,8 +121,8 @@ peers:
 		TTL:           3,
 		RestartTime:   90 * time.Second,
 		NodeSelectors: []Selector{
-			{MatchLabels: map[string]string{"rack": "one"}, MatchExpressions: []Expression{{Key: "gpu", Operator: "DoesNotExist"}}},
-			{},
+			{{Key: "gpu", Operator: "DoesNotExist"}, {Key: "rack", Operator: "In", Values: []string{"one"}}},
+			nil,
 		},
 	})
 }
@@ -155,13 +156,13 @@ address-pools:
 		Namespaces:    []string{"blog", "shop"},
 		ServiceSelectors: []Selector{
 			{
-				MatchLabels:      map[string]string{"tier": "front", "example.com/public": ""},
-				MatchExpressions: []Expression{{Key: "legacy", Operator: "DoesNotExist"}, {Key: "team", Operator: "In", Values: []string{"a", "b"}}},
+				{Key: "example.com/public", Operator: "In", Values: []string{""}}, {Key: "legacy", Operator: "DoesNotExist"},
+				{Key: "team", Operator: "In", Values: []string{"a", "b"}}, {Key: "tier", Operator: "In", Values: []string{"front"}},
 			},
-			{MatchLabels: map[string]string{"tier": "edge"}},
+			{{Key: "tier", Operator: "In", Values: []string{"edge"}}},
 		},
 		ShareAcrossNamespaces: true,
-		Advertisements:        []Advertisement{{AggregationLength: 24, AggregationLengthV6: 120, LocalPref: 7, Communities: []Community{1234<<16 | 1}, Prepend: 2}},
+		Advertisements:        []Advertisement{{AggregationLengths: [2]int{24, 120}, Route: Route{LocalPref: 7, Communities: []Community{1234<<16 | 1}, Prepend: 2}}},
 	})
 }
 
@@ -437,13 +438,13 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 		{"a tab", "peers:\n\t- peer-address: 10.0.0.1\n",
 			"line 2: this is not YAML: found character that cannot start any token: indent with spaces instead of tabs, and put a value that begins with @, ` or % into quotes (\"- peer-address: 10.0.0.1\")"},
 		{"no colon", "peers:\n- name\n  address: 10.0.0.1\n  x\n",
-			`line 3: this is not YAML: mapping values are not allowed in this context ("address: 10.0.0.1")`},
+			`line 3: this is not YAML: mapping values are not allowed in this context: write each key with its colon on a line of its own, also above, and put a value that contains ": " into quotes ("address: 10.0.0.1")`},
 		{"a quote that never ends", "peers:\n- name: \"a\n",
-			`line 2: this is not YAML: found unexpected end of stream ("- name: \"a")`},
+			`line 2: this is not YAML: found unexpected end of stream: close the quotes ("- name: \"a")`},
 		{"a second document", "peers: []\n---\npeers: []\n",
 			`line 2: a second YAML document begins here: keep one (column 1: "---")`},
 		{"a second document that is not YAML", "peers: []\n---\npeers: [\n",
-			`line 3: this is not YAML: did not find expected node content ("peers: [")`},
+			`line 3: this is not YAML: did not find expected node content: write a value there, or complete or remove the bracket ("peers: [")`},
 		{"not UTF-8", "peers:\n- name: caf\xe9\n",
 			`line 2: this is not UTF-8 text: save the file as UTF-8 (column 12: "- name: caf�")`},
 		{"a character that YAML forbids", "peers:\n- name: \"\x07\"\n",
@@ -894,6 +895,34 @@ peers: []
 	}
 }
 
+func TestTextsThatAreNotYAMLAreToldARemedy(t *testing.T) {
+	for text, remedy := range map[string]string{
+		"peers: []\n...\n- x\n":            `did not find expected <document start>: the text ends above this line: remove it and what follows, or the mark that ends the text ("- x")`,
+		"---\npeers: []\n... x\n":          "the text ends above this line",
+		"{peers: []}}\n":                   "the text ends above this line",
+		"peers: []\n---\n- x\n":            `a second YAML document begins here: keep one`,
+		"peers: []\n%YAML\n":               "put the value into quotes, or remove the line",
+		"%x\n---\npeers: []\n":             "put the value into quotes, or remove the line",
+		"peers: {a, b: c: d}\n":            `did not find expected ',' or '}': put a comma between two values, and close each bracket`,
+		"peers: [a, b\n":                   `did not find expected ',' or ']': put a comma between two values, and close each bracket`,
+		"peers: [,]\n":                     "write a value there, or complete or remove the bracket",
+		"peers: ]\n":                       "write a value there, or complete or remove the bracket",
+		"a: b: c\n":                        `write each key with its colon on a line of its own, also above, and put a value that contains ": " into quotes`,
+		"peers:\n- name: a\n  b\n  c: 1\n": `could not find expected ':': write a colon and a space after the key`,
+		"peers: \"abc\n":                   "close the quotes",
+		"peers: \"abc\n---\nb\"\n":         "close the quotes",
+		"peers: *\n":                       "put the value into quotes",
+		"peers: >x\n a\n":                  "put the value into quotes",
+		"peers: \"\\q\"\n":                 "put the value into single quotes",
+		"peers: \"\\xZZ\"\n":               "put the value into single quotes",
+		"peers: !a!b c\n":                  "put the value into quotes",
+	} {
+		if got, _, _ := strings.Cut(said(text), "\n"); !strings.Contains(got, remedy) {
+			t.Errorf("of\n%s\nis said\n%s\nwithout %q", text, got, remedy)
+		}
+	}
+}
+
 func TestAllMistakesAreReportedAtOnceInTheOrderOfTheText(t *testing.T) {
 	_, _, err := Parse([]byte(`
 address-pools:
@@ -1029,6 +1058,7 @@ func TestPasswordsNeverStandInAnError(t *testing.T) {
 		"peers:\n- passwrod: hunter2: x\n",
 		"password:\n- hunter2\x07\n",
 		"password: |\n foo\n hunter2\xff\n",
+		peer("name: &p foo", "password: *p", "router-id: &p hunter2") + "- {password: *p, peer-address: x}\n",
 		"peers:\n- name: &p hunter2: x\n  password: *p\n",
 	}
 	accepted := 0
@@ -1439,7 +1469,7 @@ func TestASuggestionIsTheNearestKeyAndOnlyIfItIsNear(t *testing.T) {
 		{strings.Repeat("name", 100), ""},
 	}
 	for _, test := range tests {
-		got := new(reader).suggest(test.written, names(peerKeys), "remove it")
+		got := new(reader).suggest(test.written, maps.Keys(peerKeys), "remove it")
 		want := fmt.Sprintf(": did you mean %q?", test.want)
 		if test.want == "" {
 			want = ": remove it"

@@ -88,7 +88,7 @@ func (r *reader) nameAfterAddresses(peers []Peer, items []value, names map[strin
 // overlap reports whether both select some node, as far as the text alone shows it: they are equal, or one selects every node.
 func overlap(a, b []Selector) bool {
 	return len(a) == 0 || len(b) == 0 || reflect.DeepEqual(a, b) ||
-		slices.ContainsFunc(slices.Concat(a, b), func(s Selector) bool { return reflect.ValueOf(s).IsZero() })
+		slices.ContainsFunc(slices.Concat(a, b), func(s Selector) bool { return len(s) == 0 })
 }
 
 // peer reads a peer. Its name is empty if the operator wrote none.
@@ -111,7 +111,7 @@ func (r *reader) peer(v value, names map[string]value) Peer {
 		RestartTime:   r.gracefulRestart(f["graceful-restart"]),
 		NodeSelectors: r.selectors(f["node-selectors"]),
 	}
-	p.ConnectTime, _ = r.seconds(f["connect-time"], connectTime, 15*time.Second)
+	p.ConnectTime = r.seconds(f["connect-time"], connectTime, 15*time.Second)
 	p.HoldTime, p.KeepaliveTime = r.holdTimes(f["hold-time"], f["keepalive-time"])
 	p.SourceAddress, p.SourceNodeIP = r.sourceAddress(f["source-address"], p.Addr)
 	multihop := f["ebgp-multihop"]
@@ -160,7 +160,8 @@ func (r *reader) sourceAddress(v value, peer netip.Addr) (addr netip.Addr, nodeI
 }
 
 func (r *reader) holdTimes(holdAt, keepaliveAt value) (hold, keepalive time.Duration) {
-	hold, sound := r.seconds(holdAt, holdTime, 90*time.Second)
+	before := len(r.problems)
+	hold = r.seconds(holdAt, holdTime, 90*time.Second)
 	if hold == 0 {
 		if !keepaliveAt.absent() {
 			if d, ok := duration(keepaliveAt); !ok || d != 0 {
@@ -169,31 +170,23 @@ func (r *reader) holdTimes(holdAt, keepaliveAt value) (hold, keepalive time.Dura
 		}
 		return 0, 0
 	}
-	keepalive, _ = r.seconds(keepaliveAt, keepaliveTime, hold/3)
-	if sound && keepalive > hold {
+	keepalive = r.seconds(keepaliveAt, keepaliveTime, hold/3)
+	if len(r.problems) == before && keepalive > hold {
 		r.wrong(keepaliveAt, "is longer than the hold-time of %s: use at most a third of it", hold)
 	}
 	return hold, keepalive
 }
 
 func (r *reader) gracefulRestart(v value) time.Duration {
-	restart := 120 * time.Second
-	if v.absent() {
-		return restart
-	}
-	if v.node.Kind == yaml.MappingNode {
+	const usual = 120 * time.Second
+	switch {
+	case !v.absent() && v.node.Kind == yaml.MappingNode:
 		f, _ := r.fields(v, restartKeys)
-		restart, _ = r.seconds(f["restart-time"], restartTime, restart)
-		return restart
+		return r.seconds(f["restart-time"], restartTime, usual)
+	case read(r, v, boolean, "is not possible here", "use true, false or {restart-time: 120s}", true):
+		return usual
 	}
-	on, ok := boolean(v)
-	if !ok {
-		r.wrong(v, "is not possible here: %s", remedy(v, boolean, "use true, false or {restart-time: 120s}"))
-	}
-	if !on {
-		return 0
-	}
-	return restart
+	return 0
 }
 
 var secretKey = regexp.MustCompile(`^[-_.A-Za-z0-9]+$`)

@@ -2,7 +2,6 @@ package loadbalancer
 
 import (
 	"cmp"
-	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -62,10 +61,14 @@ func (r *reader) pool(v value, index int, names map[string]value, communities ma
 		r.wrong(f["protocol"], "is not spoken here: this provider speaks BGP only: use bgp, or remove the pool")
 	}
 	var spans []span
+	var narrowest [2]span // of each family, the one that allows the least aggregation
 	for item, text := range r.words(f["cidr"], rangeRule) {
 		if addresses, ok := r.addresses(item, text); ok {
-			spans = append(spans, span{item, index, addresses, widest(addresses)})
-			p.Ranges = append(p.Ranges, addresses)
+			s := span{item, index, addresses, widest(addresses)}
+			if most := &narrowest[FamilyOf(s.From()).index()]; !most.IsValid() || s.shortest > most.shortest {
+				*most = s
+			}
+			spans, p.Ranges = append(spans, s), append(p.Ranges, addresses)
 		}
 	}
 	slices.SortFunc(p.Ranges, func(a, b netipx.IPRange) int { return a.From().Compare(b.From()) })
@@ -78,7 +81,7 @@ func (r *reader) pool(v value, index int, names map[string]value, communities ma
 	if len(items) == 0 {
 		items = []value{{}} // an address that nobody hears of helps nobody
 	}
-	narrowest, sound := narrowest(spans), len(r.problems)
+	sound := len(r.problems)
 	for _, item := range items {
 		p.Advertisements = append(p.Advertisements, r.advertisement(item, narrowest, communities, peers))
 	}
@@ -141,7 +144,8 @@ func parseRange(text string) (netipx.IPRange, bool) {
 
 func plain(addr netip.Addr) bool { return !addr.Is4In6() && addr.Zone() == "" }
 
-// widest returns the prefix length of the widest network within a range.
+// widest returns the prefix length of the widest network within a range. To list all its networks would take long for a text that
+// has many ranges.
 func widest(span netipx.IPRange) int {
 	for length := 0; length < span.From().BitLen(); length++ {
 		begin := netip.PrefixFrom(span.From(), length).Masked()
@@ -154,17 +158,6 @@ func widest(span netipx.IPRange) int {
 		}
 	}
 	return span.From().BitLen()
-}
-
-// narrowest returns, for IPv4 and for IPv6, the span that allows the least aggregation.
-func narrowest(spans []span) []span {
-	byFamily := map[bool]span{}
-	for _, s := range spans {
-		if most, ok := byFamily[s.From().Is6()]; !ok || s.shortest > most.shortest {
-			byFamily[s.From().Is6()] = s
-		}
-	}
-	return slices.Collect(maps.Values(byFamily))
 }
 
 // apart sorts the spans by address and reports those that overlap, in one pool or in two.

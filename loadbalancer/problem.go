@@ -36,13 +36,15 @@ func (p Problem) Error() string {
 	if p.again != nil && *p.again > 0 {
 		text += fmt.Sprintf("; this stands %d times in all", 1+*p.again)
 	}
-	switch {
-	case p.Column > 0 && p.Shown != "":
-		return fmt.Sprintf("%s (column %d: %q)", text, p.Column, p.Shown)
-	case p.Column > 0:
-		return fmt.Sprintf("%s (column %d)", text, p.Column)
-	case p.Shown != "":
-		return fmt.Sprintf("%s (%q)", text, p.Shown)
+	var where []string
+	if p.Column > 0 {
+		where = append(where, fmt.Sprint("column ", p.Column))
+	}
+	if p.Shown != "" {
+		where = append(where, strconv.Quote(p.Shown))
+	}
+	if len(where) > 0 {
+		text += " (" + strings.Join(where, ": ") + ")"
 	}
 	return text
 }
@@ -359,14 +361,7 @@ func remedy[T any](v value, read func(value) (T, bool), otherwise string) string
 // several; if none is near, it gives the other advice. Past the first problems nobody reads suggestions, and they cost time.
 func (r *reader) suggest(written string, known iter.Seq[string], otherwise string) string {
 	if len(r.problems) < 50 && len(written) <= maxShown {
-		best, letters := Nearest(written, func(yield func(string) bool) {
-			for k := range known {
-				if len(k) <= maxShown && !r.secrets[k] && !yield(k) {
-					return
-				}
-			}
-		})
-		if best != "" && letters <= len(written)/2 {
+		if best, letters := Nearest(written, known); best != "" && letters <= len(written)/2 && !r.secrets[best] {
 			return fmt.Sprintf(": did you mean %q?", best)
 		}
 	}
@@ -377,6 +372,9 @@ func (r *reader) suggest(written string, known iter.Seq[string], otherwise strin
 // the alphabet of several, and how many letters apart they are. Without known words it returns none.
 func Nearest(written string, known iter.Seq[string]) (best string, letters int) {
 	for k := range known {
+		if len(k) > maxShown { // nobody means that
+			continue
+		}
 		if d := distance(folded(written), folded(k)); best == "" || d < letters || d == letters && k < best {
 			best, letters = k, d
 		}

@@ -78,7 +78,7 @@ func (r *reader) visit(node *yaml.Node) (*yaml.Node, bool) {
 
 // fields returns the values of a mapping by their key's name, and reports keys that it does not know, that stand there
 // twice, or that this version does not honour. It reports false for something else than a mapping.
-func (r *reader) fields(v value, keys []key) (map[string]value, bool) {
+func (r *reader) fields(v value, keys keys) (map[string]value, bool) {
 	found, before := map[string]value{}, len(r.problems)
 	entries, ok := r.entries(v, keys)
 	for _, e := range entries {
@@ -93,7 +93,7 @@ func (r *reader) fields(v value, keys []key) (map[string]value, bool) {
 			return nil, false
 		case k.name == "":
 			r.unknownKey(e, keys)
-			if meant := lookup(keys, like(keys, e.key.node.Value)).name; meant != "" && found[meant].absent() {
+			if meant := keys.like(e.key.node.Value).name; meant != "" && found[meant].absent() {
 				found[meant] = e.value // which may be wrong as well, and is not missing
 			}
 		case k.standing == later:
@@ -116,7 +116,7 @@ type entry struct {
 
 // entries returns the entries of a mapping in the order of the text. Of two with one key, or with a key and its synonym, it
 // reports the second. Without keys, they are the operator's choice.
-func (r *reader) entries(v value, keys []key) (all []entry, ok bool) {
+func (r *reader) entries(v value, keys keys) (all []entry, ok bool) {
 	if v.absent() {
 		return nil, true
 	}
@@ -126,7 +126,7 @@ func (r *reader) entries(v value, keys []key) (all []entry, ok bool) {
 	}
 	first := map[string]value{}
 	for _, e := range r.pairs(v, v.node, 0) {
-		e.known = lookup(keys, e.key.node.Value)
+		e.known = keys[e.key.node.Value]
 		name := cmp.Or(e.known.name, e.key.node.Value)
 		if before, twice := first[name]; !twice {
 			first[name] = e.key
@@ -252,17 +252,26 @@ func (r *reader) named(v value, noun string) {
 	}
 }
 
-// flag returns a boolean, or otherwise if there is none.
-func (r *reader) flag(v value, otherwise bool) bool {
+// read returns what is made of a value, or otherwise if there is none or it cannot be read.
+func read[T any](r *reader, v value, parse func(value) (T, bool), what, rule string, otherwise T) T {
 	if v.absent() {
 		return otherwise
 	}
-	b, ok := boolean(v)
+	got, ok := parse(v)
 	if !ok {
-		r.wrong(v, "is neither true nor false: %s", remedy(v, boolean, "write one of the two"))
+		r.wrong(v, "%s: %s", what, remedy(v, parse, rule))
 		return otherwise
 	}
-	return b
+	// A number that is not written as a decimal one: YAML 1.1, YAML 1.2 and JSON differ in how they read it.
+	if n, ok := integer(v); ok && strings.TrimPrefix(v.node.Value, "+") != strconv.FormatInt(n, 10) {
+		key := v.path[strings.LastIndexByte(v.path, '.')+1:]
+		r.doubt(v, key+" "+v.node.Value, netipx.IPRange{}, "is %d to some readers of YAML and something else to others: write the decimal number that you mean", n)
+	}
+	return got
+}
+
+func (r *reader) flag(v value, otherwise bool) bool {
+	return read(r, v, boolean, "is neither true nor false", "write one of the two", otherwise)
 }
 
 // boolean also reads the words of YAML 1.1, which MetalLB's configurations may use.
@@ -281,43 +290,25 @@ func boolean(v value) (b, ok bool) {
 
 // number returns a whole number from least to most, or otherwise if there is none or it is not such a number.
 func (r *reader) number(v value, least, most, otherwise int64) int64 {
-	if v.absent() {
-		return otherwise
-	}
-	n, ok := r.integer(v)
-	if !ok || n < least || n > most {
-		r.wrong(v, "is not possible here: %s", remedy(v, integer, fmt.Sprintf("use a whole number from %d to %d", least, most)))
-		return otherwise
-	}
-	return n
+	return read(r, v, func(v value) (int64, bool) {
+		n, ok := integer(v)
+		return n, ok && least <= n && n <= most
+	}, "is not possible here", fmt.Sprintf("use a whole number from %d to %d", least, most), otherwise)
 }
 
 // flagOrNumber returns a number from 1 to most, which also yes and no stand for, or 0 if there is none.
 func (r *reader) flagOrNumber(v value, yes, no uint8, most int64, noun string) uint8 {
-	if v.absent() {
-		return 0
-	}
-	if on, ok := boolean(v); ok && on {
-		return yes
-	} else if ok {
-		return no
-	}
-	n, ok := r.integer(v)
-	if !ok || n < 1 || n > most {
-		r.wrong(v, "is not possible here: %s", remedy(v, boolean, remedy(v, integer, fmt.Sprintf("use true, false or %s from 1 to %d", noun, most))))
-		return 0
-	}
-	return uint8(n)
-}
-
-// integer notes a number that is not written as a decimal one: YAML 1.1, YAML 1.2 and JSON differ in how they read it.
-func (r *reader) integer(v value) (int64, bool) {
-	n, ok := integer(v)
-	if written := v.node.Value; ok && strings.TrimPrefix(written, "+") != strconv.FormatInt(n, 10) {
-		key := v.path[strings.LastIndexByte(v.path, '.')+1:]
-		r.doubt(v, key+" "+written, netipx.IPRange{}, "is %d to some readers of YAML and something else to others: write the decimal number that you mean", n)
-	}
-	return n, ok
+	return read(r, v, func(v value) (uint8, bool) {
+		on, isFlag := boolean(v)
+		n, ok := integer(v)
+		switch {
+		case on:
+			return yes, true
+		case isFlag:
+			return no, true
+		}
+		return uint8(n), ok && 1 <= n && n <= most
+	}, "is not possible here", fmt.Sprintf("use true, false or %s from 1 to %d", noun, most), 0)
 }
 
 func integer(v value) (n int64, ok bool) {
@@ -339,18 +330,12 @@ type period struct {
 	rule        string
 }
 
-// seconds returns a duration, or otherwise if there is none. It reports false if what stands there is not possible.
-func (r *reader) seconds(v value, p period, otherwise time.Duration) (time.Duration, bool) {
-	if v.absent() {
-		return otherwise, true
-	}
-	r.integer(v) // says if it is written as YAML 1.1 does
-	d, ok := duration(v)
+// seconds returns a duration, or otherwise if there is none or it is not possible.
+func (r *reader) seconds(v value, p period, otherwise time.Duration) time.Duration {
+	d := read(r, v, duration, "is not a duration such as 90s", "use "+p.rule, otherwise)
 	switch {
-	case !ok:
-		r.wrong(v, "is not a duration such as 90s: %s", remedy(v, duration, "use "+p.rule))
-	case d == 0 && p.orZero:
-		return 0, true
+	case d == otherwise, d == 0 && p.orZero:
+		return d
 	case d < p.least:
 		r.wrong(v, "is too short: use %s", p.rule)
 	case d > p.most:
@@ -358,9 +343,9 @@ func (r *reader) seconds(v value, p period, otherwise time.Duration) (time.Durat
 	case d%time.Second != 0:
 		r.wrong(v, "is not in whole seconds: use %s", d.Truncate(time.Second))
 	default:
-		return d, true
+		return d
 	}
-	return otherwise, false
+	return otherwise
 }
 
 // duration reads 90s, 1m30s or a bare integer, which means seconds.

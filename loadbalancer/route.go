@@ -15,7 +15,7 @@ type Route struct {
 	LocalPref        uint32
 	Communities      []Community      // sorted, each once
 	LargeCommunities []LargeCommunity // sorted, each once
-	// Prepend is how many more times than once our AS number stands in the AS_PATH on eBGP sessions.
+	// Prepend is how many more times than once our AS number stands in the AS_PATH on eBGP sessions; at most 10.
 	Prepend uint8
 	// Weight is this node's share of the traffic, in proportion to what other nodes announce; 0: the route carries none.
 	Weight uint16
@@ -54,6 +54,12 @@ func (r Route) Equal(s Route) bool {
 	return r.Prefix == s.Prefix && r.LocalPref == s.LocalPref && r.Prepend == s.Prepend && r.Weight == s.Weight &&
 		slices.Equal(r.Communities, s.Communities) && slices.Equal(r.LargeCommunities, s.LargeCommunities) &&
 		slices.Equal(r.Peers, s.Peers)
+}
+
+// alike reports whether both have the same attributes, whoever hears them.
+func (r Route) alike(s Route) bool {
+	s.Prefix, s.Peers = r.Prefix, r.Peers
+	return r.Equal(s)
 }
 
 // For reports whether the peer with that name hears the route.

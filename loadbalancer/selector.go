@@ -1,18 +1,15 @@
 package loadbalancer
 
 import (
+	"cmp"
 	"regexp"
 	"slices"
 	"strings"
 )
 
-// A Selector says which labels an object must carry. The zero Selector matches every object.
-type Selector struct {
-	// MatchLabels must all be present with these values.
-	MatchLabels map[string]string
-	// MatchExpressions must all hold.
-	MatchExpressions []Expression
-}
+// A Selector says what must hold of the labels of an object: all of this, in the order of the labels. The empty Selector matches
+// every object.
+type Selector []Expression
 
 // An Expression is one condition on one label.
 type Expression struct {
@@ -23,12 +20,7 @@ type Expression struct {
 
 // Matches reports whether an object with these labels is selected.
 func (s Selector) Matches(labels map[string]string) bool {
-	for key, want := range s.MatchLabels {
-		if got, ok := labels[key]; !ok || got != want {
-			return false
-		}
-	}
-	for _, e := range s.MatchExpressions {
+	for _, e := range s {
 		if !e.holds(labels) {
 			return false
 		}
@@ -59,8 +51,8 @@ func Selects(selectors []Selector, labels map[string]string) bool {
 // excludes reports whether no object can match both. That is so if all conditions on some label leave it nothing to be:
 // not absent, not one of the values that they name, and not any other.
 func (s Selector) excludes(t Selector, effort *int) bool {
-	byKey := map[string][]Expression{}
-	for _, e := range append(s.conditions(), t.conditions()...) {
+	byKey := map[string]Selector{}
+	for _, e := range slices.Concat(s, t) {
 		byKey[e.Key] = append(byKey[e.Key], e)
 	}
 	for key, conditions := range byKey {
@@ -71,21 +63,11 @@ func (s Selector) excludes(t Selector, effort *int) bool {
 		if *effort += (1 + len(values)) * (len(conditions) + len(values)); *effort > maxEffort {
 			return false
 		}
-		both := Selector{MatchExpressions: conditions}
-		if !both.Matches(nil) && !slices.ContainsFunc(values, func(v string) bool { return both.Matches(map[string]string{key: v}) }) {
+		if !conditions.Matches(nil) && !slices.ContainsFunc(values, func(v string) bool { return conditions.Matches(map[string]string{key: v}) }) {
 			return true
 		}
 	}
 	return false
-}
-
-// conditions returns all of the selector's conditions as expressions.
-func (s Selector) conditions() []Expression {
-	all := slices.Clone(s.MatchExpressions)
-	for key, want := range s.MatchLabels {
-		all = append(all, Expression{Key: key, Operator: "In", Values: []string{want}})
-	}
-	return all
 }
 
 // neverTogether reports whether no node can be selected by both.
@@ -105,15 +87,13 @@ func (r *reader) selectors(v value) (all []Selector) {
 		for _, e := range labels {
 			r.labelKey(e.key)
 			if text, ok := r.label(e.value); ok {
-				if s.MatchLabels == nil {
-					s.MatchLabels = map[string]string{}
-				}
-				s.MatchLabels[e.key.node.Value] = text
+				s = append(s, Expression{e.key.node.Value, "In", []string{text}})
 			}
 		}
 		for _, e := range r.items(f["match-expressions"]) {
-			s.MatchExpressions = append(s.MatchExpressions, r.expression(e))
+			s = append(s, r.expression(e))
 		}
+		slices.SortStableFunc(s, func(a, b Expression) int { return cmp.Compare(a.Key, b.Key) })
 		all = append(all, s)
 	}
 	return all
@@ -177,15 +157,11 @@ const (
 )
 
 var (
-	labelKey   = regexp.MustCompile(`^(([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)*[a-z0-9]([-a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$`)
-	labelValue = regexp.MustCompile(`^([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$`)
-	namespace  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	labelKey     = regexp.MustCompile(`^(([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)*[a-z0-9]([-a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$`)
+	isLabelValue = regexp.MustCompile(`^([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$`).MatchString
+	isNamespace  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`).MatchString
 )
 
 func isLabelKey(text string) bool {
 	return strings.IndexByte(text, '/') <= 253 && len(text) <= 253+1+63 && labelKey.MatchString(text)
 }
-
-func isLabelValue(text string) bool { return len(text) <= 63 && labelValue.MatchString(text) }
-
-func isNamespace(text string) bool { return len(text) <= 63 && namespace.MatchString(text) }

@@ -33,28 +33,8 @@ func (t Terms) equal(u Terms) bool {
 	return t.Key == u.Key && t.Backend == u.Backend && t.NotReady == u.NotReady && slices.Equal(t.Ports, u.Ports)
 }
 
-// A Relation is how a Service that asks for an address stands to one that holds it.
-type Relation uint8
-
-// The relations. Two Services that are excluded cannot use one address at once; the others could, and only the first may.
-const (
-	Fits           Relation = iota
-	BothAlone               // excluded: neither has a key
-	SamePort                // excluded
-	RequestAlone            // the one that asks has no key
-	HolderAlone             // the one that holds it has none
-	OtherKey                // their keys differ
-	OtherPolicy             // their traffic policies do
-	OtherSelector           // with the policy Local, their selectors do
-	NoSelector              // with the policy Local, neither has one
-	OtherReadiness          // one counts pods that are not ready
-	OtherNamespace          // their namespaces differ
-)
-
-func (r Relation) excludes() bool { return r == BothAlone || r == SamePort }
-
-// relation returns how the request stands to a holder, and the first port that both use.
-func relation(holder, r *Request) (Relation, Port) {
+// relation returns how the request stands to a holder, with the first port that both use: NoCause if they may share.
+func relation(holder, r *Request) (Cause, Port) {
 	if holder.Key == "" && r.Key == "" {
 		return BothAlone, Port{}
 	}
@@ -81,12 +61,12 @@ func relation(holder, r *Request) (Relation, Port) {
 	case holder.Namespace != r.Namespace:
 		return OtherNamespace, Port{}
 	}
-	return Fits, Port{}
+	return NoCause, Port{}
 }
 
 // An obstacle is a holder of an address beside whom a request does not fit.
 type obstacle struct {
-	relation Relation
+	relation Cause
 	port     Port
 	holder   *tenant
 }
@@ -116,7 +96,7 @@ func (a *Allocator) obstacle(addr netip.Addr, r *Request, s scope) (worst obstac
 		if is.excludes() {
 			return obstacle{is, port, t}
 		}
-		if (s == everybody || i == 0) && is != Fits && (worst.relation == Fits || worst.relation == OtherNamespace && is != OtherNamespace) {
+		if (s == everybody || i == 0) && is != NoCause && (worst.relation == NoCause || worst.relation == OtherNamespace && is != OtherNamespace) {
 			worst = obstacle{is, port, t}
 		}
 	}
@@ -133,7 +113,7 @@ func (a *Allocator) excluded(addr netip.Addr, r *Request) Reason {
 
 // atOdds returns with whom the Service shares the address and may not. Their namespaces may differ: so they were found.
 func (a *Allocator) atOdds(addr netip.Addr, r *Request, s scope) Reason {
-	if o := a.obstacle(addr, r, s); o.relation != Fits && o.relation != OtherNamespace && !o.relation.excludes() {
+	if o := a.obstacle(addr, r, s); o.relation != NoCause && o.relation != OtherNamespace && !o.relation.excludes() {
 		return a.because(addr, r, o)
 	}
 	return Reason{}
@@ -142,14 +122,14 @@ func (a *Allocator) atOdds(addr netip.Addr, r *Request, s scope) Reason {
 // mayJoin reports whether the Service may hold the address beside those that do.
 func (a *Allocator) mayJoin(addr netip.Addr, pool *Pool, r *Request) (obstacle, bool) {
 	o := a.obstacle(addr, r, everybody)
-	return o, o.relation == Fits || o.relation == OtherNamespace && pool.ShareAcrossNamespaces
+	return o, o.relation == NoCause || o.relation == OtherNamespace && pool.ShareAcrossNamespaces
 }
 
 func (a *Allocator) because(addr netip.Addr, r *Request, o obstacle) Reason {
-	why := Reason{Cause: Held, Addr: addr, Relation: o.relation, Port: o.port, Holder: o.holder.request.Service,
+	why := Reason{Cause: o.relation, Addr: addr, Port: o.port, Holder: o.holder.request.Service,
 		Foreign: o.holder.request.Namespace != r.Namespace}
-	if r.Key == "" { // other ports would not help
-		why.Relation, why.Port = RequestAlone, Port{}
+	if r.Key == "" && o.relation == SamePort { // other ports would not help
+		why.Cause, why.Port = RequestAlone, Port{}
 	}
 	if pool := a.config.Pool(addr); pool != nil && o.relation == OtherNamespace {
 		why.Pool = pool.Name
@@ -178,31 +158,26 @@ type company struct {
 
 // companyAt returns the company that the Service is in at the address; false if it has no key, or the address no pool.
 func (a *Allocator) companyAt(addr netip.Addr, r *Request) (company, bool) {
-	i, ok := a.config.index(addr)
-	if r.Key == "" || !ok {
+	i := a.config.index(addr)
+	if r.Key == "" || i < 0 {
 		return company{}, false
 	}
 	return company{circleIn(&a.config.Pools[i], r), spot{i, FamilyOf(addr)}}, true
 }
 
-// list enters the address where others of the holder's circle find it, and unlist takes it out once no other is there.
-func (a *Allocator) list(addr netip.Addr, holder *tenant) {
-	if c, ok := a.companyAt(addr, &holder.request); ok {
-		if a.shared[c] == nil {
-			a.shared[c] = map[netip.Addr]bool{}
-		}
-		a.shared[c][addr] = true
-	}
-}
-
-func (a *Allocator) unlist(addr netip.Addr, holder *tenant) {
+// enter counts one holder more or less at an address, where others of its circle find it.
+func (a *Allocator) enter(addr netip.Addr, holder *tenant, by int) {
 	c, ok := a.companyAt(addr, &holder.request)
-	if !ok || slices.ContainsFunc(a.inUse[addr], func(t *tenant) bool {
-		return t != holder && t.request.Key == c.key && circleIn(&a.config.Pools[c.pool], &t.request) == c.circle
-	}) {
+	if !ok {
 		return
 	}
-	if delete(a.shared[c], addr); len(a.shared[c]) == 0 {
+	if a.shared[c] == nil {
+		a.shared[c] = map[netip.Addr]int{}
+	}
+	if a.shared[c][addr] += by; a.shared[c][addr] == 0 {
+		delete(a.shared[c], addr)
+	}
+	if len(a.shared[c]) == 0 {
 		delete(a.shared, c)
 	}
 }

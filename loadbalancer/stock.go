@@ -4,8 +4,7 @@ import (
 	"cmp"
 	"container/list"
 	"encoding/binary"
-	"iter"
-	"math/big"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -15,8 +14,8 @@ import (
 // A stock is what the pools have left to hand out.
 type stock struct {
 	config *Config
-	inUse  func(netip.Addr) bool
-	stores [][2]store // by pool, and by family; the last are of addresses that no pool owns
+	inUse  map[netip.Addr][]*tenant // the allocator's
+	stores [][2]store               // by pool, and by family; the first are of addresses that no pool owns
 	// own are addresses that routers and others use, which no pool hands out.
 	own    map[netip.Addr]bool
 	others []netip.Addr
@@ -40,9 +39,10 @@ type store struct {
 	span int
 	at   netip.Addr
 	// freed are the addresses that were used before, longest ago first; forgotten is set if there were more.
-	freed     *list.List
+	freed     list.List
 	forgotten bool
 	used      int // addresses in use
+	withheld  int // addresses that it would hand out, were they not in use by others
 	total     float64
 }
 
@@ -54,37 +54,33 @@ type freedAddr struct {
 // mostFreed bounds the memory of which addresses were freed, in each store: enough for an IPv4 network of /16.
 const mostFreed = 1 << 16
 
-func newStock(inUse func(netip.Addr) bool) *stock {
-	return &stock{config: &Config{}, inUse: inUse, freed: map[netip.Addr]*list.Element{}}
-}
-
 // configure changes the pools. It does not forget what was used before.
-func (s *stock) configure(config *Config, held iter.Seq[netip.Addr]) {
+func (s *stock) configure(config *Config) {
 	var freed []freedAddr
 	for _, e := range s.freed {
 		freed = append(freed, e.Value.(freedAddr))
 	}
 	slices.SortFunc(freed, func(x, y freedAddr) int { return cmp.Compare(x.at, y.at) })
 
-	s.config = config
-	s.own = s.reserved(config)
-	s.stores = make([][2]store, len(config.Pools)+1)
-	s.stores[len(config.Pools)] = [2]store{{freed: list.New()}, {freed: list.New()}}
-	s.order = make([]int, len(config.Pools))
+	s.config, s.own = config, s.reserved(config)
+	s.stores, s.order = make([][2]store, len(config.Pools)+1), make([]int, len(config.Pools))
 	for i, pool := range config.Pools {
 		s.order[i] = i
-		v6 := slices.IndexFunc(pool.Ranges, func(r netipx.IPRange) bool { return r.From().Is6() })
-		if v6 < 0 {
-			v6 = len(pool.Ranges)
-		}
-		for family, ranges := range [][]netipx.IPRange{pool.Ranges[:v6], pool.Ranges[v6:]} {
-			s.stores[i][family] = store{ranges: ranges, freed: list.New(), total: total(ranges, pool.AvoidBuggyIPs)}
-			s.stores[i][family].rewind()
+		for _, r := range pool.Ranges {
+			at := s.store(i, FamilyOf(r.From()))
+			at.ranges = append(at.ranges, r)
+			at.total += size(r, pool.AvoidBuggyIPs)
+			at.rewind()
 		}
 	}
 	slices.SortStableFunc(s.order, func(i, j int) int { return cmp.Compare(config.Pools[i].Priority, config.Pools[j].Priority) })
-	for addr := range held {
+	for addr := range s.inUse {
 		s.storeOf(addr).used++
+	}
+	for addr := range s.own {
+		if config.Pool(addr).handsOut(addr) {
+			s.storeOf(addr).withheld++
+		}
 	}
 	clear(s.freed)
 	for _, f := range freed {
@@ -92,18 +88,7 @@ func (s *stock) configure(config *Config, held iter.Seq[netip.Addr]) {
 	}
 }
 
-func (s *store) rewind() {
-	if s.span, s.forgotten = 0, false; len(s.ranges) > 0 {
-		s.at = s.ranges[0].From()
-	}
-}
-
-func place6(f Family) int {
-	if f == IPv6 {
-		return 1
-	}
-	return 0
-}
+func (s *store) rewind() { s.span, s.at, s.forgotten = 0, s.ranges[0].From(), false }
 
 // handsOut reports whether a Service may be given the address, of that pool.
 func (s *stock) handsOut(pool *Pool, addr netip.Addr) bool {
@@ -125,17 +110,14 @@ func (s *stock) reserved(config *Config) map[netip.Addr]bool {
 	return own
 }
 
-func (s *stock) store(pool int, f Family) *store { return &s.stores[pool][place6(f)] }
+func (s *stock) store(pool int, f Family) *store { return &s.stores[1+pool][f.index()] }
 
 // has reports whether the pool owns addresses of the family.
 func (s *stock) has(pool int, f Family) bool { return len(s.store(pool, f).ranges) > 0 }
 
 // storeOf returns the store of the pool that owns the address.
 func (s *stock) storeOf(addr netip.Addr) *store {
-	if i, ok := s.config.index(addr); ok {
-		return s.store(i, FamilyOf(addr))
-	}
-	return s.store(len(s.config.Pools), FamilyOf(addr))
+	return s.store(s.config.index(addr), FamilyOf(addr))
 }
 
 // take notes that somebody holds the address from now on, and nobody did before.
@@ -170,7 +152,7 @@ func (s *stock) next(pool int, f Family) netip.Addr {
 	p, at := &s.config.Pools[pool], s.store(pool, f)
 	for range 2 {
 		for at.span < len(at.ranges) {
-			if addr := at.at; s.handsOut(p, addr) && !s.inUse(addr) && s.freed[addr] == nil {
+			if addr := at.at; s.handsOut(p, addr) && s.inUse[addr] == nil && s.freed[addr] == nil {
 				return addr
 			}
 			// Each address is passed once, so that the cost is spread over the allocations before.
@@ -207,37 +189,24 @@ type Usage struct {
 func (a *Allocator) Usage() (all []Usage) {
 	for i, pool := range a.config.Pools {
 		for _, f := range []Family{IPv4, IPv6} {
-			at := a.stock.store(i, f)
-			if len(at.ranges) == 0 {
-				continue
+			if at := a.stock.store(i, f); a.stock.has(i, f) {
+				all = append(all, Usage{pool.Name, f, at.total, at.used})
 			}
-			all = append(all, Usage{pool.Name, f, at.total, at.used})
 		}
 	}
 	return all
 }
 
-// total counts the addresses of one family, without those that are avoided.
-func total(ranges []netipx.IPRange, avoid bool) (n float64) {
-	for _, r := range ranges {
-		n += count(r)
-		if avoid && r.From().Is4() {
-			n -= float64(buggyUpTo(r.To(), 1) - buggyUpTo(r.From(), 0))
-		}
+// size counts the addresses of a range, without those that are avoided.
+func size(r netipx.IPRange, avoid bool) (n float64) {
+	for _, p := range r.Prefixes() {
+		n += math.Ldexp(1, p.Addr().BitLen()-p.Bits())
+	}
+	if avoid && r.From().Is4() {
+		from, to := r.From().As4(), r.To().As4()
+		// Of the addresses below a number, so many end in .0 or .255.
+		buggy := func(n uint64) uint64 { return (n+255)/256 + n/256 }
+		n -= float64(buggy(uint64(binary.BigEndian.Uint32(to[:]))+1) - buggy(uint64(binary.BigEndian.Uint32(from[:]))))
 	}
 	return n
-}
-
-func count(r netipx.IPRange) float64 {
-	from, to := r.From().As16(), r.To().As16()
-	n := new(big.Int).Sub(new(big.Int).SetBytes(to[:]), new(big.Int).SetBytes(from[:]))
-	f, _ := new(big.Float).SetInt(n.Add(n, big.NewInt(1))).Float64()
-	return f
-}
-
-// buggyUpTo counts the IPv4 addresses below addr, or up to it with one more, that end in .0 or .255.
-func buggyUpTo(addr netip.Addr, more uint64) uint64 {
-	b := addr.As4()
-	n := uint64(binary.BigEndian.Uint32(b[:])) + more
-	return (n+255)/256 + n/256
 }

@@ -20,6 +20,7 @@ type waiting struct {
 	queue     queue            // of classes for which something may have changed
 	unchecked map[*tenant]bool // after a new configuration, all may get another answer
 	fits      map[string]*fit  // by their pools
+	pending   int              // members of classes that lack what they must have
 }
 
 func newWaiting() waiting {
@@ -56,8 +57,9 @@ type Change struct {
 
 // A fit are the pools from which some Services may get any address, in the order in which they are tried.
 type fit struct {
-	pools []int
-	names string // in words
+	pools    []int
+	names    string // in words
+	withheld [2]int // of each family
 }
 
 // fitOf returns the pools from which the Service may get any address.
@@ -72,12 +74,15 @@ func (a *Allocator) fitOf(r *Request) *fit {
 	}
 	known := a.fits[string(key)]
 	if known == nil {
+		known = &fit{pools: pools}
 		var names []string
 		for _, i := range slices.Sorted(slices.Values(pools)) {
 			names = append(names, a.config.Pools[i].Name)
+			for f := range known.withheld {
+				known.withheld[f] += a.stock.stores[1+i][f].withheld
+			}
 		}
-		known = &fit{pools, someOf(names)}
-		a.fits[string(key)] = known
+		known.names, a.fits[string(key)] = someOf(names), known
 	}
 	return known
 }
@@ -86,12 +91,9 @@ func (a *Allocator) fitOf(r *Request) *fit {
 // older one, it loses at once.
 func (a *Allocator) Wait(r Request) {
 	t := a.tenant(&r)
-	kept := slices.DeleteFunc(slices.Clone(t.addrs), func(addr netip.Addr) bool {
-		why := a.excluded(addr, &r)
-		t.lost = cmp.Or(t.lost, why)
-		return !why.None()
-	})
-	a.hold(t, &r, kept)
+	stay, lost := a.tenable(t.addrs, &r)
+	t.lost = cmp.Or(t.lost, lost)
+	a.hold(t, &r, stay)
 	a.join(t, false)
 	a.push(t.class)
 }
@@ -112,14 +114,7 @@ func (a *Allocator) Rest(uid string) {
 }
 
 // Pending is how many Services do not have what they must have.
-func (a *Allocator) Pending() (n int) {
-	for _, c := range a.classes {
-		if !c.more {
-			n += len(c.members)
-		}
-	}
-	return n
-}
+func (a *Allocator) Pending() int { return a.pending }
 
 // likeness writes down all that the Service's answer depends on, with the pools from which it may get any address: those for
 // whom that is the same are one class.
@@ -128,8 +123,7 @@ func (a *Allocator) likeness(t *tenant, more bool, from *fit) string {
 	switch {
 	case more && r.Key == "":
 		// All that matters is that its pool gets an address of the other family.
-		pool, _ := a.config.index(t.addrs[0])
-		return fmt.Sprint("more ", a.rank(t), pool, FamilyOf(t.addrs[0]))
+		return fmt.Sprint("more ", a.rank(t), a.config.index(t.addrs[0]), FamilyOf(t.addrs[0]))
 	case len(t.addrs) > 0 || r.Invalid != nil || !t.lost.None():
 		return "only " + r.UID
 	}
@@ -156,7 +150,7 @@ func (a *Allocator) watches(t *tenant, from *fit) (all []any) {
 	}
 	if len(r.Families) > 1 { // one is given beside the other
 		for _, addr := range slices.Concat(r.Addrs, t.addrs) {
-			if pool, ok := a.config.index(addr); ok {
+			if pool := a.config.index(addr); pool >= 0 {
 				all = append(all, spot{pool, IPv4}, spot{pool, IPv6})
 			}
 		}
@@ -196,7 +190,9 @@ func (a *Allocator) join(t *tenant, more bool) {
 			a.watched[key][c] = true
 		}
 	}
-	t.class, t.rests = c, false
+	if t.class, t.rests = c, false; !more {
+		a.pending++
+	}
 	c.uneven = c.uneven || len(c.members) > 0 && !t.why.Same(c.members[0].why)
 	i, _ := slices.BinarySearchFunc(c.members, t, byAge)
 	c.members = slices.Insert(c.members, i, t)
@@ -210,7 +206,9 @@ func (a *Allocator) leave(t *tenant) {
 	if c == nil {
 		return
 	}
-	t.class = nil
+	if t.class = nil; !c.more {
+		a.pending--
+	}
 	if len(c.members) == 1 {
 		if c.at >= 0 {
 			heap.Remove(&a.queue, c.at)
@@ -231,9 +229,7 @@ func byAge(t, u *tenant) int { return older(&t.request, &u.request) }
 
 // touch notes that the Service left the address, came to it, or holds it on other terms, and queues who may get another answer.
 func (a *Allocator) touch(addr netip.Addr, by *tenant) {
-	for c := range a.watched[addr] {
-		a.push(c)
-	}
+	a.wake(addr)
 	holders := a.inUse[addr]
 	for _, t := range slices.Clone(holders) {
 		beside, _ := relation(&by.request, &t.request)
@@ -241,15 +237,15 @@ func (a *Allocator) touch(addr netip.Addr, by *tenant) {
 		switch {
 		case t == by || t.rests:
 		case beside.excludes() && byAge(by, t) < 0 && slices.Contains(holders, by),
-			t.class == nil && t != holders[0] && before != Fits && before != OtherNamespace:
+			t.class == nil && t != holders[0] && before != NoCause && before != OtherNamespace:
 			a.Wait(t.request)
 		default:
 			a.push(t.class)
 		}
 	}
 	holders = a.inUse[addr]
-	switch i, ok := a.config.index(addr); {
-	case !ok:
+	switch i := a.config.index(addr); {
+	case i < 0:
 	case len(holders) > 0:
 		pool := &a.config.Pools[i]
 		for c := range a.watched[circleIn(pool, &holders[0].request)] {
@@ -258,16 +254,19 @@ func (a *Allocator) touch(addr netip.Addr, by *tenant) {
 			}
 		}
 	case a.stock.handsOut(&a.config.Pools[i], addr):
-		for c := range a.watched[spot{i, FamilyOf(addr)}] {
-			a.push(c)
-		}
+		a.wake(spot{i, FamilyOf(addr)})
 		for _, f := range a.fits {
 			if len(a.watched[f]) > 0 && slices.Contains(f.pools, i) {
-				for c := range a.watched[f] {
-					a.push(c)
-				}
+				a.wake(f)
 			}
 		}
+	}
+}
+
+// wake queues who waits for this.
+func (a *Allocator) wake(watched any) {
+	for c := range a.watched[watched] {
+		a.push(c)
 	}
 }
 
@@ -303,10 +302,10 @@ func (a *Allocator) Serve(may func() bool) (changed []Change, more bool) {
 	for len(a.queue) > 0 {
 		c := heap.Pop(&a.queue).(*class)
 		t := c.members[0]
-		if g, met := a.decide(&t.request); len(t.addrs)+len(g.Addrs) == 0 && t.lost.None() {
+		if g := a.decide(&t.request); len(t.addrs)+len(g.Addrs) == 0 && t.lost.None() {
 			changed = append(changed, c.tell(g)...)
 		} else {
-			moved, news := a.settle(t, &t.request, g, met)
+			moved, news := a.settle(t, &t.request, g)
 			if moved || news {
 				changed = append(changed, Change{t.request.UID, moved, g})
 			}

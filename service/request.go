@@ -160,6 +160,9 @@ func Annotation(annotations map[string]string, name string) (found, where string
 
 // address reads one address.
 func address(where, text string) (netip.Addr, error) {
+	if text == "" {
+		return netip.Addr{}, fmt.Errorf("%s: a comma has no IP address beside it: write one there, or remove the comma", where)
+	}
 	addr, err := netip.ParseAddr(text)
 	if err != nil || addr.Zone() != "" {
 		return netip.Addr{}, fmt.Errorf("%s: %q is not one IP address: write one, or remove it", where, Short(text))

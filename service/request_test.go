@@ -52,7 +52,7 @@ func TestServicesAskInTheirSpecOrByAnnotation(t *testing.T) {
 		{name: "neither of them in the spec", service: "families=46 require", field: "10.0.0.2", annotations: map[string]string{"metallb.io/loadBalancerIPs": "10.0.0.1,fd00::1"},
 			err: "spec.loadBalancerIP asks for 10.0.0.2, and annotation metallb.io/loadBalancerIPs for 10.0.0.1,fd00::1: remove one of the two"},
 		{name: "nothing between commas", annotations: map[string]string{"metallb.io/loadBalancerIPs": "10.0.0.1,"},
-			err: `annotation metallb.io/loadBalancerIPs: "" is not one IP address: write one, or remove it`},
+			err: `annotation metallb.io/loadBalancerIPs: a comma has no IP address beside it: write one there, or remove the comma`},
 		{name: "a novel of two addresses", annotations: map[string]string{"metallb.io/loadBalancerIPs": "10.0.0.1,10.0.0.2" + strings.Repeat(" ", 100_000)},
 			err: `annotation metallb.io/loadBalancerIPs: "10.0.0.1,10.0.0.2" has two addresses of one IP version: write one of each at most`},
 		{name: "a novel of two addresses, spread wide", annotations: map[string]string{"metallb.io/loadBalancerIPs": "10.0.0.1," + strings.Repeat(" ", 100_000) + "10.0.0.2"},

@@ -15,7 +15,9 @@ func weighing(config *loadbalancer.Config, pools ...string) *loadbalancer.Config
 	for i := range config.Pools {
 		p := &config.Pools[i]
 		for j := range p.Advertisements {
-			p.Advertisements[j].LinkBandwidth = len(pools) == 0 || strings.Contains(strings.Join(pools, " "), p.Name)
+			if len(pools) == 0 || strings.Contains(strings.Join(pools, " "), p.Name) {
+				p.Advertisements[j].Route.Weight = 1
+			}
 		}
 	}
 	return config
