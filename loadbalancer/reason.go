@@ -92,7 +92,11 @@ func (r Reason) words() string {
 	case OfInfrastructure:
 		return fmt.Sprintf("address %s is in use by a router, a Node, or a Service that is not ours: ask for another", r.Addr)
 	case AddressNotFor:
-		return fmt.Sprintf("address %s belongs to pool %q, which is not for this Service: ask for another, or change its namespaces or service-selectors", r.Addr, pool)
+		of := "a pool that"
+		if pool != "" { // one of the Service's namespace
+			of = fmt.Sprintf("pool %q, which", pool)
+		}
+		return fmt.Sprintf("address %s belongs to %s is not for this Service: ask for another, or change its namespaces or service-selectors", r.Addr, of)
 	case PoolNotFor:
 		return fmt.Sprintf("pool %q is not for this Service: ask for another, or change its namespaces or service-selectors", pool)
 	case NoSuchPool:

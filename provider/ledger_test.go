@@ -314,9 +314,9 @@ func TestTwoFamiliesComeFromOnePool(t *testing.T) {
 func TestAPoolIsForThoseThatItsOperatorNamed(t *testing.T) {
 	tell(t, []step{
 		{then: "one pool is for gold, one for the farm", configure: "gold 10.0.0.0/30 tier=gold; farm 10.1.0.0/30 namespace=farm"},
-		{then: "neither is for web", ask: "shop/web", why: `no pool is for this Service: change its labels, or the namespaces or service-selectors of one of the pools "gold", "farm"`},
+		{then: "neither is for web", ask: "shop/web", why: `no pool is for this Service: change its labels, or the namespaces or service-selectors of pool "gold"`},
 		{then: "also by name", ask: "shop/api pool=farm", why: `pool "farm" is not for this Service: ask for another, or change its namespaces or service-selectors`},
-		{then: "also by address", ask: "shop/ftp want=10.1.0.1", why: `address 10.1.0.1 belongs to pool "farm", which is not for this Service: ask for another, or change its namespaces or service-selectors`},
+		{then: "also by address", ask: "shop/ftp want=10.1.0.1", why: `address 10.1.0.1 belongs to a pool that is not for this Service: ask for another, or change its namespaces or service-selectors`},
 		{then: "the farm's own is served", ask: "farm/web", addr: "10.1.0.0", news: true},
 		{then: "a label makes the difference", see: "shop/web label=gold", again: true},
 		{then: "web is served", ask: "shop/web label=gold", addr: "10.0.0.0", news: true},
@@ -325,6 +325,27 @@ func TestAPoolIsForThoseThatItsOperatorNamed(t *testing.T) {
 		{then: "asked again, too", ask: "shop/web shows=10.0.0.0", addr: "10.0.0.0"},
 		{then: "the operator opens the farm", configure: "gold 10.0.0.0/30 tier=gold; farm 10.1.0.0/30", changed: "shop/ftp shop/api"},
 		{then: "ftp has what it wants", ask: "shop/ftp want=10.1.0.1", addr: "10.1.0.1", news: true},
+	})
+}
+
+// What pools there are for others is none of a tenant's business.
+func TestTenantsLearnTheNamesOfTheirOwnPoolsOnly(t *testing.T) {
+	const two = "farm 10.1.0.0/32 namespace=farm; barn 10.2.0.0/32 namespace=farm; shop 10.3.0.0/32 namespace=shop"
+	tell(t, []step{
+		{then: "two pools are the farm's, and one the shop's", configure: two},
+		{then: "a pool that is not there", ask: "shop/a pool=moon", why: `no pool is named "moon": ask for pool "shop"`},
+		{then: "the farm asks for it, too, and hears of its own", ask: "farm/a pool=moon", why: `no pool is named "moon": ask for one of the pools "farm", "barn"`},
+		{then: "for a third there is none", ask: "zoo/a pool=moon", why: `no pool is named "moon": ask for a pool that exists`},
+		{then: "an address of no pool", ask: "shop/b want=8.8.8.8", why: `no pool owns address 8.8.8.8: ask for an address of pool "shop", or add it to a pool`},
+		{then: "an address of the farm's", ask: "shop/c want=10.1.0.0", why: `address 10.1.0.0 belongs to a pool that is not for this Service: ask for another, or change its namespaces or service-selectors`},
+		{then: "and of its own pool besides", ask: "shop/d want=10.1.0.0 pool=shop", why: `address 10.1.0.0 belongs to a pool that is not for this Service: ask for another, or change its namespaces or service-selectors`},
+		{then: "one of the shop's that is not the pool it asks for", ask: "shop/e want=10.3.0.0 pool=farm", why: `address 10.3.0.0 belongs to pool "shop", and the Service asks for pool "farm": change one of the two`},
+		{then: "any address", ask: "zoo/b", why: `no pool is for this Service: change its labels, or the namespaces or service-selectors of a pool that exists`},
+		{then: "the shop's, which one wanted that hears of it", ask: "shop/f", addr: "10.3.0.0", news: true, changed: "shop/e"},
+		{then: "there is no more", ask: "shop/g", why: `no free address in pool "shop": add addresses, or delete a Service that holds one`},
+		{then: "the farm's is drawn anew: who asked for that address hears so, and nobody else", configure: strings.Replace(two, "10.1.0.0/32", "10.1.0.2/32", 1), changed: "shop/c shop/d"},
+		{then: "the shop's gets another name, and the shop hears it", configure: strings.Replace(two, "shop 10", "mall 10", 1), changed: "shop/b shop/c shop/d shop/a shop/g"},
+		{then: "as it does", ask: "shop/a pool=moon", why: `no pool is named "moon": ask for pool "mall"`},
 	})
 }
 
