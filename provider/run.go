@@ -251,8 +251,7 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 			}
 		}
 	}()
-	// The service controller logs every event, the noise too.
-	g.controller.Run(klog.NewContext(ctx, quiet(klog.FromContext(ctx))), int(g.config.ComponentConfig.ServiceController.ConcurrentServiceSyncs), framework.ControllerManagerMetrics)
+	g.controller.Run(quiet(ctx), int(g.config.ComponentConfig.ServiceController.ConcurrentServiceSyncs), framework.ControllerManagerMetrics)
 	return errors.New("the service controller ended")
 }
 
