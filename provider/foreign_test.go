@@ -174,7 +174,7 @@ func TestTheServiceControllerSeesWhatIsOursAndWhatWasOurs(t *testing.T) {
 		{name: "and others who take them over let them go", ours: service.Ours{ClassOnly: true},
 			steps: []step{{ours + " finalizer shows=10.0.0.1 deleted", "example-lb", ""}}},
 	} {
-		view := newView(test.ours)
+		view := &view{ours: test.ours}
 		for _, step := range test.steps {
 			svc := aService(t, "shop/web uid=1"+step.state)
 			svc.ManagedFields = managed(step.manager, "finalizer", "status")
@@ -201,8 +201,8 @@ func TestTheServiceControllerSeesWhatIsOursAndWhatWasOurs(t *testing.T) {
 			}
 		}
 		view.forget(aService(t, "shop/web uid=1"))
-		if len(view.left) > 0 {
-			t.Errorf("%s: %d are remembered of a Service that is gone", test.name, len(view.left))
+		if left := view.remembered(); len(left) > 0 {
+			t.Errorf("%s: %d are remembered of a Service that is gone", test.name, len(left))
 		}
 	}
 }
