@@ -223,8 +223,11 @@ func (a *admission) review(ctx context.Context) (again time.Duration, err error)
 func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again time.Duration, err error) {
 	judged := a.is.observed == user.ResourceVersion // perhaps before a restart
 	a.waits, a.is.observed = false, user.ResourceVersion
-	confirmed := confirmations(user)
-	a.is.used = slices.DeleteFunc(slices.Clone(a.is.used), func(used string) bool { return !slices.Contains(confirmed, used) })
+	a.is.used = slices.DeleteFunc(slices.Clone(a.is.used), func(used string) bool {
+		name, hash, _ := strings.Cut(used, "=")
+		named, _, err := service.Annotation(user.Annotations, name)
+		return err != nil || named != hash
+	})
 	text, ok := user.Data[keyConfig]
 	known := a.facts.now()
 	typos := service.UnknownOnConfig(user.Annotations)
@@ -254,11 +257,11 @@ func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again
 	known.Held = a.cloud.hold()
 	defer a.cloud.resume()
 	verdict := a.config.Admit(next.config, known)
-	by, problems := a.consent(user, next.hash)
+	by, uses, problems := a.consent(user, next.hash)
 	against := verdict.But(by)
 	switch {
 	case against.Admits():
-		return 0, a.admit(ctx, user, text, next, verdict)
+		return 0, a.admit(ctx, user, text, next, verdict, uses)
 	case len(against.Waits) == 0:
 	case time.Since(a.began) < graceOfReading:
 		a.waits = true
@@ -288,49 +291,34 @@ func noText(user *corev1.ConfigMap) string {
 	return fmt.Sprintf("the ConfigMap has no key %q: put the configuration there", keyConfig)
 }
 
-// confirmations are what the ConfigMap's annotations confirm, as "confirm=0123456789abcdef".
-func confirmations(user *corev1.ConfigMap) (all []string) {
-	for _, name := range []string{service.AnnotationConfirm, service.AnnotationRenumber} {
-		if hash, _, err := service.Annotation(user.Annotations, name); err == nil && hash != "" {
-			all = append(all, name+"="+hash)
-		}
-	}
-	return all
-}
-
-// consent returns what the operator has consented to by naming the text, and what is wrong with the annotations if the text
-// needs more.
-func (a *admission) consent(user *corev1.ConfigMap, hash string) (by loadbalancer.Consent, problems loadbalancer.Problems) {
+// consent returns what the operator has consented to by naming the text, by which confirmations, as "confirm=0123456789abcdef",
+// and what is wrong with the annotations if the text needs more.
+func (a *admission) consent(user *corev1.ConfigMap, hash string) (by loadbalancer.Consent, uses []string, problems loadbalancer.Problems) {
 	for _, level := range []struct {
 		name    string
 		consent loadbalancer.Consent
 	}{{service.AnnotationConfirm, loadbalancer.Confirm}, {service.AnnotationRenumber, loadbalancer.Renumber}} {
 		named, where, err := service.Annotation(user.Annotations, level.name)
-		switch {
+		switch use := level.name + "=" + hash; {
 		case err != nil:
 			problems = append(problems, loadbalancer.Problem{Text: err.Error()})
 		case named == "":
 		case named != hash:
 			problems = append(problems, loadbalancer.Problem{Text: fmt.Sprintf("annotation %s is %q, which names another text than this", where, service.Short(named))})
-		case slices.Contains(a.is.used, level.name+"="+hash):
+		case slices.Contains(a.is.used, use):
 			problems = append(problems, loadbalancer.Problem{Text: fmt.Sprintf("annotation %s was used already, and counts once: remove it, and write it again", where)})
 		default:
-			by = max(by, level.consent)
+			by, uses = max(by, level.consent), append(uses, use)
 		}
 	}
-	return by, problems
+	return by, uses, problems
 }
 
 // admit stores the user's text, and then puts it in force: speakers know every address that is given out.
-func (a *admission) admit(ctx context.Context, user *corev1.ConfigMap, text string, next parsed, verdict loadbalancer.Verdict) error {
+func (a *admission) admit(ctx context.Context, user *corev1.ConfigMap, text string, next parsed, verdict loadbalancer.Verdict, uses []string) error {
 	becomes := a.is
 	becomes.text, becomes.at, becomes.refused = text, time.Now().UTC().Format(time.RFC3339), nil
-	becomes.givenUp = with(a.is.givenUp, verdict.Lost)
-	for _, c := range confirmations(user) {
-		if strings.HasSuffix(c, "="+next.hash) && !slices.Contains(a.is.used, c) {
-			becomes.used = append(slices.Clip(becomes.used), c)
-		}
-	}
+	becomes.givenUp, becomes.used = with(a.is.givenUp, verdict.Lost), slices.Concat(a.is.used, uses)
 	if _, err := a.store(ctx, becomes); err != nil {
 		a.waits = true
 		return err
@@ -558,32 +546,27 @@ func (c *Cloud) withhold(known loadbalancer.Facts) {
 	for _, n := range known.Nodes {
 		nodes = append(nodes, n.InternalIPs...)
 	}
-	if !known.NodesKnown || slices.Equal(nodes, c.withheld) {
+	if !known.NodesKnown || slices.Equal(nodes, c.ledger.nodes) { // nobody else writes them
 		return
 	}
-	c.withheld = nodes
-	c.mu.Lock()
-	c.ledger.nodes = nodes
-	c.ledger.withhold()
-	changed := c.serve()
-	c.mu.Unlock()
-	c.requeue(changed)
+	c.change(func() {
+		c.ledger.nodes = nodes
+		c.ledger.withhold()
+	})
 }
 
 // resume ends a hold.
 func (c *Cloud) resume() {
-	c.mu.Lock()
-	c.holding = false
-	changed := c.serve()
-	c.resumed.Broadcast()
-	c.mu.Unlock()
-	c.requeue(changed)
+	c.change(func() {
+		c.holding = false
+		c.resumed.Broadcast()
+	})
 }
 
 // enforce puts a configuration in force that is stored, once the hold ends. Addresses of givenUp are taken away from Services.
 func (c *Cloud) enforce(config *loadbalancer.Config, givenUp *netipx.IPSet, first bool) {
 	c.mu.Lock()
-	c.ledger.configure(config, givenUp)
+	c.ledger.allocator.Configure(config, givenUp)
 	var strays []stray
 	if first { // later texts lose no address
 		strays = c.ledger.strays()
@@ -596,9 +579,7 @@ func (c *Cloud) enforce(config *loadbalancer.Config, givenUp *netipx.IPSet, firs
 func (c *Cloud) holdsAny(set *netipx.IPSet) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.ContainsFunc(c.ledger.allocator.Holdings(), func(h loadbalancer.Holding) bool {
-		return set.Contains(h.Addr) && c.ledger.allocator.Pool(h.Addr) == nil
-	})
+	return slices.ContainsFunc(c.ledger.strays(), func(s stray) bool { return slices.ContainsFunc(s.addrs, set.Contains) })
 }
 
 // report takes note of the configuration's state, for the metrics.

@@ -49,9 +49,7 @@ type Cloud struct {
 	events *events
 	record recorder // writes into events
 	freed  func()   // called when an address was freed
-	// withheld are the Nodes' addresses that the allocator knows. They belong to whoever runs the admission.
-	withheld []netip.Addr
-	now      func() time.Time
+	now    func() time.Time
 	// slice is for how long the mutex is kept while Services that wait are served. Then others may have it.
 	slice time.Duration
 
@@ -187,20 +185,24 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 
 // answer decides about the Service. If that would change its status, the Lease must be ours.
 func (c *Cloud) answer(ctx context.Context, svc *corev1.Service) (d decision, changed []*corev1.Service, err error) {
-	confirmed := false
-	for {
-		c.mu.Lock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changes := func() bool {
 		for c.holding && !c.frozen && !c.ledger.settled(svc) {
 			c.resumed.Wait()
 		}
-		if c.frozen || err != nil || confirmed || c.ledger.settled(svc) {
-			break
-		}
-		c.mu.Unlock()
-		err = c.confirm(ctx)
-		confirmed = true
+		return !c.frozen && !c.ledger.settled(svc)
 	}
-	defer c.mu.Unlock()
+	if changes() {
+		func() {
+			c.mu.Unlock()
+			defer c.mu.Lock()
+			err = c.confirm(ctx)
+		}()
+		if err == nil {
+			changes() // a text may be judged again
+		}
+	}
 	if c.frozen {
 		return d, nil, cloudprovider.ImplementedElsewhere // by the next leader; the service controller says nothing
 	}
@@ -249,15 +251,14 @@ func (c *Cloud) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *core
 
 // release frees what the Service holds.
 func (c *Cloud) release(svc *corev1.Service) {
-	c.mu.Lock()
-	if c.gone != nil {
-		c.gone[svc.UID] = true
-	}
-	left := c.ledger.forget(svc.UID)
-	changed := c.serve()
-	c.mu.Unlock()
+	var left []netip.Addr
+	c.change(func() {
+		if c.gone != nil {
+			c.gone[svc.UID] = true
+		}
+		left = c.ledger.forget(svc.UID)
+	})
 	c.released(svc, left)
-	c.requeue(changed)
 }
 
 func (c *Cloud) released(svc *corev1.Service, addrs []netip.Addr) {
@@ -278,15 +279,18 @@ func (c *Cloud) serve() []*corev1.Service {
 	changed, more := c.ledger.serveWhile(func() bool { return time.Since(began) < c.slice })
 	if more && !c.serving {
 		c.serving = true
-		go func() {
-			c.mu.Lock()
-			c.serving = false
-			changed := c.serve()
-			c.mu.Unlock()
-			c.requeue(changed)
-		}()
+		go c.change(func() { c.serving = false })
 	}
 	return changed
+}
+
+// change does something with the mutex held, and serves whoever may get something by it.
+func (c *Cloud) change(do func()) {
+	c.mu.Lock()
+	do()
+	changed := c.serve()
+	c.mu.Unlock()
+	c.requeue(changed)
 }
 
 // sliceOfServing is how long a slice is where no test says otherwise.
@@ -457,10 +461,9 @@ func (c *Cloud) Name() string { return "service-lb-controller" }
 
 // HealthChecker reports a leader that cannot renew its Lease, and watches that fail again and again. It says nothing about
 // the configuration: restarting would not mend that.
-func (c *Cloud) HealthChecker() healthz.UnnamedHealthChecker { return health{c} }
+func (c *Cloud) HealthChecker() healthz.UnnamedHealthChecker { return c }
 
-type health struct{ cloud *Cloud }
-
-func (h health) Check(r *http.Request) error {
-	return errors.Join(h.cloud.watchdog.Check(r), h.cloud.watches.check(time.Now()))
+// Check is the HealthChecker's.
+func (c *Cloud) Check(r *http.Request) error {
+	return errors.Join(c.watchdog.Check(r), c.watches.check(time.Now()))
 }

@@ -6,10 +6,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/labels"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
@@ -61,26 +60,15 @@ var theNode = &corev1.Node{
 }
 
 func (oneNode) Informer() cache.SharedIndexInformer { return silentInformer{} }
-func (oneNode) Lister() corelisters.NodeLister      { return oneNodeLister{} }
+func (oneNode) Lister() corelisters.NodeLister {
+	nodes := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
+	utilruntime.Must(nodes.Add(theNode))
+	return corelisters.NewNodeLister(nodes)
+}
 
 type silentInformer struct{ cache.SharedIndexInformer }
 
 func (silentInformer) HasSynced() bool { return true }
 func (silentInformer) AddEventHandlerWithResyncPeriod(cache.ResourceEventHandler, time.Duration) (cache.ResourceEventHandlerRegistration, error) {
 	return nil, nil
-}
-
-type oneNodeLister struct {
-	corelisters.NodeListerExpansion
-}
-
-func (oneNodeLister) List(labels.Selector) ([]*corev1.Node, error) {
-	return []*corev1.Node{theNode}, nil
-}
-
-func (oneNodeLister) Get(name string) (*corev1.Node, error) {
-	if name != theNode.Name {
-		return nil, apierrors.NewNotFound(corev1.Resource("nodes"), name)
-	}
-	return theNode, nil
 }

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	coreinformers "k8s.io/client-go/informers/core/v1"
@@ -304,7 +305,7 @@ func TestEveryWayToAddAHandlerIsWatched(t *testing.T) {
 }
 
 func TestTheOneNodeIsReadyAndAlone(t *testing.T) {
-	list, err := oneNode{}.Lister().List(nil)
+	list, err := oneNode{}.Lister().List(labels.Everything())
 	if err != nil || len(list) != 1 {
 		t.Fatalf("nodes %v, %v", list, err)
 	}

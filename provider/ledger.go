@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
@@ -149,7 +148,7 @@ func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict
 			l.allocator.Wait(e.wanted)
 		}
 	}
-	l.serve()
+	l.serveWhile(func() bool { return true })
 	return conflicts
 }
 
@@ -385,13 +384,6 @@ func (l *ledger) forget(uid types.UID) (left []netip.Addr) {
 	return l.allocator.Release(string(uid))
 }
 
-// configure puts other pools in force. No Service loses an address; those that hold one of givenUp, which the operator took
-// away from the pools on purpose, get another as soon as there is one. Those for which the answer may be another are to be
-// served.
-func (l *ledger) configure(config *loadbalancer.Config, givenUp *netipx.IPSet) {
-	l.allocator.Configure(config, givenUp)
-}
-
 // A stray is a Service that holds addresses that no pool owns.
 type stray struct {
 	service *corev1.Service
@@ -410,13 +402,8 @@ func (l *ledger) strays() (all []stray) {
 	return all
 }
 
-// serve gives Services that wait what there is for them now, and returns those for which the answer changed.
-func (l *ledger) serve() []*corev1.Service {
-	changed, _ := l.serveWhile(func() bool { return true })
-	return changed
-}
-
-// serveWhile is serve in slices: it goes on while it may, and reports whether there is more to do.
+// serveWhile gives Services that wait what there is for them now, and returns those for which the answer changed. It goes on
+// while it may, and reports whether there is more to do.
 func (l *ledger) serveWhile(may func() bool) (changed []*corev1.Service, more bool) {
 	answers, more := l.allocator.Serve(may)
 	for _, a := range answers {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -34,6 +35,17 @@ type step struct {
 
 	see   string // an event about the Service
 	again bool   // the service controller should look at it
+}
+
+// configure puts other pools in force.
+func (l *ledger) configure(config *loadbalancer.Config, givenUp *netipx.IPSet) {
+	l.allocator.Configure(config, givenUp)
+}
+
+// serve is serveWhile until nothing is left to do.
+func (l *ledger) serve() []*corev1.Service {
+	changed, _ := l.serveWhile(func() bool { return true })
+	return changed
 }
 
 func tell(t *testing.T, story []step) {

@@ -41,7 +41,7 @@ func gauge(name, help string, labels ...string) *metrics.Desc {
 var (
 	addressesTotal = gauge("metallb_allocator_addresses_total", "How many addresses the pool may hand out.", "pool")
 	addressesInUse = gauge("metallb_allocator_addresses_in_use_total", "How many addresses of the pool are in use. One that Services share counts once.", "pool")
-	byFamily       = map[loadbalancer.Family][2]*metrics.Desc{
+	byFamily       = map[loadbalancer.Family][]*metrics.Desc{
 		loadbalancer.IPv4: {
 			gauge("metallb_allocator_ipv4_addresses_total", "How many IPv4 addresses the pool may hand out.", "pool"),
 			gauge("metallb_allocator_ipv4_addresses_in_use_total", "How many IPv4 addresses of the pool are in use.", "pool"),
@@ -70,12 +70,9 @@ type collector struct {
 }
 
 func (k *collector) DescribeWithStability(to chan<- *metrics.Desc) {
-	for _, d := range []*metrics.Desc{addressesTotal, addressesInUse, assigned, servicesPending, configLoaded, configStale} {
+	all := []*metrics.Desc{addressesTotal, addressesInUse, assigned, servicesPending, configLoaded, configStale}
+	for _, d := range slices.Concat(all, byFamily[loadbalancer.IPv4], byFamily[loadbalancer.IPv6]) {
 		to <- d
-	}
-	for _, both := range byFamily {
-		to <- both[0]
-		to <- both[1]
 	}
 }
 

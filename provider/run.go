@@ -223,7 +223,7 @@ func (c *Cloud) begin() {
 func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, services []*corev1.Service) {
 	c.mu.Lock()
 	if config != nil {
-		c.ledger.configure(config, givenUp)
+		c.ledger.allocator.Configure(config, givenUp)
 	}
 	var ours, others []*corev1.Service
 	for _, svc := range services {

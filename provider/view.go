@@ -13,6 +13,7 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
+	"k8s.io/utils/ptr"
 
 	"github.com/metallb/cloud-provider-metallb/service"
 )
@@ -103,32 +104,22 @@ func trim(object any) (any, error) {
 }
 
 func writers(entries []metav1.ManagedFieldsEntry) (kept []metav1.ManagedFieldsEntry) {
-	keep := func(what string, of metav1.ManagedFieldsEntry) {
-		kept = append(kept, metav1.ManagedFieldsEntry{Manager: of.Manager, Time: of.Time, FieldsType: what})
-	}
-	for _, entry := range entries {
-		switch {
-		case entry.FieldsType == ofFinalizer || entry.FieldsType == ofStatus: // kept before
-			keep(entry.FieldsType, entry)
-		case entry.FieldsV1 == nil:
-		default:
-			if strings.Contains(entry.FieldsV1.GetRawString(), servicehelper.LoadBalancerCleanupFinalizer) {
-				keep(ofFinalizer, entry)
-			}
-			if strings.Contains(entry.FieldsV1.GetRawString(), `"f:loadBalancer"`) {
-				keep(ofStatus, entry)
+	for what, sign := range signs {
+		for _, entry := range entries {
+			keptBefore := entry.FieldsType == what
+			if keptBefore || entry.FieldsV1 != nil && strings.Contains(entry.FieldsV1.GetRawString(), sign) {
+				kept = append(kept, metav1.ManagedFieldsEntry{Manager: entry.Manager, Time: entry.Time, FieldsType: what})
 			}
 		}
 	}
-	at := func(entry metav1.ManagedFieldsEntry) time.Time {
-		if entry.Time == nil {
-			return time.Time{}
-		}
-		return entry.Time.Time
-	}
-	slices.SortStableFunc(kept, func(a, b metav1.ManagedFieldsEntry) int { return at(b).Compare(at(a)) })
+	slices.SortStableFunc(kept, func(a, b metav1.ManagedFieldsEntry) int {
+		return ptr.Deref(b.Time, metav1.Time{}).Compare(ptr.Deref(a.Time, metav1.Time{}).Time)
+	})
 	return kept
 }
+
+// signs are how managedFields show what somebody wrote.
+var signs = map[string]string{ofFinalizer: servicehelper.LoadBalancerCleanupFinalizer, ofStatus: `"f:loadBalancer"`}
 
 // viewed is the ServiceInformer that the service controller gets: by its lister it sees the view. The handler that it adds is not
 // told by the informer but by the Cloud, once that has taken note. Calling its OnAdd puts a Service on the controller's own queue
