@@ -395,7 +395,8 @@ func (c *Cloud) stored(svc *corev1.Service) *corev1.Service {
 const compareEvery = time.Minute
 
 // compare looks for Services that went without a word, and lets go of those that the store lacked the last time already: its
-// list may be older than ours. It is given what it returned the last time.
+// list may be older than ours. It is given what it returned the last time. Those that still have our finalizer and want no
+// address any more are tried again: whoever deletes one need not wait for the end of the controller's back-off.
 func (c *Cloud) compare(before map[types.UID]bool) (missing map[types.UID]bool) {
 	c.mu.Lock()
 	known := c.ledger.known()
@@ -403,7 +404,10 @@ func (c *Cloud) compare(before map[types.UID]bool) (missing map[types.UID]bool) 
 	known = append(known, c.view.remembered()...)
 	missing = map[types.UID]bool{}
 	for _, svc := range known {
-		if c.stored(svc) != nil {
+		if is := c.stored(svc); is != nil {
+			if is = c.view.of(is); is != nil && !wants(is) {
+				c.watch.Requeue(is)
+			}
 			continue
 		}
 		if missing[svc.UID] = true; before[svc.UID] {

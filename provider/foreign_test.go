@@ -2,14 +2,19 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	k8stesting "k8s.io/client-go/testing"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
@@ -131,6 +136,28 @@ func TestAnothersServicesAreNeverWrittenTo(t *testing.T) {
 				t.Errorf("finalizers %q, status %v", got.Finalizers, got.Status)
 			}
 		})
+	})
+}
+
+// Somebody deletes a Service while our permissions are away. Once they are back, it goes within the minute in which we compare.
+func TestAFinalizerThatCouldNotBeRemovedIsTriedAgainSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newControlled(t, "shop/web")
+		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/30"), nil, loadbalancer.NoConsent)
+		synctest.Wait()
+		var forbidden atomic.Bool
+		forbidden.Store(true)
+		c.client.PrependReactor("patch", "services", func(k8stesting.Action) (bool, runtime.Object, error) {
+			return forbidden.Load(), nil, apierrors.NewForbidden(corev1.Resource("services"), "web", errors.New("no"))
+		})
+		c.change("shop/web", func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
+		<-time.After(20 * time.Minute) // the service controller waits for five minutes by now
+		forbidden.Store(false)
+		c.cloud.compare(nil)
+		synctest.Wait()
+		if got := c.get("shop/web").Finalizers; len(got) > 0 {
+			t.Errorf("it still has %q", got)
+		}
 	})
 }
 
