@@ -353,21 +353,10 @@ func (c *Cloud) see(before, svc *corev1.Service, initially bool) {
 			"%s writes the status again and again, which is put right less and less often, every minute at last: keep it from this Service", writerOf(is))
 	}
 	switch {
-	case do.again && do.after > 0:
-		time.AfterFunc(do.after, func() { c.mend(is.UID) })
+	case do.again && do.after > 0: // if all is well by then, nothing is written
+		time.AfterFunc(do.after, func() { c.watch.Requeue(is) })
 	case do.again:
 		c.watch.Requeue(is)
-	}
-}
-
-// mend lets the service controller put a status right if it still is wrong.
-func (c *Cloud) mend(uid types.UID) {
-	c.mu.Lock()
-	svc := c.ledger.mend(uid)
-	frozen := c.frozen
-	c.mu.Unlock()
-	if svc != nil && !frozen {
-		c.watch.Requeue(svc)
 	}
 }
 

@@ -27,12 +27,6 @@ import (
 	"github.com/metallb/cloud-provider-metallb/service"
 )
 
-// noise reports whether an event is one of the Normal ones that the service controller writes on every sync of every Service:
-// EnsuringLoadBalancer, EnsuredLoadBalancer and the like. They say nothing, and would bury what operators look for.
-func noise(e *corev1.Event) bool {
-	return e.Type == corev1.EventTypeNormal && strings.HasSuffix(e.Reason, "LoadBalancer")
-}
-
 // quietClient is the client given to the service controller. Its events lose the noise and go into our queue, so that they
 // never wait for, or delay, the write of a status. Its Services are guarded.
 type quietClient struct {
@@ -64,9 +58,10 @@ type quietEvents struct {
 	queue                      *events
 }
 
-// CreateWithEventNamespace takes an event.
+// CreateWithEventNamespace takes an event. Noise are the Normal ones that the service controller writes on every sync of every
+// Service, EnsuringLoadBalancer, EnsuredLoadBalancer and the like: they say nothing, and would bury what operators look for.
 func (q quietEvents) CreateWithEventNamespace(e *corev1.Event) (*corev1.Event, error) {
-	if !noise(e) {
+	if e.Type != corev1.EventTypeNormal || !strings.HasSuffix(e.Reason, "LoadBalancer") {
 		q.queue.add(e)
 	}
 	return e, nil

@@ -365,15 +365,6 @@ func (r *repairs) next(now time.Time) action {
 	return action{again: true, after: pause, contested: r.count > 1}
 }
 
-// mend returns the Service if its status still is not what was decided.
-func (l *ledger) mend(uid types.UID) *corev1.Service {
-	e := l.entries[uid]
-	if e == nil || !wants(e.service) || service.Shows(e.service, l.held(e.service)) {
-		return nil
-	}
-	return e.service
-}
-
 // forget drops a Service that has no claim to an address any more, and returns the addresses it held.
 func (l *ledger) forget(uid types.UID) (left []netip.Addr) {
 	delete(l.entries, uid)
