@@ -97,10 +97,7 @@ type Holder struct {
 type Allocator struct {
 	config *Config
 	// givenUp are addresses that the operator took away from the pools on purpose: who holds one moves.
-	givenUp *netipx.IPSet
-	// names are those of the pools, in words; automatic those of which hand out addresses without request, if any.
-	names, automatic string
-
+	givenUp  *netipx.IPSet
 	services map[string]*tenant             // by UID: who holds addresses, and who waits
 	inUse    map[netip.Addr][]*tenant       // the older first
 	shared   map[company]map[netip.Addr]int // how many of the company hold each address; changed only by enter
@@ -144,13 +141,7 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 	if givenUp == nil {
 		givenUp = &netipx.IPSet{}
 	}
-	var names, automatic []string
-	for _, p := range config.Pools {
-		if names = append(names, p.Name); p.AutoAssign {
-			automatic = append(automatic, p.Name)
-		}
-	}
-	a.config, a.givenUp, a.names, a.automatic = config, givenUp, someOf(names), someOf(automatic)
+	a.config, a.givenUp = config, givenUp
 	a.stock.configure(config)
 	a.shared, a.waiting = map[company]map[netip.Addr]int{}, newWaiting()
 	for _, t := range a.services {
@@ -565,7 +556,7 @@ func (a *Allocator) unmet(r *Request, from *fit) Reason {
 	switch {
 	case len(from.pools) > 0:
 	case r.Pool != "" && !slices.ContainsFunc(all, func(p Pool) bool { return p.Name == r.Pool }):
-		return Reason{Cause: NoSuchPool, Pool: r.Pool, pools: a.names}
+		return Reason{Cause: NoSuchPool, Pool: r.Pool, pools: a.poolsFor(r, false)}
 	case r.Pool != "":
 		return Reason{Cause: PoolNotFor, Pool: r.Pool}
 	case len(all) == 0:
@@ -573,7 +564,7 @@ func (a *Allocator) unmet(r *Request, from *fit) Reason {
 	case !slices.ContainsFunc(all, func(p Pool) bool { return p.AutoAssign }):
 		return Reason{Cause: OnRequestOnly}
 	default:
-		return Reason{Cause: NoPoolFor, pools: a.automatic}
+		return Reason{Cause: NoPoolFor, pools: a.poolsFor(r, true)}
 	}
 	for _, f := range r.Families {
 		why.withheld += from.withheld[f.index()]
@@ -596,6 +587,17 @@ func (a *Allocator) unmet(r *Request, from *fit) Reason {
 	return why
 }
 
+// poolsFor names the pools that are for the Service's namespace, whatever its labels: its users learn nothing of the others.
+func (a *Allocator) poolsFor(r *Request, automatic bool) string {
+	var names []string
+	for i := range a.config.Pools {
+		if p := &a.config.Pools[i]; p.isFor(r.Namespace) && (p.AutoAssign || !automatic) {
+			names = append(names, p.Name)
+		}
+	}
+	return someOf(names)
+}
+
 // mayHold returns why the Service cannot have the address it asks for, if so.
 func (a *Allocator) mayHold(addr netip.Addr, r *Request) Reason {
 	pool := a.config.Pool(addr)
@@ -609,7 +611,9 @@ func (a *Allocator) mayHold(addr netip.Addr, r *Request) Reason {
 				return a.because(addr, r, obstacle{BothAlone, Port{}, t})
 			}
 		}
-		return Reason{Cause: OfNoPool, Addr: addr, pools: a.names}
+		return Reason{Cause: OfNoPool, Addr: addr, pools: a.poolsFor(r, false)}
+	case !pool.isFor(r.Namespace): // its name is not for the namespace's users
+		return Reason{Cause: AddressOfOthers, Addr: addr}
 	case r.Pool != "" && pool.Name != r.Pool:
 		return Reason{Cause: OfOtherPool, Addr: addr, Pool: pool.Name, OtherPool: r.Pool}
 	case !pool.Serves(r.Namespace, r.Labels):

@@ -188,8 +188,13 @@ func (p *Pool) handsOut(addr netip.Addr) bool {
 
 // Serves reports whether Services of the namespace that carry these labels may be given the pool's addresses.
 func (p *Pool) Serves(namespace string, labels map[string]string) bool {
+	return p.isFor(namespace) && Selects(p.ServiceSelectors, labels)
+}
+
+// isFor is Serves for Services of the namespace with whatever labels.
+func (p *Pool) isFor(namespace string) bool {
 	_, named := slices.BinarySearch(p.Namespaces, namespace)
-	return (named || len(p.Namespaces) == 0) && Selects(p.ServiceSelectors, labels)
+	return named || len(p.Namespaces) == 0
 }
 
 // An Advertisement is one way to tell routers about a pool's addresses.

@@ -42,6 +42,7 @@ const (
 	NotHandedOut     Cause = "pool {pool} does not hand out addresses that end in .0 or .255, such as {addr}: ask for another, or set avoid-buggy-ips to false"
 	OfInfrastructure Cause = "address {addr} is in use by a router, a Node, or a Service that is not ours: ask for another"
 	AddressNotFor    Cause = "address {addr} belongs to pool {pool}, which is not for this Service: ask for another, or change its namespaces or service-selectors"
+	AddressOfOthers  Cause = "address {addr} belongs to a pool that is not for this Service: ask for another, or change its namespaces or service-selectors"
 	PoolNotFor       Cause = "pool {pool} is not for this Service: ask for another, or change its namespaces or service-selectors"
 	NoSuchPool       Cause = "no pool is named {pool}: ask for {pools}"
 	NoPools          Cause = "no address pool is configured: add one to address-pools"

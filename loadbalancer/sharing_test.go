@@ -118,7 +118,7 @@ func TestCompanyIsFoundInTheRightPoolsOnly(t *testing.T) {
 		{then: "the operator takes that from blog", configure: "a 10.0.0.0/32; b 10.0.1.0/30; vip 10.0.2.0/30 manual; mine 10.0.3.0/30 namespaces=farm priority=-1"},
 		{then: "blog's next does not find its company there", ask: "blog/two share=k ports=2", addrs: "10.0.1.1"},
 		{then: "nor by name", ask: "blog/three share=k ports=3 want=10.0.3.0",
-			why: `address 10.0.3.0 belongs to pool "mine", which is not for this Service: ask for another, or change its namespaces or service-selectors`},
+			why: `address 10.0.3.0 belongs to a pool that is not for this Service: ask for another, or change its namespaces or service-selectors`},
 		{then: "an address that is avoided can be joined while somebody holds it", configure: "a 10.0.0.0/32 avoid; b 10.0.1.0/30 avoid"},
 		{then: "so it is, also without asking for it", ask: "shop/seven share=k ports=7", addrs: "10.0.0.0"},
 		{then: "joined by name", ask: "shop/joins share=k ports=77 want=10.0.0.0", addrs: "10.0.0.0"},

@@ -134,7 +134,10 @@ func (a *Allocator) likeness(t *tenant, more bool, from *fit) string {
 	}
 	like := fmt.Sprintf("%p %v %v %t %q %v", from, r.Addrs, r.Families, r.AllFamilies, r.Pool, serves)
 	if r.Key != "" {
-		like += fmt.Sprintf(" %q %q %q %t %v", r.Namespace, r.Key, r.Backend, r.NotReady, r.Ports)
+		like += fmt.Sprintf(" %q %q %t %v", r.Key, r.Backend, r.NotReady, r.Ports)
+	}
+	if r.Key != "" || from == nil || len(from.pools) == 0 { // it is told of its namespace's pools
+		like += fmt.Sprintf(" %q", r.Namespace)
 	}
 	return like
 }

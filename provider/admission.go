@@ -18,10 +18,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
-	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
@@ -53,35 +53,32 @@ type admission struct {
 	cloud  *Cloud
 	client kubernetes.Interface
 
-	informers []cache.SharedIndexInformer
-	factories []informers.SharedInformerFactory
-	synced    []cache.InformerSynced // of the ConfigMaps, without which nothing can be decided
-	user      corelisters.ConfigMapNamespaceLister
-	copies    corelisters.ConfigMapNamespaceLister
-	facts     *facts
-	bell      chan struct{} // however often it rings, everything is looked at once
+	user   cache.SharedIndexInformer // of the user's ConfigMap
+	copies cache.SharedIndexInformer // of the admitted copy
+	facts  *facts
+	looks  workqueue.TypedDelayingInterface[struct{}] // however often one is asked for, everything is looked at once
 
 	// The rest belongs to whoever runs recall and run, one after the other.
-	inForce  state
-	config   *loadbalancer.Config // of the text in force; nil until one is admitted
-	refused  *refusal
-	observed string          // version of the user's ConfigMap that was judged last
-	used     []string        // confirmations that are used up
-	parsed   parsed          // the user's text that is not in force
-	told     map[string]bool // warnings about the text in force that were told
-	typos    []string        // annotations of the user's ConfigMap that mean nothing
-	missed   bool            // the user's ConfigMap is gone, and we said so
-	waits    bool            // for what a verdict needs to be read, or for the copy to be written
-	failure  string          // why the copy could not be written, as it was said
-	began    time.Time       // when we began to lead
-	written  time.Time       // when a refusal was written last
+	is      admittedCopy
+	config  *loadbalancer.Config // of the text in force; nil until one is admitted
+	parsed  parsed               // the user's text that is not in force
+	told    map[string]bool      // warnings about the text in force that were told
+	typos   string               // annotations of the user's ConfigMap that mean nothing
+	missed  bool                 // the user's ConfigMap is gone, and we said so
+	waits   bool                 // for what a verdict needs to be read, or for the copy to be written
+	failure string               // why the copy could not be written, as it was said
+	began   time.Time            // when we began to lead
+	written time.Time            // when a refusal was written last
 }
 
-// A state is what the copy says of the text in force.
-type state struct {
-	text, admittedAt string
+// An admittedCopy is what the copy says.
+type admittedCopy struct {
+	text, at string // in force, and since when; empty until one is
 	// givenUp are addresses that the operator took away from Services on purpose. Those that hold one still are to move.
-	givenUp *netipx.IPSet
+	givenUp  *netipx.IPSet
+	used     []string // confirmations that are used up
+	refused  *refusal // of the user's text, if it is not in force
+	observed string   // version of the user's ConfigMap that was judged last
 }
 
 // parsed is a text and what became of it, so that it is parsed once.
@@ -103,48 +100,24 @@ type refusal struct {
 	Kinds string `yaml:"kinds,omitempty"`
 }
 
-// newAdmission watches with one client and writes with the other.
-func newAdmission(reader, writer kubernetes.Interface, c *Cloud) (*admission, error) {
-	a := &admission{cloud: c, client: writer, bell: make(chan struct{}, 1)}
-	namespace := c.options.Namespace
-	userFactory := oneObject(reader, namespace, c.options.ConfigName, trim)
-	copyFactory := oneObject(reader, namespace, a.copyName(), trim)
-	user, copies := userFactory.Core().V1().ConfigMaps(), copyFactory.Core().V1().ConfigMaps()
-	a.user, a.copies = user.Lister().ConfigMaps(namespace), copies.Lister().ConfigMaps(namespace)
-	a.synced = []cache.InformerSynced{user.Informer().HasSynced, copies.Informer().HasSynced}
-	facts, err := newFacts(reader, namespace, c, a.ring)
-	if err != nil {
-		return nil, err
-	}
+// newAdmission watches with one client, and tells of failures to read; it writes with the other.
+func newAdmission(reader, writer kubernetes.Interface, c *Cloud, fails func(error)) (*admission, error) {
+	a := &admission{cloud: c, client: writer, looks: workqueue.NewTypedDelayingQueue[struct{}]()}
+	a.user = coreinformers.NewFilteredConfigMapInformer(reader, c.options.Namespace, 0, cache.Indexers{}, only(c.options.ConfigName))
+	a.copies = coreinformers.NewFilteredConfigMapInformer(reader, c.options.Namespace, 0, cache.Indexers{}, only(a.copyName()))
+	facts, err := newFacts(reader, c, a.ring)
 	a.facts = facts
-	a.factories = append(facts.factories, userFactory, copyFactory)
-	a.informers = []cache.SharedIndexInformer{user.Informer(), copies.Informer()}
-	ring := cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { a.ring() },
-		UpdateFunc: func(any, any) { a.ring() },
-		DeleteFunc: func(any) { a.ring() },
-	}
-	for _, informer := range a.informers {
-		if _, err := informer.AddEventHandler(ring); err != nil {
-			return nil, fmt.Errorf("watch the configuration: %w", err)
-		}
-	}
-	return a, nil
+	return a, errors.Join(err, prepare(a.user, trim, whenever(a.ring), fails), prepare(a.copies, trim, whenever(a.ring), fails))
 }
 
 func (a *admission) copyName() string { return a.cloud.options.ConfigName + "-admitted" }
 
-func (a *admission) ring() {
-	select {
-	case a.bell <- struct{}{}:
-	default:
-	}
-}
+func (a *admission) ring() { a.looks.Add(struct{}{}) }
 
 // start fills the caches. A standby's are filled too.
 func (a *admission) start(ctx context.Context) {
-	for _, f := range a.factories {
-		f.Start(ctx.Done())
+	for _, informer := range []cache.SharedIndexInformer{a.user, a.copies, &a.facts.nodes, &a.facts.secret} {
+		go informer.RunWithContext(ctx)
 	}
 }
 
@@ -157,78 +130,70 @@ func (a *admission) recall(ctx context.Context) (*loadbalancer.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("get configmap %s: %w", a.copyName(), err)
 	}
-	a.refused, a.observed = readRefusal(stored.Data[keyRefused]), stored.Data[keyObserved]
-	text, ok := stored.Data[keyConfig]
-	if !ok {
-		return nil, nil
-	}
+	a.is = readCopy(stored.Data)
 	// What another version admitted is in force here too.
-	config, _, err := loadbalancer.ParseAdmitted([]byte(text))
-	if err != nil {
-		klog.ErrorS(err, "Cannot read the admitted configuration", "configmap", klog.KRef(stored.Namespace, stored.Name))
-		return nil, nil
+	if text, ok := stored.Data[keyConfig]; ok {
+		if a.config, _, err = loadbalancer.ParseAdmitted([]byte(text)); err != nil {
+			klog.ErrorS(err, "Cannot read the admitted configuration", "configmap", klog.KRef(stored.Namespace, stored.Name))
+		}
 	}
-	a.config, a.inForce = config, state{text, stored.Data[keyAdmittedAt], readRanges(stored.Data[keyGivenUp])}
-	if used := stored.Data[keyConfirmed]; used != "" {
-		a.used = strings.Split(used, ",")
+	if a.config == nil {
+		a.is.text, a.is.at = "", ""
 	}
-	return config, nil
+	return a.config, nil
 }
 
 // begin reviews the configuration for the first time, so that Services find the first text in force.
 func (a *admission) begin(ctx context.Context) {
 	a.began = time.Now()
-	if cache.WaitForCacheSync(ctx.Done(), a.synced...) {
-		if a.look(ctx) > 0 {
-			a.ring()
-		}
+	if cache.WaitForCacheSync(ctx.Done(), a.user.HasSynced, a.copies.HasSynced) {
+		a.look(ctx)
 	}
 }
 
 // run reviews the configuration whenever something changes that it depends on.
 func (a *admission) run(ctx context.Context) {
-	again := a.again(0)
+	defer context.AfterFunc(ctx, a.looks.ShutDown)()
 	for {
-		select {
-		case <-ctx.Done():
+		look, ends := a.looks.Get()
+		if ends {
 			return
-		case <-a.bell:
-		case <-again:
 		}
-		again = a.again(a.look(ctx))
+		a.look(ctx)
+		a.looks.Done(look)
 	}
 }
 
-// again returns a channel for the next look; zero is none. There is at most one, however often the API server says no.
-func (a *admission) again(after time.Duration) <-chan time.Time {
-	if after == 0 {
-		return nil
-	}
-	return time.After(after)
-}
-
-// look reviews the configuration, and returns after which time it is to be looked at again though nothing changes.
-func (a *admission) look(ctx context.Context) (again time.Duration) {
+// look reviews the configuration, and asks for another look where one is due though nothing changes.
+func (a *admission) look(ctx context.Context) {
 	updates.Inc()
 	a.cloud.withhold(a.facts.now())
 	again, err := a.review(ctx)
-	if err == nil || ctx.Err() != nil {
+	unstored := err != nil && !overtaken(err)
+	a.cloud.report(configState{loaded: a.config != nil, stale: a.is.refused != nil || a.missed || a.waits || unstored})
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err == nil:
 		a.failure = ""
-		return again
+	default:
+		updateErrors.Inc()
+		again = time.Second
 	}
-	updateErrors.Inc()
-	if text := err.Error(); !overtaken(err) && text != a.failure {
-		a.failure = text
+	if unstored && err.Error() != a.failure {
+		a.failure = err.Error()
 		klog.ErrorS(err, "Cannot keep the admitted configuration", "configmap", klog.KRef(a.cloud.options.Namespace, a.copyName()))
-		if user, err := a.user.Get(a.cloud.options.ConfigName); err == nil {
+		if user := stored[corev1.ConfigMap](a.user, a.cloud.options.Namespace, a.cloud.options.ConfigName); user != nil {
 			means := "speakers act on what it says now"
 			if a.waits {
 				means = "the text is not in force"
 			}
-			a.cloud.record.Eventf(user, corev1.EventTypeWarning, "ConfigNotStored", "ConfigMap %s cannot be written, so that %s: %s; if it is immutable, delete it", a.copyName(), means, text)
+			a.cloud.record.Eventf(user, corev1.EventTypeWarning, "ConfigNotStored", "ConfigMap %s cannot be written, so that %s: %s; if it is immutable, delete it", a.copyName(), means, a.failure)
 		}
 	}
-	return time.Second
+	if again > 0 {
+		a.looks.AddAfter(struct{}{}, again)
+	}
 }
 
 // overtaken reports whether somebody else wrote the copy a moment ago, perhaps we ourselves: the watch will bring what it is.
@@ -236,48 +201,45 @@ func overtaken(err error) bool { return apierrors.IsConflict(err) || apierrors.I
 
 // review decides about the user's text and repairs the admitted copy.
 func (a *admission) review(ctx context.Context) (again time.Duration, err error) {
-	defer func() {
-		unstored := err != nil && !overtaken(err)
-		a.cloud.report(configState{loaded: a.config != nil, stale: a.refused != nil || a.missed || a.waits || unstored})
-	}()
-	user, err := a.user.Get(a.cloud.options.ConfigName)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return 0, fmt.Errorf("get configmap %s: %w", a.cloud.options.ConfigName, err)
-	}
-	gone := err != nil && a.config != nil
+	user := stored[corev1.ConfigMap](a.user, a.cloud.options.Namespace, a.cloud.options.ConfigName)
+	gone := user == nil && a.config != nil
 	if gone && !a.missed {
 		klog.InfoS("The configuration is gone: the admitted one stays in force", "configmap", klog.KRef(a.cloud.options.Namespace, a.cloud.options.ConfigName))
 	}
 	a.missed = gone
-	if err != nil {
-		a.refused, a.waits, a.observed = nil, false, ""
+	if user == nil {
+		a.is.refused, a.waits, a.is.observed = nil, false, ""
 	} else if again, err = a.consider(ctx, user); err != nil {
 		return 0, err
 	}
-	if a.inForce.givenUp != nil && !a.cloud.holdsAny(a.inForce.givenUp) {
-		a.inForce.givenUp = nil
+	if a.is.givenUp != nil && !a.cloud.holdsAny(a.is.givenUp) {
+		a.is.givenUp = nil
 	}
-	wait, err := a.store(ctx, a.want(a.inForce))
+	wait, err := a.store(ctx, a.is)
 	return cmp.Or(again, wait), err
 }
 
 // consider admits the user's text or refuses it, and says so if that is new.
 func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again time.Duration, err error) {
-	judged := a.observed == user.ResourceVersion // perhaps before a restart
-	a.waits, a.observed = false, user.ResourceVersion
-	a.used = slices.DeleteFunc(a.used, func(used string) bool { return !slices.Contains(confirmations(user), used) })
+	judged := a.is.observed == user.ResourceVersion // perhaps before a restart
+	a.waits, a.is.observed = false, user.ResourceVersion
+	a.is.used = slices.DeleteFunc(slices.Clone(a.is.used), func(used string) bool {
+		name, hash, _ := strings.Cut(used, "=")
+		named, _, err := service.Annotation(user.Annotations, name)
+		return err != nil || named != hash
+	})
 	text, ok := user.Data[keyConfig]
 	known := a.facts.now()
-	if typos := service.UnknownOnConfig(user.Annotations); !slices.Equal(typos, a.typos) {
-		if a.typos = typos; len(typos) > 0 && !judged {
-			a.cloud.record.Eventf(user, corev1.EventTypeWarning, "UnknownAnnotation", "%s", strings.Join(typos, "; "))
-		}
+	typos := service.UnknownOnConfig(user.Annotations)
+	if typos != "" && typos != a.typos && !judged {
+		a.cloud.record.Eventf(user, corev1.EventTypeWarning, "UnknownAnnotation", "%s", typos)
 	}
-	if ok && a.config != nil && text == a.inForce.text {
-		if a.refused != nil {
+	a.typos = typos
+	if ok && a.config != nil && text == a.is.text {
+		if a.is.refused != nil {
 			a.admitted(user, hashOf(text), "in force again")
 		}
-		a.refused = nil
+		a.is.refused = nil
 		a.warn(user, a.config.Admit(a.config, known).Warnings)
 		return 0, nil
 	}
@@ -295,20 +257,21 @@ func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again
 	known.Held = a.cloud.hold()
 	defer a.cloud.resume()
 	verdict := a.config.Admit(next.config, known)
-	by, problems := a.consent(user, next.hash)
-	if against := verdict.But(by); !against.Admits() {
-		if len(against.Waits) > 0 && time.Since(a.began) < graceOfReading {
-			a.waits = true
-			return time.Second, nil
-		}
-		next.problems = problems
-		a.refuse(user, next, against)
-		if len(against.Waits) > 0 {
-			return watchIsWell, nil
-		}
-		return 0, nil
+	by, uses, problems := a.consent(user, next.hash)
+	against := verdict.But(by)
+	switch {
+	case against.Admits():
+		return 0, a.admit(ctx, user, text, next, verdict, uses)
+	case len(against.Waits) == 0:
+	case time.Since(a.began) < graceOfReading:
+		a.waits = true
+		return time.Second, nil
+	default:
+		again = watchIsWell
 	}
-	return 0, a.admit(ctx, user, text, next, verdict)
+	next.problems = problems
+	a.refuse(user, next, against)
+	return again, nil
 }
 
 func parse(text string) parsed {
@@ -328,55 +291,40 @@ func noText(user *corev1.ConfigMap) string {
 	return fmt.Sprintf("the ConfigMap has no key %q: put the configuration there", keyConfig)
 }
 
-// confirmations are what the ConfigMap's annotations confirm, as "confirm=0123456789abcdef".
-func confirmations(user *corev1.ConfigMap) (all []string) {
-	for _, name := range []string{service.AnnotationConfirm, service.AnnotationRenumber} {
-		if hash, _, err := service.Annotation(user.Annotations, name); err == nil && hash != "" {
-			all = append(all, name+"="+hash)
-		}
-	}
-	return all
-}
-
-// consent returns what the operator has consented to by naming the text, and what is wrong with the annotations if the text
-// needs more.
-func (a *admission) consent(user *corev1.ConfigMap, hash string) (by loadbalancer.Consent, problems loadbalancer.Problems) {
+// consent returns what the operator has consented to by naming the text, by which confirmations, as "confirm=0123456789abcdef",
+// and what is wrong with the annotations if the text needs more.
+func (a *admission) consent(user *corev1.ConfigMap, hash string) (by loadbalancer.Consent, uses []string, problems loadbalancer.Problems) {
 	for _, level := range []struct {
 		name    string
 		consent loadbalancer.Consent
 	}{{service.AnnotationConfirm, loadbalancer.Confirm}, {service.AnnotationRenumber, loadbalancer.Renumber}} {
 		named, where, err := service.Annotation(user.Annotations, level.name)
-		switch {
+		switch use := level.name + "=" + hash; {
 		case err != nil:
 			problems = append(problems, loadbalancer.Problem{Text: err.Error()})
 		case named == "":
 		case named != hash:
 			problems = append(problems, loadbalancer.Problem{Text: fmt.Sprintf("annotation %s is %q, which names another text than this", where, service.Short(named))})
-		case slices.Contains(a.used, level.name+"="+hash):
+		case slices.Contains(a.is.used, use):
 			problems = append(problems, loadbalancer.Problem{Text: fmt.Sprintf("annotation %s was used already, and counts once: remove it, and write it again", where)})
 		default:
-			by = max(by, level.consent)
+			by, uses = max(by, level.consent), append(uses, use)
 		}
 	}
-	return by, problems
+	return by, uses, problems
 }
 
 // admit stores the user's text, and then puts it in force: speakers know every address that is given out.
-func (a *admission) admit(ctx context.Context, user *corev1.ConfigMap, text string, next parsed, verdict loadbalancer.Verdict) error {
-	becomes := state{text, time.Now().UTC().Format(time.RFC3339), with(a.inForce.givenUp, verdict.Lost)}
-	before, used := a.refused, a.used
-	a.refused = nil
-	for _, c := range confirmations(user) {
-		if strings.HasSuffix(c, "="+next.hash) && !slices.Contains(a.used, c) {
-			a.used = append(slices.Clone(a.used), c)
-		}
-	}
-	if _, err := a.store(ctx, a.want(becomes)); err != nil {
-		a.refused, a.used, a.waits = before, used, true
+func (a *admission) admit(ctx context.Context, user *corev1.ConfigMap, text string, next parsed, verdict loadbalancer.Verdict, uses []string) error {
+	becomes := a.is
+	becomes.text, becomes.at, becomes.refused = text, time.Now().UTC().Format(time.RFC3339), nil
+	becomes.givenUp, becomes.used = with(a.is.givenUp, verdict.Lost), slices.Concat(a.is.used, uses)
+	if _, err := a.store(ctx, becomes); err != nil {
+		a.waits = true
 		return err
 	}
 	first := a.config == nil
-	a.config, a.inForce, a.parsed, a.told = next.config, becomes, parsed{}, map[string]bool{}
+	a.config, a.is, a.parsed, a.told = next.config, becomes, parsed{}, map[string]bool{}
 	a.cloud.enforce(a.config, becomes.givenUp, first)
 	klog.InfoS("Admitted configuration", "configmap", klog.KObj(user), "hash", next.hash, "pools", len(a.config.Pools), "peers", len(a.config.Peers))
 	a.admitted(user, next.hash, "in force")
@@ -439,88 +387,91 @@ func (a *admission) refuse(user *corev1.ConfigMap, next parsed, against loadbala
 	for _, h := range against.Losers() {
 		note(&r.Services, fmt.Sprintf("%s %s", h.Service, h.Addr))
 	}
-	if before := a.refused; before != nil && before.Hash == r.Hash && cmp.Or(before.Kinds, r.Kinds) == r.Kinds {
+	if before := a.is.refused; before != nil && before.Hash == r.Hash && cmp.Or(before.Kinds, r.Kinds) == r.Kinds {
 		return // it was refused then for the same, and said: its Services are those at the time it names
 	}
-	a.refused = r
+	a.is.refused = r
 	stays := "no configuration is in force"
 	if a.config != nil {
-		stays = "the configuration admitted at " + a.inForce.admittedAt + " stays in force"
+		stays = "the configuration admitted at " + a.is.at + " stays in force"
 	}
 	why = service.Cut(why, mostOfAnEvent)
 	klog.InfoS("Refused configuration", "configmap", klog.KObj(user), "hash", r.Hash, "why", why)
 	a.cloud.record.Eventf(user, corev1.EventTypeWarning, "InvalidConfig", "%s: %s", stays, why)
 }
 
-// want returns what the copy should say.
-func (a *admission) want(s state) map[string]string {
+// readCopy reads what data writes.
+func readCopy(data map[string]string) admittedCopy {
+	is := admittedCopy{text: data[keyConfig], at: data[keyAdmittedAt], givenUp: readRanges(data[keyGivenUp]), observed: data[keyObserved]}
+	if used := data[keyConfirmed]; used != "" {
+		is.used = strings.Split(used, ",")
+	}
+	var r refusal
+	if err := yaml.Unmarshal([]byte(data[keyRefused]), &r); err == nil && r.Hash != "" {
+		is.refused = &r
+	}
+	return is
+}
+
+// data returns what the copy should say.
+func (is admittedCopy) data(ours service.Ours) map[string]string {
 	want := map[string]string{}
-	if s.admittedAt != "" {
-		want = a.cloud.options.Ours.Data()
-		want[keyConfig], want[keyHash], want[keyAdmittedAt] = s.text, hashOf(s.text), s.admittedAt
+	if is.at != "" {
+		want = ours.Data()
+		want[keyConfig], want[keyHash], want[keyAdmittedAt] = is.text, hashOf(is.text), is.at
 	}
-	if s.givenUp != nil {
-		want[keyGivenUp] = writeRanges(s.givenUp)
+	if is.givenUp != nil {
+		want[keyGivenUp] = writeRanges(is.givenUp)
 	}
-	if len(a.used) > 0 {
-		want[keyConfirmed] = strings.Join(a.used, ",")
+	if len(is.used) > 0 {
+		want[keyConfirmed] = strings.Join(is.used, ",")
 	}
-	if a.refused != nil {
-		text, err := yaml.Marshal(a.refused)
+	if is.refused != nil {
+		text, err := yaml.Marshal(is.refused)
 		if err != nil { // strings only
 			klog.ErrorS(err, "Cannot write down a refusal")
 		}
 		want[keyRefused] = string(text)
 	}
-	if len(want) > 0 && a.observed != "" {
-		want[keyObserved] = a.observed
+	if len(want) > 0 && is.observed != "" {
+		want[keyObserved] = is.observed
 	}
 	return want
 }
 
 // store writes the admitted copy if it is not what it should be and this process leads. Other refusals of one text in force
 // wait their turn.
-func (a *admission) store(ctx context.Context, want map[string]string) (again time.Duration, err error) {
-	stored, err := a.copies.Get(a.copyName())
-	if err != nil && !apierrors.IsNotFound(err) {
-		return 0, fmt.Errorf("get configmap %s: %w", a.copyName(), err)
+func (a *admission) store(ctx context.Context, is admittedCopy) (again time.Duration, err error) {
+	want, found := is.data(a.cloud.options.Ours), stored[corev1.ConfigMap](a.copies, a.cloud.options.Namespace, a.copyName())
+	missing := found == nil
+	if missing {
+		found = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: a.cloud.options.Namespace, Name: a.copyName()}}
 	}
-	missing := err != nil
-	if missing && len(want) == 0 || !missing && maps.Equal(stored.Data, want) && len(stored.BinaryData) == 0 {
+	if maps.Equal(found.Data, want) && len(found.BinaryData) == 0 {
 		return 0, nil
 	}
-	if !missing && want[keyRefused] != "" && stored.Data[keyRefused] != "" && stored.Data[keyRefused] != want[keyRefused] {
-		if age := time.Since(a.written); age < rewriteRefusalAfter && stored.Data[keyConfig] == want[keyConfig] && stored.Data[keyHash] == want[keyHash] {
+	before := found.Data[keyRefused]
+	refuses := want[keyRefused] != "" && want[keyRefused] != before
+	if refuses && before != "" {
+		if age := time.Since(a.written); age < rewriteRefusalAfter && found.Data[keyConfig] == want[keyConfig] && found.Data[keyHash] == want[keyHash] {
 			return rewriteRefusalAfter - age, nil
 		}
 	}
 	if err := a.cloud.confirm(ctx); err != nil {
 		return 0, err
 	}
-	configMaps := a.client.CoreV1().ConfigMaps(a.cloud.options.Namespace)
-	if missing {
-		_, err = configMaps.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Namespace: a.cloud.options.Namespace, Name: a.copyName()},
-			Data:       want,
-		}, metav1.CreateOptions{})
+	// It carries the resourceVersion that we saw: two that write at once cannot both succeed.
+	changed := found.DeepCopy()
+	changed.Data, changed.BinaryData = want, nil
+	if configMaps := a.client.CoreV1().ConfigMaps(changed.Namespace); missing {
+		_, err = configMaps.Create(ctx, changed, metav1.CreateOptions{})
 	} else {
-		// It carries the resourceVersion that we saw: two that write at once cannot both succeed.
-		changed := stored.DeepCopy()
-		changed.Data, changed.BinaryData = want, nil
 		_, err = configMaps.Update(ctx, changed, metav1.UpdateOptions{})
 	}
-	if err == nil && want[keyRefused] != "" && (missing || stored.Data[keyRefused] != want[keyRefused]) {
+	if err == nil && refuses {
 		a.written = time.Now()
 	}
 	return 0, err
-}
-
-func readRefusal(text string) *refusal {
-	var r refusal
-	if err := yaml.Unmarshal([]byte(text), &r); err != nil || r.Hash == "" {
-		return nil
-	}
-	return &r
 }
 
 // hashOf names a text, short enough to be typed.
@@ -533,33 +484,52 @@ func hashOf(text string) string {
 func writeRanges(set *netipx.IPSet) string {
 	const most = 200 << 10 // the copy must fit into a ConfigMap
 	var all []string
-	size := 0
 	for _, r := range set.Ranges() {
-		text := r.String()
-		if size += len(text) + 1; size > most {
-			break // those are not forgotten as long as this process lives
-		}
-		all = append(all, text)
+		all = append(all, r.String())
 	}
-	return strings.Join(all, ",")
+	text := strings.Join(all, ",")
+	if len(text) > most { // the rest is not forgotten as long as this process lives
+		text = text[:strings.LastIndexByte(text[:most], ',')]
+	}
+	return text
 }
 
 func readRanges(text string) *netipx.IPSet {
-	if text == "" {
-		return nil
-	}
-	var b netipx.IPSetBuilder
+	var all []netipx.IPRange
 	for one := range strings.SplitSeq(text, ",") {
 		if r, err := netipx.ParseIPRange(one); err == nil {
-			b.AddRange(r)
+			all = append(all, r)
 		}
 	}
-	set, err := b.IPSet()
-	if err != nil {
-		klog.ErrorS(err, "Cannot read which addresses are given up")
-		return nil
+	return union(nil, all)
+}
+
+// with adds addresses that Services lose to a set, which may be nil.
+func with(set *netipx.IPSet, lost []loadbalancer.Holding) *netipx.IPSet {
+	var all []netipx.IPRange
+	for _, h := range lost {
+		all = append(all, netipx.IPRangeFrom(h.Addr, h.Addr))
 	}
-	return set
+	return union(set, all)
+}
+
+func union(set *netipx.IPSet, more []netipx.IPRange) *netipx.IPSet {
+	if len(more) == 0 {
+		return set
+	}
+	var b netipx.IPSetBuilder
+	if set != nil {
+		b.AddSet(set)
+	}
+	for _, r := range more {
+		b.AddRange(r)
+	}
+	all, err := b.IPSet()
+	if err != nil { // only an invalid range is an error, and there is none
+		klog.ErrorS(err, "Cannot give up addresses")
+		return set
+	}
+	return all
 }
 
 // hold returns the addresses that Services hold, and lets nobody get another until resume: what is judged by them stays right.
@@ -576,74 +546,40 @@ func (c *Cloud) withhold(known loadbalancer.Facts) {
 	for _, n := range known.Nodes {
 		nodes = append(nodes, n.InternalIPs...)
 	}
-	if !known.NodesKnown || slices.Equal(nodes, c.withheld) {
+	if !known.NodesKnown || slices.Equal(nodes, c.ledger.nodes) { // nobody else writes them
 		return
 	}
-	c.withheld = nodes
-	c.mu.Lock()
-	c.ledger.nodes = nodes
-	c.ledger.withhold()
-	changed := c.serve()
-	c.mu.Unlock()
-	c.requeue(changed)
+	c.change(func() {
+		c.ledger.nodes = nodes
+		c.ledger.withhold()
+	})
 }
 
 // resume ends a hold.
 func (c *Cloud) resume() {
-	c.mu.Lock()
-	var changed []*corev1.Service
-	if c.holding {
+	c.change(func() {
 		c.holding = false
-		changed = c.serve()
 		c.resumed.Broadcast()
-	}
-	c.mu.Unlock()
-	c.requeue(changed)
+	})
 }
 
-// enforce puts a configuration in force that is stored. Addresses of givenUp are taken away from Services.
+// enforce puts a configuration in force that is stored, once the hold ends. Addresses of givenUp are taken away from Services.
 func (c *Cloud) enforce(config *loadbalancer.Config, givenUp *netipx.IPSet, first bool) {
 	c.mu.Lock()
-	c.ledger.configure(config, givenUp)
-	c.holding = false
-	changed := c.serve()
-	c.resumed.Broadcast()
+	c.ledger.allocator.Configure(config, givenUp)
 	var strays []stray
 	if first { // later texts lose no address
 		strays = c.ledger.strays()
 	}
 	c.mu.Unlock()
-	c.requeue(changed)
 	c.warnNotInPool(strays)
-}
-
-// with adds addresses to a set, which may be nil.
-func with(set *netipx.IPSet, more []loadbalancer.Holding) *netipx.IPSet {
-	if len(more) == 0 {
-		return set
-	}
-	var b netipx.IPSetBuilder
-	if set != nil {
-		b.AddSet(set)
-	}
-	for _, h := range more {
-		b.Add(h.Addr)
-	}
-	all, err := b.IPSet()
-	if err != nil { // only an invalid address is an error, and nobody holds one
-		klog.ErrorS(err, "Cannot give up addresses")
-		return set
-	}
-	return all
 }
 
 // holdsAny reports whether a Service still holds an address of the set that no pool owns.
 func (c *Cloud) holdsAny(set *netipx.IPSet) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.ContainsFunc(c.ledger.allocator.Holdings(), func(h loadbalancer.Holding) bool {
-		return set.Contains(h.Addr) && c.ledger.allocator.Pool(h.Addr) == nil
-	})
+	return slices.ContainsFunc(c.ledger.strays(), func(s stray) bool { return slices.ContainsFunc(s.addrs, set.Contains) })
 }
 
 // report takes note of the configuration's state, for the metrics.

@@ -45,7 +45,7 @@ func convene(t *testing.T, client *fake.Clientset, services string, plates ...*d
 		c.cloud.lease = plate.lease()
 	}
 	var err error
-	if c.admission, err = newAdmission(client, client, c.cloud); err != nil {
+	if c.admission, err = newAdmission(client, client, c.cloud, c.cloud.watches.failed); err != nil {
 		t.Fatal(err)
 	}
 	c.cloud.freed = c.admission.ring
@@ -60,7 +60,7 @@ func convene(t *testing.T, client *fake.Clientset, services string, plates ...*d
 		list = listed(t, services)
 	}
 	c.cloud.begin()
-	c.cloud.adopt(config, c.admission.inForce.givenUp, list)
+	c.cloud.adopt(config, c.admission.is.givenUp, list)
 	done := make(chan struct{})
 	go func() {
 		c.admission.begin(ctx)
@@ -70,9 +70,6 @@ func convene(t *testing.T, client *fake.Clientset, services string, plates ...*d
 	c.end = func() {
 		cancel()
 		<-done
-		for _, f := range c.admission.factories {
-			f.Shutdown()
-		}
 		synctest.Wait()
 	}
 	<-time.After(time.Second) // the caches are looked at every 100 ms
@@ -889,7 +886,7 @@ func TestAnAPIServerThatSaysNoIsAskedOnceASecond(t *testing.T) {
 			synctest.Wait()
 		}
 		asked.Store(0)
-		<-time.After(10500 * time.Millisecond)
+		<-time.After(10 * time.Second)
 		synctest.Wait()
 		if got := asked.Load(); got != 10 {
 			t.Errorf("asked %d times in ten seconds", got)
@@ -929,7 +926,7 @@ func TestAnAPIServerThatFailsAtTheStartIsNotTakenForAnEmptyOne(t *testing.T) {
 			return a.(k8stesting.GetAction).GetName() == name, nil, fmt.Errorf("not now")
 		})
 		c := New(Options{Namespace: "metallb-system", ConfigName: "config"})
-		a, err := newAdmission(client, client, c)
+		a, err := newAdmission(client, client, c, c.watches.failed)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -947,7 +944,7 @@ func TestEveryServiceIsListedPageByPage(t *testing.T) {
 	}
 	got := map[string]bool{}
 	for _, svc := range all {
-		got[service.Name(svc)] = newView(service.Ours{}).of(svc) != nil
+		got[service.Name(svc)] = (&view{ours: service.Ours{}}).of(svc) != nil
 	}
 	if want := map[string]bool{"shop/web": true, "shop/api": true, "other/web": false}; !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)

@@ -23,7 +23,7 @@ func settledCluster(b *testing.B) (*ledger, []*corev1.Service) {
 	l.adopt(services, nil)
 	for _, svc := range services {
 		d := l.answer(svc)
-		svc.Status.LoadBalancer = *service.Status(d.addrs)
+		svc.Status.LoadBalancer = *service.Status(d.Addrs)
 		l.see(svc, time.Time{})
 	}
 	return l, services
@@ -41,7 +41,7 @@ func BenchmarkAnswerOfASettledService(b *testing.B) {
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
-		if d := l.answer(services[i%many]); d.news || !d.why.None() {
+		if d := l.answer(services[i%many]); d.news || !d.Why.None() {
 			b.Fatal(d)
 		}
 		i++

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -50,10 +49,7 @@ type Cloud struct {
 	events *events
 	record recorder // writes into events
 	freed  func()   // called when an address was freed
-	// withheld are the Nodes' addresses that the allocator knows. They belong to whoever runs the admission.
-	withheld []netip.Addr
-	after    func(time.Duration, func())
-	now      func() time.Time
+	now    func() time.Time
 	// slice is for how long the mutex is kept while Services that wait are served. Then others may have it.
 	slice time.Duration
 
@@ -68,11 +64,8 @@ type Cloud struct {
 	// ready is set once every address in use is adopted. What the informers say before that is not news.
 	ready bool
 	// gone are the Services that were deleted after we began to list them, until ready: the list may still show them.
-	gone map[types.UID]bool
-	// began is when we first saw a Service that waits for its first address.
-	began  map[types.UID]time.Time
+	gone   map[types.UID]bool
 	config configState
-	fence  *fence
 	resign context.CancelFunc // ends the candidacy or the leadership
 
 	election componentbaseconfig.LeaderElectionConfiguration
@@ -80,6 +73,7 @@ type Cloud struct {
 	watchdog *leaderelection.HealthzAdaptor
 	watches  watches
 	resigned chan struct{} // closed once the Lease is given up
+	fence    *fence        // around what the service controller writes
 }
 
 // New returns a Cloud that has read nothing yet.
@@ -89,15 +83,14 @@ func New(options Options) *Cloud {
 		options:  options,
 		events:   events,
 		record:   events,
-		view:     newView(options.Ours),
+		view:     &view{ours: options.Ours},
 		ledger:   newLedger(),
-		began:    map[types.UID]time.Time{},
 		watchdog: leaderelection.NewLeaderHealthzAdaptor(20 * time.Second),
 		resigned: make(chan struct{}),
+		fence:    &fence{},
 	}
 	c.resumed.L = &c.mu
 	c.now, c.slice = time.Now, sliceOfServing
-	c.after = func(d time.Duration, do func()) { time.AfterFunc(d, do) }
 	return c
 }
 
@@ -163,60 +156,64 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 	if err != nil {
 		return nil, err
 	}
+	left, addrs := d.left(), service.InWords(d.Addrs)
 	if d.news {
-		klog.InfoS("Allocated address", "service", service.Name(svc), "address", service.InWords(d.addrs), "pool", d.pool)
+		klog.InfoS("Allocated address", "service", service.Name(svc), "address", addrs, "pool", d.pool)
 	}
-	left := d.left()
 	switch {
-	case d.news && d.renumbered && len(left) > 0:
-		c.record.Eventf(svc, corev1.EventTypeNormal, "Renumbered", "%s became %s of pool %s", service.InWords(left), service.InWords(d.addrs), d.pool)
+	case d.news && d.Renumbered && len(left) > 0:
+		c.record.Eventf(svc, corev1.EventTypeNormal, "Renumbered", "%s became %s of pool %s", service.InWords(left), addrs, d.pool)
+	case d.news && !d.Apart.None():
+		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s; %s", addrs, d.pool, d.Apart.Apart())
 	case d.news:
-		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s%s", service.InWords(d.addrs), d.pool, d.apart)
+		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s", addrs, d.pool)
 	}
-	if !d.conflict.None() && len(left) > 0 {
-		klog.InfoS("Found two Services on one address", "service", service.Name(svc), "address", service.InWords(left), "why", d.conflict)
-		c.record.Eventf(svc, corev1.EventTypeWarning, "AddressConflict", "%s. This Service had it too, and loses it", d.conflict)
+	if !d.Conflict.None() && len(left) > 0 {
+		klog.InfoS("Found two Services on one address", "service", service.Name(svc), "address", service.InWords(left), "why", d.Conflict)
+		c.record.Eventf(svc, corev1.EventTypeWarning, "AddressConflict", "%s. This Service had it too, and loses it", d.Conflict)
 	}
 	c.released(svc, left)
 	c.requeue(changed)
-	if !d.why.None() {
-		if d.why.Foreign { // its user does not learn the name
-			klog.InfoS("Waits for what a Service of another namespace holds", "service", service.Name(svc), "address", d.why.Addr, "holder", d.why.Holder)
+	if !d.Why.None() {
+		if d.Why.Foreign { // its user does not learn the name
+			klog.InfoS("Waits for what a Service of another namespace holds", "service", service.Name(svc), "address", d.Why.Addr, "holder", d.Why.Holder)
 		}
-		return nil, api.NewRetryError(d.why.String(), waitAtMost)
+		return nil, api.NewRetryError(d.Why.String(), waitAtMost)
 	}
-	return service.Status(d.addrs), nil
+	return service.Status(d.Addrs), nil
 }
 
 // answer decides about the Service. If that would change its status, the Lease must be ours.
 func (c *Cloud) answer(ctx context.Context, svc *corev1.Service) (d decision, changed []*corev1.Service, err error) {
-	confirmed := false
-	for {
-		c.mu.Lock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changes := func() bool {
 		for c.holding && !c.frozen && !c.ledger.settled(svc) {
 			c.resumed.Wait()
 		}
-		if c.frozen || err != nil || confirmed || c.ledger.settled(svc) {
-			break
-		}
-		c.mu.Unlock()
-		err = c.confirm(ctx)
-		confirmed = true
+		return !c.frozen && !c.ledger.settled(svc)
 	}
-	defer c.mu.Unlock()
+	if changes() {
+		func() {
+			c.mu.Unlock()
+			defer c.mu.Lock()
+			err = c.confirm(ctx)
+		}()
+		if err == nil {
+			changes() // a text may be judged again
+		}
+	}
 	if c.frozen {
 		return d, nil, cloudprovider.ImplementedElsewhere // by the next leader; the service controller says nothing
 	}
 	if err != nil {
 		return d, nil, err
 	}
-	if c.left(svc) {
-		return d, nil, cloudprovider.ImplementedElsewhere // nothing is to be written
+	if is := c.stored(svc); is == nil || c.view.of(is) == nil || !wants(is) {
+		return d, nil, cloudprovider.ImplementedElsewhere // it went, or became another's: nothing is to be written
 	}
 	d = c.ledger.answer(svc)
-	if d.stirs {
-		changed = c.serve()
-	}
+	changed = c.serve()
 	if d.again {
 		changed = append(changed, svc)
 	}
@@ -234,7 +231,7 @@ func (c *Cloud) confirm(ctx context.Context) error {
 		stopping := c.frozen
 		c.mu.Unlock()
 		if !stopping { // else we gave it up ourselves
-			c.lost(err)
+			stop(err)
 		}
 	}
 	return err
@@ -252,23 +249,16 @@ func (c *Cloud) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *core
 	return nil
 }
 
-// release frees what the Service holds, and reports whether it was in the ledger.
-func (c *Cloud) release(svc *corev1.Service) (known bool) {
-	c.mu.Lock()
-	if c.gone != nil {
-		c.gone[svc.UID] = true
-	}
-	delete(c.began, svc.UID)
-	known = c.ledger.entries[svc.UID] != nil
-	left := c.ledger.forget(svc.UID)
-	var changed []*corev1.Service
-	if len(left) > 0 {
-		changed = c.serve()
-	}
-	c.mu.Unlock()
+// release frees what the Service holds.
+func (c *Cloud) release(svc *corev1.Service) {
+	var left []netip.Addr
+	c.change(func() {
+		if c.gone != nil {
+			c.gone[svc.UID] = true
+		}
+		left = c.ledger.forget(svc.UID)
+	})
 	c.released(svc, left)
-	c.requeue(changed)
-	return known
 }
 
 func (c *Cloud) released(svc *corev1.Service, addrs []netip.Addr) {
@@ -289,15 +279,18 @@ func (c *Cloud) serve() []*corev1.Service {
 	changed, more := c.ledger.serveWhile(func() bool { return time.Since(began) < c.slice })
 	if more && !c.serving {
 		c.serving = true
-		go func() {
-			c.mu.Lock()
-			c.serving = false
-			changed := c.serve()
-			c.mu.Unlock()
-			c.requeue(changed)
-		}()
+		go c.change(func() { c.serving = false })
 	}
 	return changed
+}
+
+// change does something with the mutex held, and serves whoever may get something by it.
+func (c *Cloud) change(do func()) {
+	c.mu.Lock()
+	do()
+	changed := c.serve()
+	c.mu.Unlock()
+	c.requeue(changed)
 }
 
 // sliceOfServing is how long a slice is where no test says otherwise.
@@ -309,71 +302,61 @@ func (c *Cloud) requeue(services []*corev1.Service) {
 	}
 }
 
-// OnAdd takes note of a Service. It is the handler of our informer, as are OnUpdate and OnDelete.
-func (c *Cloud) OnAdd(object any, _ bool) { c.see(object) }
-
-// OnUpdate takes note of a Service that changed, perhaps by somebody else's hand.
-func (c *Cloud) OnUpdate(_, object any) { c.see(object) }
-
-func (c *Cloud) see(object any) {
-	svc, ok := object.(*corev1.Service)
-	if !ok {
-		return
-	}
-	updates.Inc()
-	ours := c.view.of(svc)
-	c.mu.Lock()
-	if !c.ready || !c.exists(svc) {
-		c.mu.Unlock()
-		return
-	}
-	if ours == nil {
-		delete(c.began, svc.UID)
-		var changed []*corev1.Service
-		if c.ledger.ignore(svc) {
-			changed = c.serve()
-		}
-		c.mu.Unlock()
-		c.requeue(changed)
-		return
-	}
-	now := c.now()
-	do := c.ledger.see(ours, now)
-	orphaned := c.ledger.orphaned(ours)
-	typos := c.ledger.typos(ours)
-	c.clock(ours, now)
-	var changed []*corev1.Service
-	if c.ledger.allocator.Stirs() {
-		changed = c.serve()
-	}
-	c.mu.Unlock()
-	c.requeue(changed)
-	if len(typos) > 0 {
-		c.record.Eventf(ours, corev1.EventTypeWarning, "UnknownAnnotation", "%s", strings.Join(typos, "; "))
-	}
-	if do.contested {
-		c.record.Eventf(ours, corev1.EventTypeWarning, "StatusConflict",
-			"%s writes the status again and again, which is put right less and less often, every minute at last: keep it from this Service", writerOf(ours))
-	}
-	switch {
-	case do.again && do.after > 0:
-		c.after(do.after, func() { c.mend(ours.UID) })
-	case do.again:
-		c.watch.Requeue(ours)
-	}
-	if orphaned {
-		c.release(ours)
+// OnAdd takes note of a Service, and then the service controller hears of it. It is the handler of our informer, as are OnUpdate
+// and OnDelete.
+func (c *Cloud) OnAdd(object any, initially bool) {
+	if svc, ok := object.(*corev1.Service); ok {
+		c.see(nil, svc, initially)
 	}
 }
 
-// mend lets the service controller put a status right if it still is wrong.
-func (c *Cloud) mend(uid types.UID) {
+// OnUpdate takes note of a Service that changed, perhaps by somebody else's hand.
+func (c *Cloud) OnUpdate(before, object any) {
+	was, _ := before.(*corev1.Service)
+	if svc, ok := object.(*corev1.Service); ok {
+		c.see(was, svc, false)
+	}
+}
+
+func (c *Cloud) see(before, svc *corev1.Service, initially bool) {
+	updates.Inc()
+	var was *corev1.Service
+	if before != nil {
+		was = c.view.of(before)
+	}
+	is := c.view.of(svc)
 	c.mu.Lock()
-	svc := c.ledger.mend(uid)
-	frozen := c.frozen
+	if !c.ready || c.stored(svc) == nil {
+		c.mu.Unlock()
+		return
+	}
+	var do action
+	if is != nil {
+		do = c.ledger.see(is, c.now())
+	} else {
+		do = c.ledger.ignore(svc)
+	}
+	changed := c.serve()
 	c.mu.Unlock()
-	if svc != nil && !frozen {
-		c.watch.Requeue(svc)
+	c.requeue(changed)
+	c.released(svc, do.left)
+	c.watch.changed(was, is)
+	typos := service.UnknownOnService(svc.Annotations)
+	if is != nil && typos != "" && !initially && (before == nil || typos != service.UnknownOnService(before.Annotations)) {
+		c.record.Eventf(is, corev1.EventTypeWarning, "UnknownAnnotation", "%s", typos)
+	}
+	if do.waited > 0 {
+		assignment.Observe(do.waited.Seconds())
+	}
+	if do.contested {
+		c.record.Eventf(is, corev1.EventTypeWarning, "StatusConflict",
+			"%s writes the status again and again, which is put right less and less often, every minute at last: keep it from this Service", writerOf(is))
+	}
+	switch {
+	case do.again && do.after > 0: // if all is well by then, nothing is written
+		time.AfterFunc(do.after, func() { c.watch.Requeue(is) })
+	case do.again:
+		c.watch.Requeue(is)
 	}
 }
 
@@ -387,31 +370,22 @@ func writerOf(svc *corev1.Service) string {
 	return "somebody else"
 }
 
-// exists reports whether the informer's store has the Service still, or one of that UID at least. What comes late is about
-// one that went meanwhile: noted now, it would stay for ever. Asked with the mutex held, the answer cannot become wrong before
-// OnDelete, which needs the mutex, is told.
-func (c *Cloud) exists(svc *corev1.Service) bool {
-	if c.lookup == nil {
-		return true
+// stored returns the Service as the informer's store has it; nil if it went, also if another came by its name. What comes late is
+// about one that went meanwhile: noted then, it would stay for ever. Asked with the mutex held, the answer cannot become wrong
+// before OnDelete, which needs the mutex, is told.
+func (c *Cloud) stored(svc *corev1.Service) *corev1.Service {
+	if is := c.lookup(svc.Namespace, svc.Name); is != nil && is.UID == svc.UID {
+		return is
 	}
-	stored := c.lookup(svc.Namespace, svc.Name)
-	return stored != nil && stored.UID == svc.UID
-}
-
-// left reports whether the Service went, or became another's, while it was worked on.
-func (c *Cloud) left(svc *corev1.Service) bool {
-	if c.lookup == nil {
-		return false
-	}
-	stored := c.lookup(svc.Namespace, svc.Name)
-	return stored == nil || stored.UID != svc.UID || c.view.of(stored) == nil
+	return nil
 }
 
 // compareEvery is how often the ledger is compared with what the informer's store has.
-const compareEvery = 3 * time.Minute
+const compareEvery = time.Minute
 
 // compare looks for Services that went without a word, and lets go of those that the store lacked the last time already: its
-// list may be older than ours. It is given what it returned the last time.
+// list may be older than ours. It is given what it returned the last time. Those that still have our finalizer and want no
+// address any more are tried again: whoever deletes one need not wait for the end of the controller's back-off.
 func (c *Cloud) compare(before map[types.UID]bool) (missing map[types.UID]bool) {
 	c.mu.Lock()
 	known := c.ledger.known()
@@ -419,7 +393,10 @@ func (c *Cloud) compare(before map[types.UID]bool) (missing map[types.UID]bool) 
 	known = append(known, c.view.remembered()...)
 	missing = map[types.UID]bool{}
 	for _, svc := range known {
-		if c.exists(svc) {
+		if is := c.stored(svc); is != nil {
+			if is = c.view.of(is); is != nil && !wants(is) {
+				c.watch.Requeue(is)
+			}
 			continue
 		}
 		if missing[svc.UID] = true; before[svc.UID] {
@@ -438,15 +415,15 @@ func (c *Cloud) OnDelete(object any) {
 	}
 	if svc, ok := object.(*corev1.Service); ok {
 		updates.Inc()
+		was := c.view.of(svc)
 		c.view.forget(svc)
-		if c.release(svc) {
-			c.watch.Requeue(svc) // so that the service controller forgets it as well
-		}
+		c.release(svc)
+		c.watch.changed(was, nil) // so that the service controller forgets it as well
 	}
 }
 
-// lost ends the process: another one leads, or may, and give away what this one believes to be free.
-func (c *Cloud) lost(why error) {
+// stop ends the process at once, to start again. Another one leads, or may, and give away what this one believes to be free.
+func stop(why error) {
 	klog.ErrorS(why, "Stopped at once")
 	klog.FlushAndExit(klog.ExitFlushTimeout, 1)
 }
@@ -456,11 +433,8 @@ func (c *Cloud) freeze() {
 	c.mu.Lock()
 	c.frozen = true
 	c.resumed.Broadcast()
-	fence := c.fence
 	c.mu.Unlock()
-	if fence != nil {
-		fence.Close()
-	}
+	c.fence.Close()
 }
 
 // Stop lets another replica lead: no address is given away any more, what is being written is written, and the Lease is
@@ -480,10 +454,9 @@ func (c *Cloud) Name() string { return "service-lb-controller" }
 
 // HealthChecker reports a leader that cannot renew its Lease, and watches that fail again and again. It says nothing about
 // the configuration: restarting would not mend that.
-func (c *Cloud) HealthChecker() healthz.UnnamedHealthChecker { return health{c} }
+func (c *Cloud) HealthChecker() healthz.UnnamedHealthChecker { return c }
 
-type health struct{ cloud *Cloud }
-
-func (h health) Check(r *http.Request) error {
-	return errors.Join(h.cloud.watchdog.Check(r), h.cloud.watches.check(time.Now()))
+// Check is the HealthChecker's.
+func (c *Cloud) Check(r *http.Request) error {
+	return errors.Join(c.watchdog.Check(r), c.watches.check(time.Now()))
 }

@@ -5,11 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,16 +26,6 @@ import (
 
 	"github.com/metallb/cloud-provider-metallb/service"
 )
-
-// noise are the Normal events that the service controller writes on every sync of every Service. They say nothing, and
-// would bury what operators look for.
-var noise = map[string]bool{
-	"EnsuringLoadBalancer": true,
-	"EnsuredLoadBalancer":  true,
-	"DeletingLoadBalancer": true,
-	"DeletedLoadBalancer":  true,
-	"UpdatedLoadBalancer":  true,
-}
 
 // quietClient is the client given to the service controller. Its events lose the noise and go into our queue, so that they
 // never wait for, or delay, the write of a status. Its Services are guarded.
@@ -68,9 +58,10 @@ type quietEvents struct {
 	queue                      *events
 }
 
-// CreateWithEventNamespace takes an event.
+// CreateWithEventNamespace takes an event. Noise are the Normal ones that the service controller writes on every sync of every
+// Service, EnsuringLoadBalancer, EnsuredLoadBalancer and the like: they say nothing, and would bury what operators look for.
 func (q quietEvents) CreateWithEventNamespace(e *corev1.Event) (*corev1.Event, error) {
-	if e.Type != corev1.EventTypeNormal || !noise[e.Reason] {
+	if e.Type != corev1.EventTypeNormal || !strings.HasSuffix(e.Reason, "LoadBalancer") {
 		q.queue.add(e)
 	}
 	return e, nil
@@ -86,21 +77,9 @@ func (q quietEvents) PatchWithEventNamespace(e *corev1.Event, _ []byte) (*corev1
 	return q.CreateWithEventNamespace(e)
 }
 
-// quiet returns a logger without the lines in which the events package repeats each event: they are in the cluster.
-func quiet(logger klog.Logger) klog.Logger {
-	sink := logger.GetSink()
-	if deep, ok := sink.(logr.CallDepthLogSink); ok {
-		sink = deep.WithCallDepth(1) // ours is one more call between the line and the sink
-	}
-	return logger.WithSink(withoutEvents{sink})
-}
-
-type withoutEvents struct{ logr.LogSink }
-
-func (w withoutEvents) Info(level int, message string, keysAndValues ...any) {
-	if message != "Event occurred" {
-		w.LogSink.Info(level, message, keysAndValues...)
-	}
+// quiet returns a context for the service controller, which logs every event, the noise too: they are in the cluster.
+func quiet(ctx context.Context) context.Context {
+	return klog.NewContext(ctx, klog.FromContext(ctx).V(5))
 }
 
 // mostOfAnEvent is how long the text of an event may be.
@@ -133,8 +112,6 @@ type events struct {
 
 	mu     sync.Mutex // guards the rest
 	queued map[about]*queued
-	// resting are those that are not in the queue yet, because their object has had many events.
-	resting map[about]bool
 }
 
 // about is what one event is kept of.
@@ -152,7 +129,7 @@ type queued struct {
 }
 
 func newEvents() *events {
-	return &events{source: corev1.EventSource{Component: "metallb-controller"}, queue: workqueue.NewTyped[about](), ended: make(chan struct{}), queued: map[about]*queued{}, resting: map[about]bool{}}
+	return &events{source: corev1.EventSource{Component: "metallb-controller"}, queue: workqueue.NewTyped[about](), ended: make(chan struct{}), queued: map[about]*queued{}}
 }
 
 // Eventf tells of an object.
@@ -179,9 +156,7 @@ func (q *events) add(e *corev1.Event) {
 		since = earlier.since
 	}
 	q.queued[key] = &queued{event: e, since: since}
-	if !q.resting[key] {
-		q.queue.Add(key)
-	}
+	q.queue.Add(key)
 }
 
 // wrote takes note of a status that is being written.
@@ -210,18 +185,18 @@ func (q *events) run(ctx context.Context, sink typedcorev1.EventInterface) {
 		}
 		switch err := write(ctx, sink, correlator, x); {
 		case errors.Is(err, errTooMany):
-			q.rest(key, x)
+			q.again(key, x, eventsPace)
 		case err != nil:
 			klog.V(2).InfoS("Cannot write an event yet", "object", key.name, "reason", key.reason, "why", err)
-			q.again(key, x)
+			q.again(key, x, eventsRetry)
 			pause(ctx, eventsRetry)
 		}
 		q.queue.Done(key)
 	}
 }
 
-// again puts an event back that could not be written, unless it is too old or a later one is there.
-func (q *events) again(key about, x *queued) {
+// again puts an event back for later, unless it is too old or a later one is there.
+func (q *events) again(key about, x *queued, after time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {
@@ -230,27 +205,8 @@ func (q *events) again(key about, x *queued) {
 		eventsDropped.Inc()
 	default:
 		q.queued[key] = x
-		q.queue.Add(key)
+		time.AfterFunc(after, func() { q.queue.Add(key) })
 	}
-}
-
-// rest puts an event back for later, unless a later one is there.
-func (q *events) rest(key about, x *queued) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.queued[key] == nil {
-		q.queued[key] = x
-	}
-	if q.resting[key] {
-		return
-	}
-	q.resting[key] = true
-	time.AfterFunc(eventsPace, func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		delete(q.resting, key)
-		q.queue.Add(key)
-	})
 }
 
 // flush waits until everything in the queue is written, now that the process ends, but not for ever.

@@ -18,10 +18,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	k8stesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/testutil"
+	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/textlogger"
 )
 
@@ -236,11 +239,23 @@ func TestEventsAreWrittenBeforeTheProcessEnds(t *testing.T) {
 }
 
 func TestTheLogDoesNotRepeatEvents(t *testing.T) {
-	var said bytes.Buffer
-	logger := quiet(textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&said))))
-	logger.V(0).Info("Event occurred", "reason", "EnsuringLoadBalancer")
-	logger.Info("Something else")
-	if text := said.String(); strings.Contains(text, "Event occurred") || !strings.Contains(text, `events_test.go`) || !strings.Contains(text, "Something else") {
-		t.Errorf("logged %s", text)
+	for _, loud := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var said bytes.Buffer
+			ctx := klog.NewContext(t.Context(), textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&said))))
+			if !loud {
+				ctx = quiet(ctx)
+			}
+			// What the service controller does.
+			all := record.NewBroadcaster(record.WithContext(ctx))
+			all.StartStructuredLogging(0)
+			all.NewRecorder(scheme.Scheme, corev1.EventSource{}).Event(aService(t, "shop/web"), "Warning", "SyncLoadBalancerFailed", "no address pool is configured")
+			synctest.Wait()
+			klog.FromContext(ctx).Error(errors.New("no"), "Something broke")
+			all.Shutdown()
+			if text := said.String(); strings.Contains(text, "Event occurred") != loud || !strings.Contains(text, "Something broke") {
+				t.Errorf("logged %s", text)
+			}
+		})
 	}
 }

@@ -2,12 +2,10 @@ package provider
 
 import (
 	"cmp"
-	"context"
-	"fmt"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -15,7 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
@@ -29,53 +27,42 @@ const passwordSecret = "metallb-bgp-auth"
 // facts are what a text is judged by beside the addresses in use: the Nodes, and which keys of the Secret have a value. Of
 // either the process keeps no more than that.
 type facts struct {
-	cloud     *Cloud
-	name      string // of the Secret, with its namespace
-	factories []informers.SharedInformerFactory
-	nodes     readable
-	secret    readable
+	cloud  *Cloud
+	nodes  readable
+	secret readable
 }
 
 // A readable knows whether we may read what its informer has.
 type readable struct {
 	cache.SharedIndexInformer
-	refused *atomic.Int64 // when that was refused last, in nanoseconds; 0 if it was read since
+	refused atomic.Int64 // when that was refused last, in nanoseconds; 0 if it was read since
 }
 
-func newReadable(informer cache.SharedIndexInformer) (readable, error) {
-	r := readable{informer, &atomic.Int64{}}
-	return r, informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, reflector *cache.Reflector, err error) {
-		if apierrors.IsForbidden(err) {
-			r.refused.Store(time.Now().UnixNano())
-		}
-		cache.DefaultWatchErrorHandler(ctx, reflector, err)
-	})
+// failed takes note of a failure to read.
+func (r *readable) failed(err error) {
+	if apierrors.IsForbidden(err) {
+		r.refused.Store(time.Now().UnixNano())
+	}
 }
 
 // read is told of everything that was read, and reports whether that had been refused.
-func (r readable) read() (again bool) { return r.refused.Swap(0) != 0 }
+func (r *readable) read() (again bool) { return r.refused.Swap(0) != 0 }
 
 // known reports whether the informer has what there is. If nothing is there to be read, that shows in that nobody refuses it.
-func (r readable) known() bool {
+func (r *readable) known() bool {
 	return r.HasSynced() && time.Since(time.Unix(0, r.refused.Load())) > watchIsWell
 }
 
 // newFacts rings when a verdict may be another one.
-func newFacts(client kubernetes.Interface, namespace string, c *Cloud, ring func()) (*facts, error) {
-	nodes := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trimNode))
-	secret := oneObject(client, namespace, passwordSecret, trimSecret)
-	f := &facts{cloud: c, name: namespace + "/" + passwordSecret, factories: []informers.SharedInformerFactory{nodes, secret}}
-	var err error
-	if f.nodes, err = newReadable(nodes.Core().V1().Nodes().Informer()); err != nil {
-		return nil, fmt.Errorf("watch nodes: %w", err)
-	}
-	if f.secret, err = newReadable(secret.Core().V1().Secrets().Informer()); err != nil {
-		return nil, fmt.Errorf("watch the passwords' secret: %w", err)
-	}
-	_, err = f.nodes.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
+func newFacts(client kubernetes.Interface, c *Cloud, ring func()) (*facts, error) {
+	f := &facts{cloud: c}
+	f.nodes.SharedIndexInformer = coreinformers.NewNodeInformer(client, 0, cache.Indexers{})
+	f.secret.SharedIndexInformer = coreinformers.NewFilteredSecretInformer(client, c.options.Namespace, 0, cache.Indexers{}, only(passwordSecret))
+	nodes := cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(object any, initially bool) {
-			if f.nodes.read(); !initially { // a start tells nobody
-				f.seeNode(nil, object)
+			f.nodes.read()
+			if node, ok := object.(*corev1.Node); ok && !initially { // a start tells nobody
+				f.seeNode(&corev1.Node{}, node)
 			}
 			ring()
 		},
@@ -85,27 +72,16 @@ func newFacts(client kubernetes.Interface, namespace string, c *Cloud, ring func
 			if again := f.nodes.read(); !wasNode || !isNode || !again && maps.Equal(was.Labels, is.Labels) && maps.Equal(was.Annotations, is.Annotations) && slices.Equal(was.Status.Addresses, is.Status.Addresses) {
 				return // most of the time it only says that it is alive
 			}
-			f.seeNode(before, object)
+			f.seeNode(was, is)
 			ring()
 		},
 		DeleteFunc: func(any) { ring() },
-	})
-	if err != nil {
-		return nil, fmt.Errorf("watch nodes: %w", err)
 	}
-	secretChanged := func() {
+	secret := whenever(func() {
 		f.secret.read()
 		ring()
-	}
-	_, err = f.secret.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { secretChanged() },
-		UpdateFunc: func(any, any) { secretChanged() },
-		DeleteFunc: func(any) { secretChanged() },
 	})
-	if err != nil {
-		return nil, fmt.Errorf("watch the passwords' secret: %w", err)
-	}
-	return f, nil
+	return f, errors.Join(prepare(&f.nodes, trimNode, nodes, f.nodes.failed), prepare(&f.secret, trimSecret, secret, f.secret.failed))
 }
 
 // trimNode keeps what a verdict needs.
@@ -147,11 +123,9 @@ func (f *facts) now() loadbalancer.Facts {
 		}
 	}
 	slices.SortFunc(known.Nodes, func(a, b loadbalancer.Node) int { return cmp.Compare(a.Name, b.Name) })
-	if object, ok, err := f.secret.GetStore().GetByKey(f.name); err == nil && ok {
-		if secret, ok := object.(*corev1.Secret); ok {
-			for key := range secret.Data {
-				known.Keys[key] = true
-			}
+	if secret := stored[corev1.Secret](&f.secret, f.cloud.options.Namespace, passwordSecret); secret != nil {
+		for key := range secret.Data {
+			known.Keys[key] = true
 		}
 	}
 	return known
@@ -159,7 +133,7 @@ func (f *facts) now() loadbalancer.Facts {
 
 func addressesOf(node *corev1.Node) (all []netip.Addr) {
 	for _, a := range node.Status.Addresses {
-		if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+		if addr, err := netip.ParseAddr(a.Address); err == nil {
 			all = append(all, addr.Unmap())
 		}
 	}
@@ -168,17 +142,12 @@ func addressesOf(node *corev1.Node) (all []netip.Addr) {
 
 // seeNode warns where a Node comes to have an annotation that means nothing, or to show an address that a Service holds. The
 // Service keeps it: any kubelet can claim one.
-func (f *facts) seeNode(before, object any) {
-	node, ok := object.(*corev1.Node)
-	if !ok {
-		return
-	}
-	was, _ := before.(*corev1.Node)
-	if typos := service.UnknownOnNode(node.Annotations); len(typos) > 0 && f.cloud.leads() && (was == nil || !slices.Equal(typos, service.UnknownOnNode(was.Annotations))) {
-		f.cloud.record.Eventf(node, corev1.EventTypeWarning, "UnknownAnnotation", "%s", strings.Join(typos, "; "))
+func (f *facts) seeNode(was, node *corev1.Node) {
+	if typos := service.UnknownOnNode(node.Annotations); typos != "" && typos != service.UnknownOnNode(was.Annotations) && f.cloud.leads() {
+		f.cloud.record.Eventf(node, corev1.EventTypeWarning, "UnknownAnnotation", "%s", typos)
 	}
 	for _, addr := range addressesOf(node) {
-		if was != nil && slices.Contains(addressesOf(was), addr) {
+		if slices.Contains(addressesOf(was), addr) {
 			continue
 		}
 		for _, svc := range f.cloud.holdersOf(addr) {

@@ -2,14 +2,19 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	k8stesting "k8s.io/client-go/testing"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
@@ -134,6 +139,28 @@ func TestAnothersServicesAreNeverWrittenTo(t *testing.T) {
 	})
 }
 
+// Somebody deletes a Service while our permissions are away. Once they are back, it goes within the minute in which we compare.
+func TestAFinalizerThatCouldNotBeRemovedIsTriedAgainSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newControlled(t, "shop/web")
+		c.cloud.admit(nil, pools(t, "vip 10.0.0.0/30"), nil, loadbalancer.NoConsent)
+		synctest.Wait()
+		var forbidden atomic.Bool
+		forbidden.Store(true)
+		c.client.PrependReactor("patch", "services", func(k8stesting.Action) (bool, runtime.Object, error) {
+			return forbidden.Load(), nil, apierrors.NewForbidden(corev1.Resource("services"), "web", errors.New("no"))
+		})
+		c.change("shop/web", func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
+		<-time.After(20 * time.Minute) // the service controller waits for five minutes by now
+		forbidden.Store(false)
+		c.cloud.compare(nil)
+		synctest.Wait()
+		if got := c.get("shop/web").Finalizers; len(got) > 0 {
+			t.Errorf("it still has %q", got)
+		}
+	})
+}
+
 // managed is what the API server notes of a writer, of the finalizer or the status.
 func managed(manager string, what ...string) (all []metav1.ManagedFieldsEntry) {
 	for _, w := range what {
@@ -174,7 +201,7 @@ func TestTheServiceControllerSeesWhatIsOursAndWhatWasOurs(t *testing.T) {
 		{name: "and others who take them over let them go", ours: service.Ours{ClassOnly: true},
 			steps: []step{{ours + " finalizer shows=10.0.0.1 deleted", "example-lb", ""}}},
 	} {
-		view := newView(test.ours)
+		view := &view{ours: test.ours}
 		for _, step := range test.steps {
 			svc := aService(t, "shop/web uid=1"+step.state)
 			svc.ManagedFields = managed(step.manager, "finalizer", "status")
@@ -201,8 +228,8 @@ func TestTheServiceControllerSeesWhatIsOursAndWhatWasOurs(t *testing.T) {
 			}
 		}
 		view.forget(aService(t, "shop/web uid=1"))
-		if len(view.left) > 0 {
-			t.Errorf("%s: %d are remembered of a Service that is gone", test.name, len(view.left))
+		if left := view.remembered(); len(left) > 0 {
+			t.Errorf("%s: %d are remembered of a Service that is gone", test.name, len(left))
 		}
 	}
 }

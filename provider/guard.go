@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 )
@@ -55,7 +54,7 @@ func (g guarded) Patch(ctx context.Context, name string, kind types.PatchType, d
 			return written, err
 		}
 		// It is listed because that is allowed anyway.
-		list, err := g.List(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()})
+		list, err := g.List(ctx, metav1.ListOptions{FieldSelector: nameIs(name)})
 		if err != nil {
 			return nil, err
 		}

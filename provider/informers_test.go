@@ -16,9 +16,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
-	"k8s.io/client-go/informers"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/cache"
@@ -80,27 +81,28 @@ func newControlled(t *testing.T, services ...string) *controlled {
 func (c *controlled) start(config *loadbalancer.Config) {
 	t := c.t
 	c.cloud, c.book = New(Options{Namespace: "metallb-system", ConfigName: "config", Ours: c.ours}), &eventbook{}
-	factory := informers.NewSharedInformerFactoryWithOptions(c.client, 0, informers.WithTransform(func(object any) (any, error) {
+	services := coreinformers.NewServiceInformer(c.client, metav1.NamespaceAll, 0, cache.Indexers{})
+	err := prepare(services, func(object any) (any, error) {
 		if svc, ok := object.(*corev1.Service); ok && c.manager != "" {
 			for i := range svc.ManagedFields {
 				svc.ManagedFields[i].Manager = c.manager
 			}
 		}
 		return trim(object)
-	}))
-	c.cloud.record, c.cloud.freed = c.book, func() {}
-	c.cloud.watch = &viewed{ServiceInformer: factory.Core().V1().Services(), view: c.cloud.view}
-	c.cloud.lookup = lookupIn(c.cloud.watch.ServiceInformer)
-	if _, err := factory.Core().V1().Services().Informer().AddEventHandler(c.cloud); err != nil {
+	}, c.cloud, c.cloud.watches.failed)
+	if err != nil {
 		t.Fatal(err)
 	}
+	c.cloud.record, c.cloud.freed = c.book, func() {}
+	c.cloud.watch = &viewed{SharedIndexInformer: services, view: c.cloud.view}
+	c.cloud.lookup = c.cloud.watch.stored
 	controller, err := servicecontroller.New(c.cloud, quietClient{c.client, c.cloud}, c.cloud.watch, oneNode{}, "kubernetes", utilfeature.DefaultFeatureGate)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	factory.Start(ctx.Done())
+	running.Go(func() { services.RunWithContext(ctx) })
 	running.Go(func() { c.cloud.events.run(ctx, c.events.CoreV1().Events("")) })
 	listed, err := listAll(ctx, c.client)
 	if err != nil {
@@ -108,13 +110,13 @@ func (c *controlled) start(config *loadbalancer.Config) {
 	}
 	c.cloud.begin()
 	c.cloud.adopt(config, nil, listed)
+	running.Go(func() { c.cloud.catchUp(ctx) })
 	running.Go(func() {
 		controller.Run(ctx, 2, controllersmetrics.NewControllerManagerMetrics("test"))
 	})
 	c.end = func() {
 		cancel()
 		running.Wait()
-		factory.Shutdown()
 		synctest.Wait()
 	}
 	<-time.After(time.Second) // the controller looks every 100 ms whether the cache is filled
@@ -289,7 +291,7 @@ func TestEveryWayToAddAHandlerIsWatched(t *testing.T) {
 	}
 	for name, add := range ways {
 		t.Run(name, func(t *testing.T) {
-			r := &viewed{ServiceInformer: informers.NewSharedInformerFactory(fake.NewClientset(), 0).Core().V1().Services(), view: newView(service.Ours{})}
+			r := &viewed{SharedIndexInformer: coreinformers.NewServiceInformer(fake.NewClientset(), "", 0, cache.Indexers{})}
 			r.Requeue(aService(t, "shop/early")) // nobody listens yet
 			var added []string
 			err := add(r.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: func(object any) { added = append(added, service.Name(object.(*corev1.Service))) }})
@@ -303,7 +305,7 @@ func TestEveryWayToAddAHandlerIsWatched(t *testing.T) {
 }
 
 func TestTheOneNodeIsReadyAndAlone(t *testing.T) {
-	list, err := oneNode{}.Lister().List(nil)
+	list, err := oneNode{}.Lister().List(labels.Everything())
 	if err != nil || len(list) != 1 {
 		t.Fatalf("nodes %v, %v", list, err)
 	}

@@ -52,14 +52,14 @@ func (l *lease) Update(ctx context.Context, record resourcelock.LeaderElectionRe
 		if l.freeze != nil {
 			l.freeze()
 		}
-		l.note(time.Time{}, true) // from now on somebody else may hold it, whether or not we get an answer
+		l.note(time.Time{}) // from now on somebody else may hold it, whether or not we get an answer
 	} else if asked.Sub(l.renewed) < l.renewAgain {
 		return nil
 	}
 	err := l.Interface.Update(ctx, record)
 	if err == nil && record.HolderIdentity == l.Identity() {
 		l.renewed = asked
-		l.note(asked, true)
+		l.note(asked)
 	}
 	return err
 }
@@ -68,7 +68,9 @@ func (l *lease) Update(ctx context.Context, record resourcelock.LeaderElectionRe
 func (l *lease) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	asked := time.Now()
 	err := l.Interface.Create(ctx, record)
-	l.note(asked, err == nil && record.HolderIdentity == l.Identity())
+	if err == nil && record.HolderIdentity == l.Identity() {
+		l.note(asked)
+	}
 	return err
 }
 
@@ -113,14 +115,12 @@ func (l *lease) Confirm(ctx context.Context) error {
 	if holder != l.Identity() {
 		return errLost
 	}
-	l.note(asked, true)
+	l.note(asked)
 	return nil
 }
 
-func (l *lease) note(at time.Time, ours bool) {
-	if !ours {
-		return
-	}
+// note takes note of when the Lease was ours.
+func (l *lease) note(at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.confirmed, l.calendar = at, at.Round(0)

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
@@ -41,15 +40,11 @@ type told struct {
 	asked bool
 	// why is the reason that it was given for the Service not having what it asks for.
 	why loadbalancer.Reason
-	// owed is set while it mends the status, and is to ask again for the reason.
-	owed bool
 	// addrs are the addresses that an event has announced, or that the Service had before we knew it. conflict and renumbered
 	// say why it does not have them any more, and are to be told.
 	addrs      []netip.Addr
 	conflict   loadbalancer.Reason
 	renumbered bool
-	// unknown are annotations that mean nothing.
-	unknown []string
 }
 
 // observed is what the API server showed.
@@ -60,6 +55,8 @@ type observed struct {
 	before []corev1.LoadBalancerIngress
 	// repairs tell how often somebody else wrote the status.
 	repairs repairs
+	// empty is since when it shows nothing; zero if it does.
+	empty time.Time
 }
 
 // An action is what is to be done about a Service that was looked at.
@@ -67,6 +64,8 @@ type action struct {
 	again     bool          // the service controller should look at it again
 	after     time.Duration // but not before
 	contested bool          // somebody else writes the status again and again
+	left      []netip.Addr  // are free: it has no claim to them any more
+	waited    time.Duration // for the address that it shows from now on
 }
 
 // next says what is to be done about a Service whose newest state is noted, and what is observed of it by then. It holds these
@@ -79,8 +78,10 @@ func (e entry) next(held []netip.Addr, would loadbalancer.Grant, settled bool, n
 		is.shown, is.before = false, status
 		return is.repairs.next(now), is
 	}
+	// An answer that changed the status came without the reason, if there is one.
+	owed := same && !is.shown && !would.Why.None()
 	is.shown = same
-	return action{again: e.told.asked && (e.told.owed || !settled || !would.Why.Same(e.told.why))}, is
+	return action{again: e.told.asked && (owed || !settled || !would.Why.Same(e.told.why))}, is
 }
 
 func newLedger() *ledger {
@@ -125,15 +126,15 @@ func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict
 	services = slices.Clone(services)
 	slices.SortFunc(services, older)
 	for _, svc := range services {
-		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		if !wants(svc) {
 			continue
 		}
 		e := newEntry(svc)
 		l.entries[svc.UID] = e
-		if why := l.allocator.Adopt(e.wanted, service.Addresses(svc)); !why.None() {
+		alien := func(addr netip.Addr) bool { return !slices.Contains(e.wanted.Families, loadbalancer.FamilyOf(addr)) }
+		if why := l.allocator.Adopt(e.wanted, slices.DeleteFunc(service.Addresses(svc), alien)); !why.None() {
 			conflicts = append(conflicts, conflict{svc, why})
 		}
-		e.told.unknown = service.UnknownOnService(svc.Annotations) // a start tells nobody
 		e.told.addrs = l.held(svc)
 		e.observed.shown = len(e.told.addrs) > 0 && service.Shows(svc, e.told.addrs)
 	}
@@ -143,15 +144,12 @@ func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict
 		}
 	}
 	l.withhold()
-	for uid, e := range l.entries {
-		switch {
-		case !wants(e.service):
-			l.allocator.Rest(string(uid))
-		case len(l.held(e.service)) == 0:
+	for _, e := range l.entries {
+		if len(l.held(e.service)) == 0 {
 			l.allocator.Wait(e.wanted)
 		}
 	}
-	l.serve()
+	l.serveWhile(func() bool { return true })
 	return conflicts
 }
 
@@ -168,20 +166,20 @@ func wants(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.DeletionTimestamp == nil
 }
 
-// ignore takes note of a Service that is not ours, or not any more, and reports whether that may have freed an address.
-func (l *ledger) ignore(svc *corev1.Service) (freed bool) {
+// ignore takes note of a Service that is not ours, or not any more.
+func (l *ledger) ignore(svc *corev1.Service) (do action) {
 	if e := l.entries[svc.UID]; e != nil && e.outdates(svc) {
-		return false // it came back meanwhile
+		return action{} // it came back meanwhile
 	}
 	if before := l.ignored[svc.UID]; before != nil && slices.Equal(shows(before), shows(svc)) {
-		return false
+		return action{}
 	}
-	freed = len(l.forget(svc.UID)) > 0
+	do.left = l.forget(svc.UID)
 	if shows(svc) != nil {
 		l.ignored[svc.UID] = svc
 		l.withhold()
 	}
-	return freed
+	return do
 }
 
 // shows returns the addresses that a Service of somebody else uses.
@@ -240,25 +238,20 @@ func (e *entry) take(g loadbalancer.Grant, moved bool) {
 	e.told.why = g.Why
 }
 
-// A decision is what the service controller, the cluster's users and the log hear of a Service.
+// A decision is what the service controller, the cluster's users and the log hear of a Service. Its conflicts and renumberings
+// are those since the last.
 type decision struct {
-	addrs []netip.Addr        // that the status is to show
-	pool  string              // that owns them; empty if none does
-	apart string              // with whom it does not share them although it has the same key, and why
-	why   loadbalancer.Reason // the Service does not get what it asks for; it may hold addresses all the same
-	news  bool                // nobody was told of all of these addresses yet
-	was   []netip.Addr        // what it was told before
-	// conflict is why it lost an address; renumbered tells that the operator took it away. Both are told once.
-	conflict   loadbalancer.Reason
-	renumbered bool
-	stirs      bool // others may now get what they wait for
-	// again is set if the status is another one by now than the service controller believes, so that it writes nothing.
+	loadbalancer.Grant
+	pool string       // that owns the addresses; empty if none does
+	news bool         // nobody was told of all of these addresses yet
+	was  []netip.Addr // what it was told before
+	// again is set if the status is another one by now than the service controller believes.
 	again bool
 }
 
 // left returns the addresses that the Service was told and does not have any more.
 func (d decision) left() []netip.Addr {
-	return slices.DeleteFunc(slices.Clone(d.was), func(addr netip.Addr) bool { return slices.Contains(d.addrs, addr) })
+	return slices.DeleteFunc(slices.Clone(d.was), func(addr netip.Addr) bool { return slices.Contains(d.Addrs, addr) })
 }
 
 // answer is decide for the service controller, which writes the result into the status.
@@ -270,29 +263,21 @@ func (l *ledger) answer(svc *corev1.Service) decision {
 	} else {
 		e.note(svc)
 	}
-	g := l.decide(e)
-	d := decision{addrs: g.Addrs, why: g.Why, was: e.told.addrs, conflict: e.told.conflict, renumbered: e.told.renumbered, stirs: l.allocator.Stirs()}
-	for _, addr := range g.Addrs {
+	d := decision{Grant: l.decide(e), was: e.told.addrs}
+	d.Conflict, d.Renumbered = e.told.conflict, e.told.renumbered
+	for _, addr := range d.Addrs {
 		d.news = d.news || !slices.Contains(e.told.addrs, addr)
 		if pool := l.allocator.Pool(addr); pool != nil {
 			d.pool = pool.Name
 		}
 	}
-	if !g.Apart.None() {
-		d.apart = "; " + g.Apart.Apart()
-	}
-	e.told.asked, e.told.owed = true, false
-	e.told.addrs, e.told.conflict, e.told.renumbered = g.Addrs, loadbalancer.Reason{}, false
-	if service.Shows(svc, d.addrs) {
-		d.again = !service.Shows(e.service, d.addrs)
-		e.observed.shown = !d.again // nothing will be written
-		return d
-	}
-	e.observed.before = svc.Status.LoadBalancer.Ingress
-	if !d.why.None() {
-		// First the status must show what the Service keeps, or nothing; an error would leave it wrong. The change of the
-		// status brings us back here.
-		d.why, e.told.why, e.told.owed = loadbalancer.Reason{}, loadbalancer.Reason{}, true
+	e.told.asked, e.told.addrs, e.told.conflict, e.told.renumbered = true, d.Addrs, loadbalancer.Reason{}, false
+	believes, is := service.Shows(svc, d.Addrs), service.Shows(e.service, d.Addrs)
+	d.again, e.observed.shown = believes != is, is
+	if !believes {
+		// First the status must show what the Service keeps, or nothing; an error would leave it wrong. The change of the status
+		// brings us back here, for the reason.
+		e.observed.before, d.Why = svc.Status.LoadBalancer.Ingress, loadbalancer.Reason{}
 	}
 	return d
 }
@@ -316,30 +301,38 @@ func (l *ledger) see(svc *corev1.Service, now time.Time) action {
 	case e == nil && wants(svc):
 		l.forget(svc.UID) // it was another's
 		// The service controller is about to ask, perhaps about an older state than this.
-		l.entries[svc.UID] = newEntry(svc)
+		e = newEntry(svc)
+		l.entries[svc.UID] = e
+		e.clock(now)
 		return action{}
 	case e == nil:
-		l.ignore(svc)
-		return action{}
+		return l.ignore(svc)
 	case !e.note(svc):
 		return action{}
 	}
-	held := l.held(svc)
 	if !wants(svc) {
-		// The service controller frees the addresses. Until then the Service gets no others.
-		l.allocator.Rest(string(svc.UID))
-		if len(held) == 0 {
-			l.forget(svc.UID)
-		}
-		return action{}
+		return action{left: l.forget(svc.UID)}
 	}
 	if l.allocator.Waits(string(svc.UID)) {
 		l.allocator.Wait(e.wanted) // perhaps for something else
 	}
 	g, settled := l.allocator.Check(e.wanted)
-	do, is := e.next(held, g, settled, now)
+	do, is := e.next(l.held(svc), g, settled, now)
 	e.observed = is
+	do.waited = e.clock(now)
 	return do
+}
+
+// clock measures how long the Service's status has been empty, once it is not any more.
+func (e *entry) clock(now time.Time) (waited time.Duration) {
+	since := e.observed.empty
+	switch empty := len(e.service.Status.LoadBalancer.Ingress) == 0; {
+	case empty && since.IsZero():
+		e.observed.empty = now
+	case !empty && !since.IsZero():
+		e.observed.empty, waited = time.Time{}, now.Sub(since)
+	}
+	return waited
 }
 
 // repairs are how often a status was put right that somebody else wrote. Two who each put right what the other wrote would go
@@ -373,84 +366,41 @@ func (r *repairs) next(now time.Time) action {
 	return action{again: true, after: pause, contested: r.count > 1}
 }
 
-// mend returns the Service if its status still is not what was decided.
-func (l *ledger) mend(uid types.UID) *corev1.Service {
-	e := l.entries[uid]
-	if e == nil || !wants(e.service) || service.Shows(e.service, l.held(e.service)) {
-		return nil
-	}
-	return e.service
-}
-
-// typos returns the annotations of the Service that mean nothing, if they are others than it was told.
-func (l *ledger) typos(svc *corev1.Service) []string {
-	e := l.entries[svc.UID]
-	if e == nil || e.service.ResourceVersion != svc.ResourceVersion {
-		return nil
-	}
-	before := e.told.unknown
-	if e.told.unknown = service.UnknownOnService(svc.Annotations); slices.Equal(before, e.told.unknown) {
-		return nil
-	}
-	return e.told.unknown
-}
-
-// orphaned reports whether the Service has no claim to its addresses any more and nobody will free them: the service
-// controller has not asked about it, and may have looked at it already, when it had none.
-func (l *ledger) orphaned(svc *corev1.Service) bool {
-	e := l.entries[svc.UID]
-	return e != nil && !e.told.asked && !wants(e.service) && len(l.held(svc)) > 0
-}
-
 // forget drops a Service that has no claim to an address any more, and returns the addresses it held.
 func (l *ledger) forget(uid types.UID) (left []netip.Addr) {
 	delete(l.entries, uid)
-	if svc := l.ignored[uid]; svc != nil {
+	if l.ignored[uid] != nil {
 		delete(l.ignored, uid)
 		l.withhold()
-		left = shows(svc)
 	}
-	return append(left, l.allocator.Release(string(uid))...)
+	return l.allocator.Release(string(uid))
 }
 
-// configure puts other pools in force. No Service loses an address; those that hold one of givenUp, which the operator took
-// away from the pools on purpose, get another as soon as there is one. Those for which the answer may be another are to be
-// served.
-func (l *ledger) configure(config *loadbalancer.Config, givenUp *netipx.IPSet) {
-	l.allocator.Configure(config, givenUp)
-}
-
-// A stray is an address that a Service holds and no pool owns.
+// A stray is a Service that holds addresses that no pool owns.
 type stray struct {
 	service *corev1.Service
-	addr    netip.Addr
+	addrs   []netip.Addr
 }
 
-// strays returns all of them, the older Services first.
+// strays returns all of them, the older first.
 func (l *ledger) strays() (all []stray) {
 	for _, e := range l.entries {
-		for _, addr := range l.held(e.service) {
-			if l.allocator.Pool(addr) == nil {
-				all = append(all, stray{e.service, addr})
-			}
+		owned := func(addr netip.Addr) bool { return l.allocator.Pool(addr) != nil }
+		if addrs := slices.DeleteFunc(slices.Clone(l.held(e.service)), owned); len(addrs) > 0 {
+			all = append(all, stray{e.service, addrs})
 		}
 	}
-	slices.SortFunc(all, func(a, b stray) int { return cmp.Or(older(a.service, b.service), a.addr.Compare(b.addr)) })
+	slices.SortFunc(all, func(a, b stray) int { return older(a.service, b.service) })
 	return all
 }
 
-// serve gives Services that wait what there is for them now, and returns those for which the answer changed.
-func (l *ledger) serve() []*corev1.Service {
-	changed, _ := l.serveWhile(func() bool { return true })
-	return changed
-}
-
-// serveWhile is serve in slices: it goes on while it may, and reports whether there is more to do.
+// serveWhile gives Services that wait what there is for them now, and returns those for which the answer changed. It goes on
+// while it may, and reports whether there is more to do.
 func (l *ledger) serveWhile(may func() bool) (changed []*corev1.Service, more bool) {
 	answers, more := l.allocator.Serve(may)
 	for _, a := range answers {
 		e := l.entries[types.UID(a.UID)]
-		if e.told.asked && (a.Moved || !a.Why.Same(e.told.why) && !e.told.owed) {
+		if e.told.asked && (a.Moved || !a.Why.Same(e.told.why) && e.observed.shown) {
 			changed = append(changed, e.service)
 		}
 		e.take(a.Grant, a.Moved)

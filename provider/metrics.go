@@ -2,14 +2,11 @@ package provider
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
 
@@ -19,25 +16,21 @@ import (
 // The metrics have MetalLB's names where it has them, so that dashboards and alerts go on working.
 var (
 	updates = metrics.NewCounter(&metrics.CounterOpts{
-		Name:           "metallb_k8s_client_updates_total",
-		Help:           "How many changes of Services and configurations were looked at.",
-		StabilityLevel: metrics.ALPHA,
+		Name: "metallb_k8s_client_updates_total",
+		Help: "How many changes of Services and configurations were looked at.",
 	})
 	updateErrors = metrics.NewCounter(&metrics.CounterOpts{
-		Name:           "metallb_k8s_client_update_errors_total",
-		Help:           "How many of these could not be dealt with, and were tried again.",
-		StabilityLevel: metrics.ALPHA,
+		Name: "metallb_k8s_client_update_errors_total",
+		Help: "How many of these could not be dealt with, and were tried again.",
 	})
 	eventsDropped = metrics.NewCounter(&metrics.CounterOpts{
-		Name:           "metallb_controller_events_dropped_total",
-		Help:           "How many events the API server did not take for five minutes.",
-		StabilityLevel: metrics.ALPHA,
+		Name: "metallb_controller_events_dropped_total",
+		Help: "How many events the API server did not take for five minutes.",
 	})
 	assignment = metrics.NewHistogram(&metrics.HistogramOpts{
-		Name:           "metallb_allocator_assignment_seconds",
-		Help:           "From when the controller manager saw a Service without an address until the Service's status showed one.",
-		Buckets:        metrics.ExponentialBuckets(0.01, 2, 16), // 10 ms to 5 minutes
-		StabilityLevel: metrics.ALPHA,
+		Name:    "metallb_allocator_assignment_seconds",
+		Help:    "From when the controller manager saw a Service without an address until the Service's status showed one.",
+		Buckets: metrics.ExponentialBuckets(0.01, 2, 16), // 10 ms to 5 minutes
 	})
 )
 
@@ -48,7 +41,7 @@ func gauge(name, help string, labels ...string) *metrics.Desc {
 var (
 	addressesTotal = gauge("metallb_allocator_addresses_total", "How many addresses the pool may hand out.", "pool")
 	addressesInUse = gauge("metallb_allocator_addresses_in_use_total", "How many addresses of the pool are in use. One that Services share counts once.", "pool")
-	byFamily       = map[loadbalancer.Family][2]*metrics.Desc{
+	byFamily       = map[loadbalancer.Family][]*metrics.Desc{
 		loadbalancer.IPv4: {
 			gauge("metallb_allocator_ipv4_addresses_total", "How many IPv4 addresses the pool may hand out.", "pool"),
 			gauge("metallb_allocator_ipv4_addresses_in_use_total", "How many IPv4 addresses of the pool are in use.", "pool"),
@@ -77,12 +70,9 @@ type collector struct {
 }
 
 func (k *collector) DescribeWithStability(to chan<- *metrics.Desc) {
-	for _, d := range []*metrics.Desc{addressesTotal, addressesInUse, assigned, servicesPending, configLoaded, configStale} {
+	all := []*metrics.Desc{addressesTotal, addressesInUse, assigned, servicesPending, configLoaded, configStale}
+	for _, d := range slices.Concat(all, byFamily[loadbalancer.IPv4], byFamily[loadbalancer.IPv6]) {
 		to <- d
-	}
-	for _, both := range byFamily {
-		to <- both[0]
-		to <- both[1]
 	}
 }
 
@@ -105,8 +95,12 @@ func (k *collector) CollectWithStability(to chan<- metrics.Metric) {
 		give(addressesTotal, total[pool], pool)
 		give(addressesInUse, inUse[pool], pool)
 	}
-	for i, h := range f.assigned {
-		give(assigned, 1, h.Service, f.pools[i], h.Addr.String())
+	for _, h := range f.assigned {
+		pool := ""
+		if owner := f.pools.Pool(h.Addr); owner != nil {
+			pool = owner.Name
+		}
+		give(assigned, 1, h.Service, pool, h.Addr.String())
 	}
 	give(servicesPending, float64(f.pending))
 	give(configLoaded, oneIf(f.config.loaded))
@@ -127,7 +121,7 @@ type configState struct{ loaded, stale bool }
 type figures struct {
 	usage    []loadbalancer.Usage
 	assigned []loadbalancer.Holding
-	pools    []string // of the assigned addresses, one by one; empty if no pool owns it
+	pools    *loadbalancer.Config
 	pending  int
 	config   configState
 }
@@ -140,37 +134,14 @@ func (c *Cloud) figures() (f figures, leads bool) {
 		return figures{}, false
 	}
 	a := c.ledger.allocator
-	f = figures{usage: a.Usage(), assigned: a.InUse(), pending: a.Pending(), config: c.config}
-	config := a.Config()
+	f = figures{usage: a.Usage(), assigned: a.InUse(), pools: a.Config(), pending: a.Pending(), config: c.config}
 	c.mu.Unlock()
 	// A Service that was deleted and made again is two for a moment, and one metric given twice would fail the scrape.
 	slices.SortFunc(f.assigned, func(x, y loadbalancer.Holding) int {
 		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Service, y.Service))
 	})
 	f.assigned = slices.Compact(f.assigned)
-	f.pools = make([]string, len(f.assigned))
-	for i, h := range f.assigned {
-		if pool := config.Pool(h.Addr); pool != nil {
-			f.pools[i] = pool.Name
-		}
-	}
 	return f, true
-}
-
-// clock measures how long a Service waits for its first address.
-func (c *Cloud) clock(svc *corev1.Service, now time.Time) {
-	shown := len(svc.Status.LoadBalancer.Ingress) > 0
-	began, waits := c.began[svc.UID]
-	switch {
-	case wants(svc) && !shown && !waits:
-		c.began[svc.UID] = now
-	case wants(svc) && !shown:
-	case waits:
-		delete(c.began, svc.UID)
-		if shown {
-			assignment.Observe(now.Sub(began).Seconds())
-		}
-	}
 }
 
 // watches know since when reading from the API server fails.
@@ -186,13 +157,8 @@ const (
 	watchIsLost = 5 * time.Minute
 )
 
-// over learns of the failures of an informer.
-func (w *watches) over(informer cache.SharedIndexInformer) error {
-	return informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, r *cache.Reflector, err error) {
-		w.fail(time.Now())
-		cache.DefaultWatchErrorHandler(ctx, r, err)
-	})
-}
+// failed takes note of a failure to read.
+func (w *watches) failed(error) { w.fail(time.Now()) }
 
 func (w *watches) fail(now time.Time) {
 	w.mu.Lock()

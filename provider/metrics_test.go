@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-base/metrics"
 )
 
@@ -74,7 +75,12 @@ func TestTheWaitForAFirstAddressIsMeasured(t *testing.T) {
 	registry.MustRegister(assignment)
 	c, _ := newCloud(t, "vip 10.0.0.0/30", "")
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	see := func(short string, after time.Duration) { c.clock(aService(t, short), at.Add(after)) }
+	see := func(short string, after time.Duration) {
+		svc := aService(t, short)
+		c.lookup = func(string, string) *corev1.Service { return svc }
+		c.now = func() time.Time { return at.Add(after) }
+		c.OnUpdate(svc, svc)
+	}
 	see("shop/web", 0)
 	see("shop/web finalizer", time.Second)
 	see("shop/web shows=10.0.0.0", 3*time.Second)
@@ -97,8 +103,10 @@ func TestTheWaitForAFirstAddressIsMeasured(t *testing.T) {
 		got = append(got, f.GetName())
 	}
 	same(t, "metrics", got, []string{"metallb_allocator_assignment_seconds"})
-	if len(c.began) != 0 {
-		t.Errorf("still waiting: %v", c.began)
+	for uid, e := range c.ledger.entries {
+		if !e.observed.empty.IsZero() {
+			t.Errorf("still waiting: %s", uid)
+		}
 	}
 }
 

@@ -5,27 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"os"
 	"time"
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/wait"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
-	"k8s.io/client-go/informers"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/tools/pager"
-	"k8s.io/client-go/transport"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
 	ccmconfig "k8s.io/cloud-provider/app/config"
@@ -71,67 +67,47 @@ type gate struct {
 	cloud      *Cloud
 	config     *ccmconfig.CompletedConfig
 	client     kubernetes.Interface // reads, and writes the admitted copy
-	services   informers.SharedInformerFactory
+	events     kubernetes.Interface // writes events
 	controller *servicecontroller.Controller
 	admission  *admission
-	events     kubernetes.Interface // writes events
 }
 
 func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
-	client, err := kubernetes.NewForConfig(config.Kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("make a client: %w", err)
-	}
 	// Events have a client of their own, so that they never delay a status.
 	telling := rest.AddUserAgent(config.Kubeconfig, "events")
 	telling.Timeout = 10 * time.Second
-	events, err := kubernetes.NewForConfig(telling)
-	if err != nil {
-		return nil, fmt.Errorf("make a client for events: %w", err)
-	}
 	writing := rest.CopyConfig(config.Kubeconfig)
 	writing.UserAgent = fieldManager + "/service-controller"
 	writing.Timeout = 30 * time.Second // a hung API server must not hold up the stop
 	if c.election.LeaderElect {
 		writing.Timeout = min(writing.Timeout, fenceTime(c.election.LeaseDuration.Duration))
 	}
-	writing.WrapTransport = transport.Wrappers(writing.WrapTransport, func(next http.RoundTripper) http.RoundTripper {
-		f := &fence{next: next}
-		c.mu.Lock()
-		c.fence = f
-		c.mu.Unlock()
-		return f
+	writing.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		c.fence.next = next
+		return c.fence
 	})
-	writer, err := kubernetes.NewForConfig(writing)
-	if err != nil {
-		return nil, fmt.Errorf("make a client that writes: %w", err)
+	client, failed1 := kubernetes.NewForConfig(config.Kubeconfig)
+	events, failed2 := kubernetes.NewForConfig(telling)
+	writer, failed3 := kubernetes.NewForConfig(writing)
+	if err := errors.Join(failed1, failed2, failed3); err != nil {
+		return nil, fmt.Errorf("make clients: %w", err)
 	}
 
-	g := &gate{
-		cloud:    c,
-		config:   config,
-		client:   client,
-		services: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
-		events:   events,
-	}
-
-	c.watch = &viewed{ServiceInformer: g.services.Core().V1().Services(), view: c.view}
-	c.lookup = lookupIn(c.watch.ServiceInformer)
-	if _, err := c.watch.ServiceInformer.Informer().AddEventHandler(c); err != nil {
+	g := &gate{cloud: c, config: config, client: client, events: events}
+	services := coreinformers.NewServiceInformer(client, metav1.NamespaceAll, 0, cache.Indexers{})
+	c.watch = &viewed{SharedIndexInformer: services, view: c.view}
+	c.lookup = c.watch.stored
+	if err := prepare(services, trim, c, c.watches.failed); err != nil {
 		return nil, fmt.Errorf("watch services: %w", err)
 	}
+	var err error
 	g.controller, err = servicecontroller.New(c, quietClient{writer, c}, c.watch, oneNode{},
 		config.ComponentConfig.KubeCloudShared.ClusterName, utilfeature.DefaultFeatureGate)
 	if err != nil {
 		return nil, fmt.Errorf("make the service controller: %w", err)
 	}
-	if g.admission, err = newAdmission(client, writer, c); err != nil {
-		return nil, err
-	}
-	for _, informer := range append(g.admission.informers, c.watch.ServiceInformer.Informer()) {
-		if err := c.watches.over(informer); err != nil {
-			return nil, fmt.Errorf("watch the watches: %w", err)
-		}
+	if g.admission, err = newAdmission(client, writer, c, c.watches.failed); err != nil {
+		return nil, fmt.Errorf("watch the configuration: %w", err)
 	}
 	// A text that was refused because a Service would lose its address may be admitted once that is free.
 	c.freed = g.admission.ring
@@ -140,13 +116,12 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 
 // run is the start protocol. A standby waits in it with its caches filled.
 func (g *gate) run(ctx context.Context, framework genericcontrollermanager.ControllerContext) {
-	g.services.Start(ctx.Done())
+	go g.cloud.watch.RunWithContext(ctx)
 	g.admission.start(ctx)
 	go g.cloud.events.run(ctx, g.events.CoreV1().Events(""))
 	lead := func(ctx context.Context) {
 		if err := g.lead(ctx, framework); err != nil && ctx.Err() == nil {
-			klog.ErrorS(err, "Stopped, to start again")
-			klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+			stop(err)
 		}
 	}
 	ctx, resign := context.WithCancel(ctx)
@@ -160,11 +135,10 @@ func (g *gate) run(ctx context.Context, framework genericcontrollermanager.Contr
 		return
 	}
 	if err := g.elect(ctx, g.cloud.election, lead); err != nil {
-		klog.ErrorS(err, "Stopped, to start again")
-		klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+		stop(err)
 	}
 	if ctx.Err() == nil {
-		g.cloud.lost(errNotRenewed)
+		stop(errNotRenewed)
 	}
 }
 
@@ -181,14 +155,10 @@ func (g *gate) elect(ctx context.Context, election componentbaseconfig.LeaderEle
 	if err != nil {
 		return fmt.Errorf("make the lock: %w", err)
 	}
-	looking := rest.CopyConfig(g.config.Kubeconfig)
-	looking.Timeout = election.RenewDeadline.Duration
-	client, err := kubernetes.NewForConfig(rest.AddUserAgent(looking, "leader-election"))
-	if err != nil {
-		return fmt.Errorf("make a client for the lease: %w", err)
-	}
 	g.cloud.lease = &lease{Interface: lock, freeze: g.cloud.freeze, lookAgain: min(lookAtLeast, fenceTime(election.LeaseDuration.Duration)), look: func(ctx context.Context) (string, error) {
-		found, err := client.CoordinationV1().Leases(election.ResourceNamespace).Get(ctx, election.ResourceName, metav1.GetOptions{})
+		ctx, enough := context.WithTimeout(ctx, election.RenewDeadline.Duration)
+		defer enough()
+		found, err := g.client.CoordinationV1().Leases(election.ResourceNamespace).Get(ctx, election.ResourceName, metav1.GetOptions{})
 		if err != nil || found.Spec.HolderIdentity == nil {
 			return "", err
 		}
@@ -230,29 +200,15 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	cache.WaitForCacheSync(patience.Done(), g.admission.facts.nodes.HasSynced)
 	enough()
 	c.withhold(g.admission.facts.now())
-	c.adopt(config, g.admission.inForce.givenUp, services)
-	informer := g.services.Core().V1().Services().Informer()
-	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+	c.adopt(config, g.admission.is.givenUp, services)
+	if !c.catchUp(ctx) {
 		return ctx.Err()
-	}
-	for _, svc := range informer.GetStore().List() {
-		c.see(svc) // what changed while we listed
 	}
 	g.admission.begin(ctx)
 	go g.admission.run(ctx)
-	go func() {
-		missing := c.compare(nil)
-		for wait := 10 * time.Second; ; wait = compareEvery {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(wait):
-				missing = c.compare(missing)
-			}
-		}
-	}()
-	// The service controller logs every event, the noise too.
-	g.controller.Run(klog.NewContext(ctx, quiet(klog.FromContext(ctx))), int(g.config.ComponentConfig.ServiceController.ConcurrentServiceSyncs), framework.ControllerManagerMetrics)
+	var missing map[types.UID]bool
+	go wait.UntilWithContext(ctx, func(context.Context) { missing = c.compare(missing) }, compareEvery)
+	g.controller.Run(quiet(ctx), int(g.config.ComponentConfig.ServiceController.ConcurrentServiceSyncs), framework.ControllerManagerMetrics)
 	return errors.New("the service controller ended")
 }
 
@@ -267,7 +223,7 @@ func (c *Cloud) begin() {
 func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, services []*corev1.Service) {
 	c.mu.Lock()
 	if config != nil {
-		c.ledger.configure(config, givenUp)
+		c.ledger.allocator.Configure(config, givenUp)
 	}
 	var ours, others []*corev1.Service
 	for _, svc := range services {
@@ -297,41 +253,31 @@ func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, servic
 	c.warnNotInPool(strays)
 }
 
-func (c *Cloud) warnNotInPool(strays []stray) {
-	for i := 0; i < len(strays); i++ {
-		svc, addrs := strays[i].service, []netip.Addr{strays[i].addr}
-		for ; i+1 < len(strays) && strays[i+1].service == svc; i++ {
-			addrs = append(addrs, strays[i+1].addr)
-		}
-		c.record.Eventf(svc, corev1.EventTypeWarning, "AddressNotInPool",
-			"address %s belongs to no pool: it is kept, and not announced; add it to a pool, or delete the Service", service.InWords(addrs))
+// catchUp takes note of what changed while the Services were listed, and lets the service controller look at all of them.
+func (c *Cloud) catchUp(ctx context.Context) bool {
+	if !cache.WaitForCacheSync(ctx.Done(), c.watch.HasSynced) {
+		return false
 	}
+	for _, svc := range c.watch.GetStore().List() {
+		c.OnAdd(svc, true)
+	}
+	return true
 }
 
-func lookupIn(services coreinformers.ServiceInformer) func(namespace, name string) *corev1.Service {
-	store := services.Informer().GetStore()
-	return func(namespace, name string) *corev1.Service {
-		object, _, err := store.GetByKey(namespace + "/" + name)
-		svc, ok := object.(*corev1.Service)
-		if err != nil || !ok {
-			return nil
-		}
-		return svc
+func (c *Cloud) warnNotInPool(strays []stray) {
+	for _, x := range strays {
+		c.record.Eventf(x.service, corev1.EventTypeWarning, "AddressNotInPool",
+			"address %s belongs to no pool: it is kept, and not announced; add it to a pool, or delete the Service", service.InWords(x.addrs))
 	}
 }
 
 // listAll reads every Service from a quorum of the storage, page by page. An informer's cache may lag behind, and an address
 // forgotten is an address given twice.
-func listAll(ctx context.Context, client kubernetes.Interface) ([]*corev1.Service, error) {
+func listAll(ctx context.Context, client kubernetes.Interface) (all []*corev1.Service, err error) {
 	page := func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return client.CoreV1().Services(metav1.NamespaceAll).List(ctx, options)
 	}
-	list, _, err := pager.New(page).List(ctx, metav1.ListOptions{ResourceVersion: ""})
-	if err != nil {
-		return nil, fmt.Errorf("list services: %w", err)
-	}
-	var all []*corev1.Service
-	err = meta.EachListItem(list, func(object runtime.Object) error {
+	err = pager.New(page).EachListItem(ctx, metav1.ListOptions{ResourceVersion: ""}, func(object runtime.Object) error {
 		trimmed, err := trim(object)
 		if svc, ok := trimmed.(*corev1.Service); ok {
 			all = append(all, svc)

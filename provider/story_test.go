@@ -12,6 +12,7 @@ import (
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -193,7 +194,7 @@ func (b *eventbook) Eventf(object runtime.Object, kind, reason, format string, a
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	name := "?"
-	if m, err := metaOf(object); err == nil {
+	if m, err := meta.Accessor(object); err == nil {
 		name = m.GetNamespace() + "/" + m.GetName()
 	}
 	b.events = append(b.events, strings.Join([]string{name, kind, reason, fmt.Sprintf(format, args...)}, " "))

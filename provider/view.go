@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -9,12 +8,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	coreinformers "k8s.io/client-go/informers/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
+	"k8s.io/utils/ptr"
 
 	"github.com/metallb/cloud-provider-metallb/service"
 )
@@ -24,29 +23,22 @@ import (
 // it serves only Services without one; its patches never carry the spec, so that what is changed here stays here.
 type view struct {
 	ours service.Ours
-
-	mu sync.Mutex
-	// left are the Services that were ours when they had the finalizer last: it is ours to remove. (The API server knows too,
-	// but not if somebody restored the Service from a file.)
-	left map[types.UID]*corev1.Service
-}
-
-func newView(ours service.Ours) *view {
-	return &view{ours: ours, left: map[types.UID]*corev1.Service{}}
+	// left are the Services, by UID, that were ours when they had the finalizer last: it is ours to remove. (The API server
+	// knows too, but not if somebody restored the Service from a file.)
+	left sync.Map
 }
 
 // of returns the Service as the service controller may see it; nil if it must not.
 func (v *view) of(svc *corev1.Service) *corev1.Service {
 	serves, finalizer := v.ours.Serves(svc), servicehelper.HasLBFinalizer(svc)
-	v.mu.Lock()
 	switch {
 	case !finalizer:
-		delete(v.left, svc.UID)
+		v.left.Delete(svc.UID)
 	case serves:
-		v.left[svc.UID] = svc
+		v.left.Store(svc.UID, svc)
 	}
-	left := v.left[svc.UID] != nil || finalizer && slices.Contains(writersOf(svc, ofFinalizer), fieldManager)
-	v.mu.Unlock()
+	_, left := v.left.Load(svc.UID)
+	left = left || finalizer && slices.Contains(writersOf(svc, ofFinalizer), fieldManager)
 	switch {
 	case serves && svc.Spec.LoadBalancerClass == nil:
 		return svc
@@ -70,17 +62,14 @@ func (v *view) of(svc *corev1.Service) *corev1.Service {
 }
 
 // forget is told of a Service that is gone.
-func (v *view) forget(svc *corev1.Service) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	delete(v.left, svc.UID)
-}
+func (v *view) forget(svc *corev1.Service) { v.left.Delete(svc.UID) }
 
 // remembered returns what forget is to be told of.
-func (v *view) remembered() []*corev1.Service {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return slices.Collect(maps.Values(v.left))
+func (v *view) remembered() (all []*corev1.Service) {
+	for _, svc := range v.left.Range {
+		all = append(all, svc.(*corev1.Service))
+	}
+	return all
 }
 
 // fieldManager is our name in managedFields. The API server takes it from the user agent.
@@ -108,127 +97,86 @@ func trim(object any) (any, error) {
 		svc.ManagedFields = writers(svc.ManagedFields)
 		return svc, nil
 	}
-	if m, err := metaOf(object); err == nil {
+	if m, err := meta.Accessor(object); err == nil {
 		m.SetManagedFields(nil)
 	}
 	return object, nil
 }
 
 func writers(entries []metav1.ManagedFieldsEntry) (kept []metav1.ManagedFieldsEntry) {
-	keep := func(what string, of metav1.ManagedFieldsEntry) {
-		kept = append(kept, metav1.ManagedFieldsEntry{Manager: of.Manager, Time: of.Time, FieldsType: what})
-	}
-	for _, entry := range entries {
-		switch {
-		case entry.FieldsType == ofFinalizer || entry.FieldsType == ofStatus: // kept before
-			keep(entry.FieldsType, entry)
-		case entry.FieldsV1 == nil:
-		default:
-			if strings.Contains(entry.FieldsV1.GetRawString(), servicehelper.LoadBalancerCleanupFinalizer) {
-				keep(ofFinalizer, entry)
-			}
-			if strings.Contains(entry.FieldsV1.GetRawString(), `"f:loadBalancer"`) {
-				keep(ofStatus, entry)
+	for what, sign := range signs {
+		for _, entry := range entries {
+			keptBefore := entry.FieldsType == what
+			if keptBefore || entry.FieldsV1 != nil && strings.Contains(entry.FieldsV1.GetRawString(), sign) {
+				kept = append(kept, metav1.ManagedFieldsEntry{Manager: entry.Manager, Time: entry.Time, FieldsType: what})
 			}
 		}
 	}
-	at := func(entry metav1.ManagedFieldsEntry) time.Time {
-		if entry.Time == nil {
-			return time.Time{}
-		}
-		return entry.Time.Time
-	}
-	slices.SortStableFunc(kept, func(a, b metav1.ManagedFieldsEntry) int { return at(b).Compare(at(a)) })
+	slices.SortStableFunc(kept, func(a, b metav1.ManagedFieldsEntry) int {
+		return ptr.Deref(b.Time, metav1.Time{}).Compare(ptr.Deref(a.Time, metav1.Time{}).Time)
+	})
 	return kept
 }
 
-// viewed is the ServiceInformer that the service controller gets: by its handler and its lister it sees the view. It
-// remembers the handler. Calling that puts a Service on the controller's own queue at once, without a write to the API
-// server, even if the Service waits there for the end of a delay.
-type viewed struct {
-	coreinformers.ServiceInformer
-	view *view
+// signs are how managedFields show what somebody wrote.
+var signs = map[string]string{ofFinalizer: servicehelper.LoadBalancerCleanupFinalizer, ofStatus: `"f:loadBalancer"`}
 
-	mu      sync.Mutex
-	handler cache.ResourceEventHandler // nil until the controller has registered
+// viewed is the ServiceInformer that the service controller gets: by its lister it sees the view. The handler that it adds is not
+// told by the informer but by the Cloud, once that has taken note. Calling its OnAdd puts a Service on the controller's own queue
+// at once, without a write to the API server, even if the Service waits there for the end of a delay.
+type viewed struct {
+	cache.SharedIndexInformer
+	view    *view
+	handler cache.ResourceEventHandler // nil until the controller has added it
 }
 
-// Requeue makes the service controller look at the Service again. Before the controller has registered, it will look at
-// every Service by itself.
+// stored returns the Service of that name, in view or not; nil if there is none.
+func (v *viewed) stored(namespace, name string) *corev1.Service {
+	return stored[corev1.Service](v, namespace, name)
+}
+
+// Requeue makes the service controller look at the Service again. Before the controller is there, it will look at every
+// Service by itself.
 func (v *viewed) Requeue(svc *corev1.Service) {
-	v.mu.Lock()
-	handler := v.handler
-	v.mu.Unlock()
-	if handler != nil {
-		handler.OnAdd(svc, false)
+	if v.handler != nil {
+		v.handler.OnAdd(svc, false)
 	}
+}
+
+// changed tells the service controller how it sees a Service now and saw it before; nil is not at all.
+func (v *viewed) changed(was, is *corev1.Service) {
+	switch {
+	case v.handler == nil:
+	case is != nil && was != nil:
+		v.handler.OnUpdate(was, is)
+	case is != nil:
+		v.handler.OnAdd(is, false)
+	case was != nil:
+		v.handler.OnAdd(was, false) // it will look for it, and not find it any more
+	}
+}
+
+// Informer returns the informer itself.
+func (v *viewed) Informer() cache.SharedIndexInformer { return v }
+
+// AddEventHandler remembers the handler, as do the other ways to add one.
+func (v *viewed) AddEventHandler(h cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error) {
+	v.handler = h
+	return nil, nil
+}
+
+// AddEventHandlerWithResyncPeriod is AddEventHandler: what the controller wants to look at again, it keeps in its queue.
+func (v *viewed) AddEventHandlerWithResyncPeriod(h cache.ResourceEventHandler, _ time.Duration) (cache.ResourceEventHandlerRegistration, error) {
+	return v.AddEventHandler(h)
+}
+
+// AddEventHandlerWithOptions is AddEventHandler.
+func (v *viewed) AddEventHandlerWithOptions(h cache.ResourceEventHandler, _ cache.HandlerOptions) (cache.ResourceEventHandlerRegistration, error) {
+	return v.AddEventHandler(h)
 }
 
 // Lister returns the lister of what is in view.
 func (v *viewed) Lister() corelisters.ServiceLister { return viewedLister{from: v} }
-
-// Informer returns the informer with its ways to add a handler watched.
-func (v *viewed) Informer() cache.SharedIndexInformer {
-	return &viewedInformer{v.ServiceInformer.Informer(), v}
-}
-
-// behind puts the handler behind the view.
-func (v *viewed) behind(h cache.ResourceEventHandler) cache.ResourceEventHandler {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.handler = h
-	return viewedHandler{h, v.view}
-}
-
-type viewedInformer struct {
-	cache.SharedIndexInformer
-	to *viewed
-}
-
-func (i *viewedInformer) AddEventHandler(h cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error) {
-	return i.SharedIndexInformer.AddEventHandler(i.to.behind(h))
-}
-
-func (i *viewedInformer) AddEventHandlerWithResyncPeriod(h cache.ResourceEventHandler, resync time.Duration) (cache.ResourceEventHandlerRegistration, error) {
-	return i.SharedIndexInformer.AddEventHandlerWithResyncPeriod(i.to.behind(h), resync)
-}
-
-func (i *viewedInformer) AddEventHandlerWithOptions(h cache.ResourceEventHandler, options cache.HandlerOptions) (cache.ResourceEventHandlerRegistration, error) {
-	return i.SharedIndexInformer.AddEventHandlerWithOptions(i.to.behind(h), options)
-}
-
-// A viewedHandler hears of what is in view, and of what leaves it.
-type viewedHandler struct {
-	to   cache.ResourceEventHandler
-	view *view
-}
-
-func (h viewedHandler) of(object any) *corev1.Service {
-	if svc, ok := object.(*corev1.Service); ok {
-		return h.view.of(svc)
-	}
-	return nil
-}
-
-func (h viewedHandler) OnAdd(object any, initially bool) {
-	if svc := h.of(object); svc != nil {
-		h.to.OnAdd(svc, initially)
-	}
-}
-
-func (h viewedHandler) OnUpdate(before, after any) {
-	was, is := h.of(before), h.of(after)
-	switch {
-	case is != nil && was != nil:
-		h.to.OnUpdate(was, is)
-	case is != nil:
-		h.to.OnAdd(is, false)
-	case was != nil:
-		h.to.OnAdd(was, false) // it will look for it, and not find it any more
-	}
-}
-
-func (h viewedHandler) OnDelete(object any) { h.to.OnDelete(object) }
 
 // A viewedLister can do what the service controller needs: to get one Service.
 type viewedLister struct {
@@ -237,22 +185,20 @@ type viewedLister struct {
 }
 
 func (l viewedLister) Services(namespace string) corelisters.ServiceNamespaceLister {
-	return viewedNamespaceLister{all: l.from.ServiceInformer.Lister().Services(namespace), view: l.from.view}
+	return viewedNamespaceLister{from: l.from, namespace: namespace}
 }
 
 type viewedNamespaceLister struct {
 	corelisters.ServiceNamespaceLister
-	all  corelisters.ServiceNamespaceLister
-	view *view
+	from      *viewed
+	namespace string
 }
 
 func (l viewedNamespaceLister) Get(name string) (*corev1.Service, error) {
-	svc, err := l.all.Get(name)
-	if err != nil {
-		return nil, err
+	if svc := l.from.stored(l.namespace, name); svc != nil {
+		if svc = l.from.view.of(svc); svc != nil {
+			return svc, nil
+		}
 	}
-	if svc = l.view.of(svc); svc == nil {
-		return nil, apierrors.NewNotFound(corev1.Resource("services"), name)
-	}
-	return svc, nil
+	return nil, apierrors.NewNotFound(corev1.Resource("services"), name)
 }

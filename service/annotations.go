@@ -23,27 +23,34 @@ var (
 	onConfigs  = []string{AnnotationConfirm, AnnotationRenumber}
 )
 
-// UnknownOnService says which annotations of a Service stand under one of our prefixes and mean nothing, one a text.
-func UnknownOnService(annotations map[string]string) []string {
-	return unknown(annotations, onServices)
-}
+// UnknownOnService says which annotations of a Service stand under one of our prefixes and mean nothing, if any: the first
+// three, since an event is short.
+func UnknownOnService(annotations map[string]string) string { return unknown(annotations, onServices) }
 
 // UnknownOnNode is UnknownOnService for Nodes.
-func UnknownOnNode(annotations map[string]string) []string { return unknown(annotations, onNodes) }
+func UnknownOnNode(annotations map[string]string) string { return unknown(annotations, onNodes) }
 
 // UnknownOnConfig is UnknownOnService for the user's ConfigMap.
-func UnknownOnConfig(annotations map[string]string) []string { return unknown(annotations, onConfigs) }
+func UnknownOnConfig(annotations map[string]string) string { return unknown(annotations, onConfigs) }
 
-func unknown(annotations map[string]string, known []string) (all []string) {
+func unknown(annotations map[string]string, known []string) string {
+	const most = 3
+	var all []string
+	n := 0
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
 		for _, prefix := range prefixes {
 			name, ours := strings.CutPrefix(key, prefix)
 			if !ours || slices.Contains(known, name) {
 				continue
 			}
-			nearest, _ := loadbalancer.Nearest(Short(name), slices.Values(known))
-			all = append(all, fmt.Sprintf("annotation %s means nothing: the nearest that does is %s%s", Short(key), prefix, nearest))
+			if n++; n <= most {
+				nearest, _ := loadbalancer.Nearest(Short(name), slices.Values(known))
+				all = append(all, fmt.Sprintf("annotation %s means nothing: the nearest that does is %s%s", Short(key), prefix, nearest))
+			}
 		}
 	}
-	return all
+	if n > most {
+		all = append(all, fmt.Sprintf("and %d more", n-most))
+	}
+	return strings.Join(all, "; ")
 }

@@ -1,7 +1,8 @@
 package service
 
 import (
-	"slices"
+	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -19,23 +20,30 @@ func TestTyposUnderOurPrefixesAreFound(t *testing.T) {
 		"metallb.universe.tf/allow-shared":           "annotation metallb.universe.tf/allow-shared means nothing: the nearest that does is metallb.universe.tf/allow-shared-ip",
 		"metallb.io/drain":                           "annotation metallb.io/drain means nothing: the nearest that does is metallb.io/address-pool",
 	} {
-		var all []string
-		if want != "" {
-			all = []string{want}
-		}
-		if got := UnknownOnService(map[string]string{key: "x"}); !slices.Equal(got, all) {
-			t.Errorf("%s: %q, want %q", key, got, all)
+		if got := UnknownOnService(map[string]string{key: "x"}); got != want {
+			t.Errorf("%s: %q, want %q", key, got, want)
 		}
 	}
-	want := []string{"annotation metallb.universe.tf/drained means nothing: the nearest that does is metallb.universe.tf/drain"}
-	if got := UnknownOnNode(map[string]string{"metallb.universe.tf/drained": "", "metallb.io/drain": "", "kubernetes.io/x": ""}); !slices.Equal(got, want) {
+	want := "annotation metallb.universe.tf/drained means nothing: the nearest that does is metallb.universe.tf/drain"
+	if got := UnknownOnNode(map[string]string{"metallb.universe.tf/drained": "", "metallb.io/drain": "", "kubernetes.io/x": ""}); got != want {
 		t.Errorf("on a Node: %q, want %q", got, want)
 	}
-	want = []string{"annotation metallb.universe.tf/renumbr means nothing: the nearest that does is metallb.universe.tf/renumber"}
-	if got := UnknownOnConfig(map[string]string{"metallb.universe.tf/renumbr": "x", "metallb.io/confirm": "x"}); !slices.Equal(got, want) {
+	want = "annotation metallb.universe.tf/renumbr means nothing: the nearest that does is metallb.universe.tf/renumber"
+	if got := UnknownOnConfig(map[string]string{"metallb.universe.tf/renumbr": "x", "metallb.io/confirm": "x"}); got != want {
 		t.Errorf("on the ConfigMap: %q, want %q", got, want)
 	}
-	if got := UnknownOnService(nil); got != nil {
+	if got := UnknownOnService(nil); got != "" {
 		t.Errorf("of nothing: %q", got)
+	}
+}
+
+// An event of more than 1,024 bytes is none: whoever misspells hundreds of annotations hears of the first ones.
+func TestManyTyposFitIntoAnEvent(t *testing.T) {
+	many := map[string]string{}
+	for i := range 300 {
+		many[fmt.Sprintf("metallb.universe.tf/%s%03d", strings.Repeat("x", 200), i)] = ""
+	}
+	if got := UnknownOnService(many); len(got) > 700 || !strings.HasSuffix(got, "; and 297 more") || strings.Count(got, "means nothing") != 3 {
+		t.Errorf("it hears, in %d bytes, %s", len(got), got)
 	}
 }

@@ -3,7 +3,6 @@ package service
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -34,26 +33,13 @@ func Request(svc *corev1.Service) loadbalancer.Request {
 		AllFamilies: svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack,
 		Families:    familiesOf(svc),
 	}
-	invalid := func(err error) {
-		if r.Invalid == nil {
-			r.Invalid = err
-		}
-	}
-	var err error
-	if r.Pool, _, err = Annotation(svc.Annotations, AnnotationPool); err != nil {
-		invalid(err)
-	}
-	key, _, err := Annotation(svc.Annotations, AnnotationShare)
-	if err != nil {
-		invalid(err)
-	}
-	r.Terms = termsOf(svc, key)
-	if r.Addrs, err = addressesOf(svc); err != nil {
-		invalid(err)
-	}
-	for _, addr := range r.Addrs {
-		if f := loadbalancer.FamilyOf(addr); !slices.Contains(r.Families, f) {
-			invalid(fmt.Errorf("the Service asks for %s, which is %s, and spec.ipFamilies is %v: change one of the two", addr, f, r.Families))
+	pool, _, noPool := Annotation(svc.Annotations, AnnotationPool)
+	key, _, noKey := Annotation(svc.Annotations, AnnotationShare)
+	addrs, noAddrs := addressesOf(svc)
+	r.Pool, r.Terms, r.Addrs, r.Invalid = pool, termsOf(svc, key), addrs, cmp.Or(noPool, noKey, noAddrs)
+	for _, addr := range addrs {
+		if f := loadbalancer.FamilyOf(addr); r.Invalid == nil && !slices.Contains(r.Families, f) {
+			r.Invalid = fmt.Errorf("the Service asks for %s, which is %s, and spec.ipFamilies is %v: change one of the two", addr, f, r.Families)
 		}
 	}
 	return r
@@ -86,20 +72,11 @@ func termsOf(svc *corev1.Service, key string) loadbalancer.Terms {
 	}
 	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
 		// With Cluster, every node serves every Service. With Local only those do that run its pods.
-		if t.Backend = "pods " + selectorInWords(svc.Spec.Selector); len(svc.Spec.Selector) == 0 {
+		if t.Backend = fmt.Sprint("pods ", svc.Spec.Selector); len(svc.Spec.Selector) == 0 { // in an order that depends on nothing
 			t.Backend = loadbalancer.UnknownPods
 		}
 	}
 	return t
-}
-
-// selectorInWords writes labels in an order that depends on nothing.
-func selectorInWords(selector map[string]string) string {
-	var all []string
-	for _, key := range slices.Sorted(maps.Keys(selector)) {
-		all = append(all, key+"="+selector[key])
-	}
-	return strings.Join(all, ",")
 }
 
 // addressesOf returns the addresses that the Service asks for by name.

@@ -105,7 +105,7 @@ func TestWhatServicesShareDependsOnTheirPortsAndWhereTheirTrafficMayGo(t *testin
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 	svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
-	want.Backend = "pods a=1,b=2"
+	want.Backend = "pods map[a:1 b:2]"
 	if got := Request(svc).Terms; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

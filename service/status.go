@@ -2,6 +2,8 @@ package service
 
 import (
 	"net/netip"
+	"reflect"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,23 +40,7 @@ func Shows(svc *corev1.Service, addrs []netip.Addr) bool {
 
 // SameStatus reports whether two statuses show the same.
 func SameStatus(a, b []corev1.LoadBalancerIngress) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		x, y := a[i], b[i]
-		if x.IP != y.IP || x.Hostname != y.Hostname || len(x.Ports) != len(y.Ports) ||
-			(x.IPMode == nil) != (y.IPMode == nil) || x.IPMode != nil && *x.IPMode != *y.IPMode {
-			return false
-		}
-		for j := range x.Ports {
-			p, q := x.Ports[j], y.Ports[j]
-			if p.Port != q.Port || p.Protocol != q.Protocol || (p.Error == nil) != (q.Error == nil) || p.Error != nil && *p.Error != *q.Error {
-				return false
-			}
-		}
-	}
-	return true
+	return slices.EqualFunc(a, b, func(x, y corev1.LoadBalancerIngress) bool { return reflect.DeepEqual(x, y) })
 }
 
 // InWords lists addresses for a text.
