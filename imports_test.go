@@ -33,6 +33,7 @@ type rule struct {
 var rules = []rule{
 	{pkg: "loadbalancer", may: []string{"gopkg.in/yaml.v3", "go4.org/netipx"}, deep: true},
 	{pkg: "service", may: []string{module + "/loadbalancer", "k8s.io/api/core/v1"}},
+	{pkg: "speaker/bfd", may: []string{module + "/loadbalancer", "github.com/gopacket/gopacket", "github.com/gopacket/gopacket/layers", "k8s.io/klog/v2", "golang.org/x/sys/"}},
 	{pkg: "speaker/bgp", may: []string{module + "/loadbalancer", gobgp + "v3/pkg/packet/bgp", "k8s.io/klog/v2", "golang.org/x/sys/"}},
 }
 
@@ -58,7 +59,7 @@ func TestEachPackageImportsOnlyWhatItMay(t *testing.T) {
 
 // The two halves agree because both ask the domain, and fail apart because they do not know each other.
 func TestSpeakerAndProviderNeverMeet(t *testing.T) {
-	for pkg, other := range map[string]string{"speaker": "provider", "speaker/bgp": "provider", "provider": "speaker"} {
+	for pkg, other := range map[string]string{"speaker": "provider", "speaker/bgp": "provider", "speaker/bfd": "provider", "provider": "speaker"} {
 		for path := range needs(t, pkg) {
 			if path == module+"/"+other || strings.HasPrefix(path, module+"/"+other+"/") {
 				t.Errorf("package %s needs %s", pkg, path)
