@@ -165,7 +165,7 @@ func TestEveryLinkInTheDocumentationLeadsSomewhere(t *testing.T) {
 func TestTheReferenceKnowsTheKeysThatParseKnows(t *testing.T) {
 	page := readPage(t, reference)
 	keys := parserKeys(t)
-	base := mustParse(t, smallest(t))
+	base, withProfile := mustParse(t, smallest(t)), mustParse(t, with(t, profiles+"[].name", "quick"))
 	documented := map[string]bool{}
 	for _, row := range page.rows("Configuration keys") {
 		written := codeSpans(row.cells[0])
@@ -196,7 +196,11 @@ func TestTheReferenceKnowsTheKeysThatParseKnows(t *testing.T) {
 			}
 			if value, ok := strings.CutPrefix(row.cells[2], "`"); ok {
 				value, ok = strings.CutSuffix(value, "`")
-				if config := mustParse(t, with(t, path, value)); !ok || !reflect.DeepEqual(config, base) {
+				want := base
+				if strings.HasPrefix(path, profiles) {
+					want = withProfile
+				}
+				if config := mustParse(t, with(t, path, value)); !ok || !reflect.DeepEqual(config, want) {
 					t.Errorf("%s:%d: %s is not the default of %s", reference, row.line, row.cells[2], path)
 				}
 			}
@@ -534,6 +538,7 @@ func parserKeys(t *testing.T) map[string]bool {
 		"configKeys":        "",
 		"peerKeys":          "peers[].",
 		"restartKeys":       "peers[].graceful-restart.",
+		"bfdProfileKeys":    "bfd-profiles[].",
 		"selectorKeys":      "peers[].node-selectors[].",
 		"expressionKeys":    "peers[].node-selectors[].match-expressions[].",
 		"poolKeys":          "address-pools[].",
@@ -616,6 +621,8 @@ func standing(t *testing.T, path string) string {
 	return "honoured"
 }
 
+const profiles = "bfd-profiles"
+
 // with returns the smallest configuration with a key set, in the first item of each list.
 func with(t *testing.T, path, text string) string {
 	t.Helper()
@@ -633,7 +640,11 @@ func with(t *testing.T, path, text string) string {
 		name, isList := strings.CutSuffix(step, "[]")
 		if isList {
 			if list, ok := at[name].([]any); !ok || len(list) == 0 {
-				at[name] = []any{map[string]any{}}
+				item := map[string]any{}
+				if name == profiles {
+					item["name"] = "quick" // required, and the smallest configuration has none
+				}
+				at[name] = []any{item}
 			}
 			at, _ = at[name].([]any)[0].(map[string]any)
 			continue

@@ -23,14 +23,18 @@ const (
 var (
 	configKeys = []key{
 		{name: "peers"}, {name: "communities", synonym: "bgp-communities"}, {name: "address-pools"}, {name: "drain"},
-		{name: "bfd-profiles", standing: unused},
+		{name: "bfd-profiles"},
 	}
 	peerKeys = []key{
 		{name: "name"}, {name: "peer-address"}, {name: "peer-asn"}, {name: "my-asn"}, {name: "peer-port"},
 		{name: "hold-time"}, {name: "keepalive-time"}, {name: "connect-time"}, {name: "graceful-restart"},
 		{name: "router-id"}, {name: "source-address"}, {name: "ebgp-multihop"}, {name: "ttl-security"},
 		{name: "password"}, {name: "password-key"}, {name: "node-selectors"},
-		{name: "bfd-profile", standing: unused},
+		{name: "bfd-profile"},
+	}
+	bfdProfileKeys = []key{
+		{name: "name"}, {name: "receive-interval"}, {name: "transmit-interval"}, {name: "detect-multiplier"}, {name: "passive-mode"},
+		{name: "minimum-ttl"}, {name: "echo-mode", standing: unused}, {name: "echo-interval", standing: unused},
 	}
 	restartKeys    = []key{{name: "restart-time"}}
 	selectorKeys   = []key{{name: "match-labels"}, {name: "match-expressions"}}

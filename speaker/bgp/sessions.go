@@ -216,7 +216,7 @@ func (s *Sessions) end(ctx context.Context, f farewell) {
 // password was found, or what a session can change while it is up, does not matter.
 func sameSession(a, b loadbalancer.Peer) bool {
 	for _, p := range []*loadbalancer.Peer{&a, &b} {
-		p.Name, p.ConnectTime, p.NodeSelectors, p.SourceNodeIP, p.PasswordKey, p.NodeIPs = "", 0, nil, false, "", nil
+		p.Name, p.ConnectTime, p.NodeSelectors, p.SourceNodeIP, p.PasswordKey, p.NodeIPs, p.BFDProfile = "", 0, nil, false, "", nil, ""
 	}
 	return reflect.DeepEqual(a, b)
 }
