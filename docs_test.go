@@ -337,7 +337,7 @@ func TestTheExampleUsesEveryHonouredKey(t *testing.T) {
 }
 
 func TestTheReferenceKnowsTheFlagsThatTheProgramsHave(t *testing.T) {
-	for program, complete := range map[string]bool{"metallb-speaker": true, "metallb-cloud-controller-manager": false} {
+	for program, complete := range map[string]bool{"metallb-speaker": true, "metallb-bfd": true, "metallb-cloud-controller-manager": false} {
 		help := help(t, program)
 		documented := map[string]bool{}
 		for _, row := range readPage(t, reference).rows("Flags") {
@@ -367,6 +367,7 @@ func TestTheReferenceKnowsTheFlagsThatTheProgramsHave(t *testing.T) {
 	}
 	// Flags that other text mentions exist as well, in some program.
 	all := help(t, "metallb-speaker")
+	maps.Copy(all, help(t, "metallb-bfd"))
 	maps.Copy(all, help(t, "metallb-cloud-controller-manager"))
 	for _, span := range readPage(t, reference).spans {
 		if flag, ok := strings.CutPrefix(span, "--"); ok && flag != "help" && all["--"+flag] == "" {
@@ -379,7 +380,7 @@ func TestTheReferenceKnowsTheLogLinesAndEvents(t *testing.T) {
 	messages := map[string]bool{}
 	others := map[string]bool{}
 	reasons := map[string]bool{"SyncLoadBalancerFailed": true} // the standard service controller's
-	for _, folder := range []string{"provider", "speaker", "speaker/bgp", "cmd/metallb-speaker", "cmd/metallb-cloud-controller-manager"} {
+	for _, folder := range []string{"provider", "speaker", "speaker/bgp", "speaker/bfd", "internal/agent", "internal/watch", "cmd/metallb-speaker", "cmd/metallb-bfd", "cmd/metallb-cloud-controller-manager"} {
 		for path, file := range sources(t, folder) {
 			ast.Inspect(file, func(n ast.Node) bool {
 				call, ok := n.(*ast.CallExpr)
@@ -445,7 +446,7 @@ func TestEveryRowOfTheFailureTableNamesATestThatThereIs(t *testing.T) {
 
 func TestTheReferenceKnowsTheMetrics(t *testing.T) {
 	names := map[string]bool{}
-	for _, folder := range []string{"provider", "cmd/metallb-speaker"} {
+	for _, folder := range []string{"provider", "cmd/metallb-speaker", "cmd/metallb-bfd"} {
 		for _, file := range sources(t, folder) {
 			ast.Inspect(file, func(n ast.Node) bool {
 				if text, ok := n.(*ast.BasicLit); ok && strings.HasPrefix(text.Value, `"metallb_`) {

@@ -71,9 +71,11 @@ func TestSpeakerAndProviderNeverMeet(t *testing.T) {
 // Half of a speaker's code would be API groups that it does not use, and memory on every node.
 func TestSpeakersLinkNoAPIGroupThatTheyDoNotUse(t *testing.T) {
 	used := []string{"apps/v1", "authentication/v1", "authorization/v1", "core/v1", "discovery/v1"}
-	for path := range needs(t, "cmd/metallb-speaker") {
-		if group, ok := strings.CutPrefix(path, "k8s.io/api/"); ok && !slices.Contains(used, group) {
-			t.Errorf("it links %s", path)
+	for _, program := range []string{"cmd/metallb-speaker", "cmd/metallb-bfd"} {
+		for path := range needs(t, program) {
+			if group, ok := strings.CutPrefix(path, "k8s.io/api/"); ok && !slices.Contains(used, group) {
+				t.Errorf("%s links %s", program, path)
+			}
 		}
 	}
 }

@@ -65,7 +65,7 @@ type secretWatch struct {
 // passwords returns what is known of the keys that the node's peers need.
 func (s *Speaker) passwords(node *corev1.Node) map[string]Password {
 	var keys []string
-	for _, p := range s.config.Peers {
+	for _, p := range s.admitted.Config.Peers {
 		if p.PasswordKey != "" && loadbalancer.Selects(p.NodeSelectors, node.Labels) && !slices.Contains(keys, p.PasswordKey) {
 			keys = append(keys, p.PasswordKey)
 		}
