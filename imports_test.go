@@ -34,6 +34,7 @@ var rules = []rule{
 	{pkg: "loadbalancer", may: []string{"gopkg.in/yaml.v3", "go4.org/netipx"}, deep: true},
 	{pkg: "service", may: []string{module + "/loadbalancer", "k8s.io/api/core/v1"}},
 	{pkg: "speaker/bfd", may: []string{module + "/loadbalancer", "github.com/gopacket/gopacket", "github.com/gopacket/gopacket/layers", "k8s.io/klog/v2", "golang.org/x/sys/"}},
+	{pkg: "speaker/bfd/seam", may: []string{"golang.org/x/sys/"}},
 	{pkg: "speaker/bgp", may: []string{module + "/loadbalancer", gobgp + "v3/pkg/packet/bgp", "k8s.io/klog/v2", "golang.org/x/sys/"}},
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/metallb/cloud-provider-metallb/internal/watch"
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/speaker/bfd"
+	"github.com/metallb/cloud-provider-metallb/speaker/bfd/seam"
 )
 
 // lastWords bounds how long routers get to hear that we stop: kubelet's own bound is 30 s.
@@ -106,6 +107,7 @@ func run(f flags) error {
 		}
 		defer stop()
 	}
+	tellSpeakers(responder)
 	go responder.Run(context.Background()) // until the end, to the last words
 	ctx, forget := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer forget()
@@ -122,4 +124,24 @@ func run(f flags) error {
 	defer cancel()
 	responder.Dismiss(end)
 	return nil
+}
+
+// tellSpeakers makes the responder tell the node's speaker of what comes up and goes down. Where that is not possible, routers are
+// answered all the same.
+func tellSpeakers(responder *bfd.Responder) {
+	word := func(s bfd.Status) seam.Word {
+		return seam.Word{Router: s.Router, Local: s.Local, Up: s.State == bfd.Up, AdminDown: s.State == bfd.AdminDown || s.AdminDown}
+	}
+	server, err := seam.NewServer(seam.Name, func() (all []seam.Word) {
+		for _, s := range responder.List() {
+			all = append(all, word(s))
+		}
+		return all
+	})
+	if err != nil {
+		klog.ErrorS(err, "Speakers do not hear of dead routers")
+		return
+	}
+	responder.Changed = func(s bfd.Status) { server.Tell(word(s)) }
+	go server.Serve(context.Background()) // until the end
 }
