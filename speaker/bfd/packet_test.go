@@ -63,6 +63,41 @@ func TestPacketsAreReadAsRFC5880WritesThem(t *testing.T) {
 	}
 }
 
+// What FRR 8.4.4 and BIRD 2.0.12 sent to our responder, and it to them.
+func TestPacketsOfOtherRoutersAreReadAndWritten(t *testing.T) {
+	p := func(state State, mine, yours uint32, tx time.Duration) Packet {
+		return Packet{State: state, DetectMult: 3, Mine: mine, Yours: yours, DesiredMinTx: tx, RequireMinRx: 100 * ms}
+	}
+	frr, bird := p(Init, 0x21174357, 0x5648c8eb, time.Second), p(Down, 0x84014a29, 0x36b79147, time.Second)
+	frr.RequireMinRx, bird.Diagnostic, bird.Poll = time.Second, NeighborSaysDown, true
+	gone := p(AdminDown, 0x36b79147, 0x84014a29, time.Second)
+	gone.Diagnostic, gone.Poll = SaidToBeDown, true
+	for _, row := range []struct {
+		then, bytes string
+		want        Packet
+		ours        bool
+	}{
+		{"FRR comes up", "20800318 21174357 5648c8eb 000f4240 000f4240 0000c350", frr, false},
+		{"FRR polls", "20e00318 21174357 5648c8eb 000186a0 000186a0 0000c350", polled(p(Up, 0x21174357, 0x5648c8eb, 100*ms)), false},
+		{"FRR answers our poll", "20d00318 21174357 5648c8eb 000186a0 000186a0 0000c350", final(p(Up, 0x21174357, 0x5648c8eb, 100*ms)), false},
+		{"BIRD polls", "20e00318 84014a29 36b79147 000186a0 000186a0 00000000", polled(p(Up, 0x84014a29, 0x36b79147, 100*ms)), false},
+		{"BIRD heard that we stop", "23600318 84014a29 36b79147 000f4240 000186a0 00000000", bird, false},
+		{"we begin", "20400318 5648c8eb 00000000 000f4240 000186a0 00000000", p(Down, 0x5648c8eb, 0, time.Second), true},
+		{"we poll", "20e00318 5648c8eb 21174357 000186a0 000186a0 00000000", polled(p(Up, 0x5648c8eb, 0x21174357, 100*ms)), true},
+		{"we answer a poll", "20d00318 5648c8eb 21174357 000186a0 000186a0 00000000", final(p(Up, 0x5648c8eb, 0x21174357, 100*ms)), true},
+		{"we stop", "27200318 36b79147 84014a29 000f4240 000186a0 00000000", gone, true},
+	} {
+		got, err := read(unhex(row.bytes))
+		if err != nil || got != row.want {
+			t.Errorf("%s: %+v, %v; want %+v", row.then, got, err, row.want)
+		}
+		var w writer
+		if b := w.write(row.want); row.ours && !bytes.Equal(b, unhex(row.bytes)) {
+			t.Errorf("%s: we write %x, want %s", row.then, b, row.bytes)
+		}
+	}
+}
+
 // FuzzPacket reads anything. What it takes, it writes as it was, but for what we do not say: the C bit and the echo interval.
 func FuzzPacket(f *testing.F) {
 	f.Add(unhex(up))

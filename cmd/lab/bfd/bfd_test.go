@@ -1,0 +1,462 @@
+// Package bfd shows that BFD does what it is for, with real routers, FRR's bfdd and BIRD, and our programs as they are, in a network of
+// its own: a router, a node, and for several hops a router between them.
+package bfd
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// made is what a test needs and cannot do without.
+func made[T any](made T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		must(t, err)
+		return made
+	}
+}
+
+// What BFD promises with 100 ms and a multiplier of 3, and what the issue of a death may take: a third more.
+const (
+	detection = 300 * time.Millisecond
+	limit     = detection * 13 / 10
+	// frrWork is what FRR needs from the end of a BFD session until its routes have left the kernel: its queues wait on purpose.
+	frrWork = 200 * time.Millisecond
+	kills   = 20
+)
+
+// A scene is one router and one node, which has a route to tell.
+type scene struct {
+	t       *testing.T
+	kind    string
+	v6      bool
+	hops    int
+	fabric  *network.Switch
+	node    *network.Namespace
+	router  network.Router
+	shell   shell
+	routes  *network.Recorder
+	board   *noticeboard
+	config  string // kubeconfig
+	bin     string
+	speaker *kubernetes.Process
+	bfd     *kubernetes.Process
+}
+
+// A shell asks a router about BFD.
+type shell func(ctx context.Context) (string, error)
+
+func (s *scene) String() string {
+	return fmt.Sprintf("%s, IPv%d, %d hops", s.kind, map[bool]int{false: 4, true: 6}[s.v6], s.hops)
+}
+
+// Addresses of the scene.
+func (s *scene) addrs() (node, router netip.Addr, prefix netip.Prefix) {
+	at := func(v4, v6 string) netip.Addr {
+		if s.v6 {
+			return netip.MustParseAddr(v6)
+		}
+		return netip.MustParseAddr(v4)
+	}
+	node, router = at("10.0.0.2", "fd00::2"), at("10.0.0.1", "fd00::1")
+	if s.hops > 1 {
+		router = at("10.1.0.1", "fd00:1::1")
+	}
+	service := at("192.168.10.1", "fd00:10::1")
+	return node, router, netip.PrefixFrom(service, service.BitLen())
+}
+
+// configuration is the admitted one, with the interval of BFD in milliseconds; 0 is no BFD.
+func (s *scene) configuration(interval int, more string) string {
+	_, router, prefix := s.addrs()
+	peer := fmt.Sprintf("{name: router, peer-address: %q, peer-asn: 64501, my-asn: 64500, hold-time: 90s, connect-time: 1s%s", router, more)
+	if s.hops > 1 {
+		peer += ", ebgp-multihop: 5"
+	}
+	profile := ""
+	if interval > 0 {
+		peer += ", bfd-profile: quick"
+		profile = fmt.Sprintf("bfd-profiles: [{name: quick, receive-interval: %d, transmit-interval: %d}]\n", interval, interval)
+	}
+	return fmt.Sprintf("%speers: [%s}]\naddress-pools: [{name: all, cidr: [%q]}]\n", profile, peer, prefix)
+}
+
+// set builds the scene, without our programs.
+func set(t *testing.T, kind string, v6 bool, hops int) *scene {
+	t.Helper()
+	suite.Need(t, network.Missing())
+	s := &scene{t: t, kind: kind, v6: v6, hops: hops, bin: cmp.Or(os.Getenv("LAB_BIN"), "../../../bin")}
+	s.bin = made(filepath.Abs(s.bin))(t)
+	n := made(network.Start())(t)
+	t.Cleanup(func() { must(t, n.Close()) })
+	s.fabric = made(n.Switch("fabric"))(t)
+	s.node = made(s.fabric.Host("node", "10.0.0.2/24", "fd00::2/64"))(t)
+	var at *network.Namespace
+	if hops == 1 {
+		at = made(s.fabric.Host("router", "10.0.0.1/24", "fd00::1/64"))(t)
+	} else {
+		middle := made(s.fabric.Host("middle", "10.0.0.3/24", "fd00::3/64"))(t)
+		at = made(n.Namespace("router"))(t)
+		must(t, n.Link(middle, at))
+		must(t, middle.Addresses("router", "10.1.0.3/24", "fd00:1::3/64"))
+		must(t, at.Addresses("middle", "10.1.0.1/24", "fd00:1::1/64"))
+		must(t, middle.Forward())
+		must(t, s.node.IP("route", "add", "10.1.0.0/24", "via", "10.0.0.3"))
+		must(t, s.node.IP("route", "add", "fd00:1::/64", "via", "fd00::3"))
+		must(t, at.IP("route", "add", "10.0.0.0/24", "via", "10.1.0.3"))
+		must(t, at.IP("route", "add", "fd00::/64", "via", "fd00:1::3"))
+	}
+	s.routes = made(at.Record())(t)
+	node, router, _ := s.addrs()
+	switch kind {
+	case "FRR":
+		config := fmt.Sprintf(`
+router bgp 64501
+ bgp router-id 10.0.0.1
+ no bgp ebgp-requires-policy
+ bgp graceful-restart
+ neighbor %[1]s remote-as 64500
+ neighbor %[1]s passive
+ neighbor %[1]s bfd
+ neighbor %[1]s bfd profile quick
+`, node)
+		if hops > 1 {
+			config += fmt.Sprintf(" neighbor %s ebgp-multihop 5\n neighbor %s update-source %s\n", node, node, router)
+		}
+		config += fmt.Sprintf(" address-family ipv6 unicast\n  neighbor %s activate\n", node)
+		frr := made(at.FRR(t.Context(), config, `
+log timestamp precision 6
+debug bfd peer
+bfd
+ profile quick
+  detect-multiplier 3
+  receive-interval 100
+  transmit-interval 100
+`))(t)
+		s.router, s.shell = frr, func(ctx context.Context) (string, error) { return frr.Show(ctx, "show bfd peers") }
+	case "BIRD":
+		family, kernel := "ipv4", "protocol kernel { ipv4 { export all; }; }\nprotocol kernel { ipv6 { export all; }; }\n"
+		if v6 {
+			family = "ipv6"
+		}
+		reach := "direct"
+		if hops > 1 {
+			reach = "multihop 5"
+		}
+		bird := made(at.BIRD(t.Context(), fmt.Sprintf(`
+router id 10.0.0.1;
+%s
+protocol direct { ipv4; ipv6; }
+protocol bfd {
+	interface "*" { interval 100 ms; multiplier 3; };
+	multihop { interval 100 ms; multiplier 3; };
+}
+protocol bgp node {
+	local %s as 64501;
+	neighbor %s as 64500;
+	%s;
+	passive on;
+	bfd on;
+	error wait time 1, 2;
+	%s { import all; export none; };
+}
+`, kernel, router, node, reach, family)))(t)
+		s.router, s.shell = bird, func(ctx context.Context) (string, error) { return bird.Show(ctx, "show", "bfd", "sessions") }
+	}
+	s.board = newNoticeboard(s.configuration(100, ""), "10.0.0.2", "fd00::2")
+	listener := made(s.node.Listen("127.0.0.1:6443"))(t)
+	server := &http.Server{Handler: s.board}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { _ = server.Close() })
+	s.config = filepath.Join(t.TempDir(), "kubeconfig")
+	must(t, os.WriteFile(s.config, []byte(`
+apiVersion: v1
+kind: Config
+clusters: [{name: lab, cluster: {server: "http://127.0.0.1:6443"}}]
+contexts: [{name: lab, context: {cluster: lab, user: node}}]
+users: [{name: node, user: {}}]
+current-context: lab
+`), 0o600))
+	return s
+}
+
+// start starts one of our programs on the node.
+func (s *scene) start(program string) *kubernetes.Process {
+	s.t.Helper()
+	binary := filepath.Join(s.bin, program)
+	if _, err := os.Stat(binary); err != nil {
+		s.t.Skip(err, "make race builds it")
+	}
+	return made(s.node.Start(kubernetes.Program{
+		Name: program, Binary: binary, Log: filepath.Join(s.t.TempDir(), program+".log"),
+		Args: []string{"--kubeconfig", s.config, "--node-name", "node", "--secure-port", "0"},
+	}))(s.t)
+}
+
+// until waits for something.
+func (s *scene) until(what string, problem func() error) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	defer cancel()
+	if err := kubernetes.Until(ctx, what, func(context.Context) error { return problem() }); err != nil {
+		show, _ := s.shell(context.Background())
+		words := ""
+		for _, p := range []*kubernetes.Process{s.speaker, s.bfd} {
+			if p != nil {
+				words += p.Output()
+			}
+		}
+		s.t.Fatalf("%s: %v\n%s\n%s", s, err, show, words)
+	}
+}
+
+// up waits until BGP and BFD are up and the route is there.
+func (s *scene) up() {
+	s.t.Helper()
+	node, _, prefix := s.addrs()
+	s.until("BGP and BFD are up", func() error {
+		table, err := s.router.Table(s.t.Context())
+		if err != nil {
+			return err
+		}
+		session, err := s.router.Session(s.t.Context(), node)
+		if err != nil {
+			return err
+		}
+		if !session.Up || !session.Complete && s.kind == "FRR" {
+			return fmt.Errorf("the session is %+v", session)
+		}
+		for _, path := range table {
+			if path.Prefix == prefix {
+				return s.watched(100)
+			}
+		}
+		return fmt.Errorf("there is no %s", prefix)
+	})
+}
+
+// watched says what is wrong about the router's BFD session, which is to be up with this interval.
+func (s *scene) watched(interval int) error {
+	show, err := s.shell(s.t.Context())
+	if err != nil {
+		return err
+	}
+	lower := strings.ToLower(show)
+	node, _, _ := s.addrs()
+	want := []string{node.String(), "status: up", fmt.Sprintf("receive interval: %dms", interval)}
+	if s.kind == "BIRD" {
+		want = []string{node.String(), " up ", fmt.Sprintf("%.3f", float64(interval)/1000)}
+	}
+	for _, w := range want {
+		if !strings.Contains(lower, w) {
+			return fmt.Errorf("BFD has no %q:\n%s", w, show)
+		}
+	}
+	return nil
+}
+
+// gone returns how long after a time the route was removed from the router's kernel.
+func (s *scene) gone(since time.Time) time.Duration {
+	s.t.Helper()
+	_, _, prefix := s.addrs()
+	var took time.Duration
+	s.until("the route is removed", func() error {
+		events, err := s.routes.Events(s.t.Context())
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if e.Gone && e.Prefix == prefix && e.At.After(since) {
+				took = e.At.Sub(since)
+				return nil
+			}
+		}
+		return fmt.Errorf("%d events", len(events))
+	})
+	return took
+}
+
+// pull pulls the node's cable, at once, which a command would not, and returns when.
+func (s *scene) pull() (at time.Time) {
+	s.t.Helper()
+	must(s.t, s.fabric.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		link, err := unix.NewIfreq(s.node.Name)
+		if err == nil {
+			err = unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, link)
+		}
+		if err != nil {
+			return err
+		}
+		link.SetUint16(link.Uint16() &^ unix.IFF_UP)
+		at = time.Now()
+		return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, link)
+	}))
+	return at
+}
+
+func scenes(t *testing.T, test func(*scene)) {
+	for _, kind := range []string{"FRR", "BIRD"} {
+		for _, hops := range []int{1, 2} {
+			for _, v6 := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%d-hops/v6=%t", kind, hops, v6), func(t *testing.T) {
+					suite.Heavy(t)
+					test(set(t, kind, v6, hops))
+				})
+			}
+		}
+	}
+}
+
+// fell returns how long after a time FRR's bfdd took the node for dead; BIRD does not say.
+func (s *scene) fell(since time.Time) (took time.Duration) {
+	s.t.Helper()
+	frr, ok := s.router.(*network.FRR)
+	if !ok {
+		return s.gone(since)
+	}
+	s.until("bfdd says that it is down", func() error {
+		text, err := frr.BFDLog()
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(text) {
+			const layout = "2006/01/02 15:04:05.000000"
+			if !strings.Contains(line, "up -> down") {
+				continue
+			}
+			at, err := time.ParseInLocation(layout, line[:len(layout)], time.Local)
+			if err == nil && at.After(since) {
+				took = at.Sub(since)
+				return nil
+			}
+		}
+		return fmt.Errorf("it says\n%s", text)
+	})
+	return took
+}
+
+// The cable of the node is pulled: its router hears nothing any more, and no link goes down.
+func TestADeadNodeIsForgottenWithinTheDetectionTime(t *testing.T) {
+	scenes(t, func(s *scene) {
+		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")
+		var noticed, forgotten []time.Duration
+		for range kills {
+			s.up()
+			since := s.pull()
+			forgotten = append(forgotten, s.gone(since))
+			noticed = append(noticed, s.fell(since))
+			must(s.t, s.fabric.Replug(s.node))
+		}
+		s.t.Logf("%s: noticed after %v, routes are gone after %v", s, spread(noticed), spread(forgotten))
+		most := limit
+		if s.kind == "FRR" {
+			most += frrWork
+		}
+		if slices.Max(noticed) > limit || slices.Max(forgotten) > most {
+			s.t.Errorf("%s: the limits are %v and %v", s, limit, most)
+		}
+	})
+}
+
+func spread(all []time.Duration) string {
+	slices.Sort(all)
+	round := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+	return fmt.Sprintf("%v to %v, median %v", round(all[0]), round(all[len(all)-1]), round(all[len(all)/2]))
+}
+
+// changes returns what happened to the route since a time.
+func (s *scene) changes(since time.Time) (all []network.Event) {
+	s.t.Helper()
+	_, _, prefix := s.addrs()
+	for _, e := range made(s.routes.Events(s.t.Context()))(s.t) {
+		if e.Prefix == prefix && e.At.After(since) {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// That is what BFD in a process of its own is for.
+func TestARestartOfTheSpeakerIsNoDeath(t *testing.T) {
+	scenes(t, func(s *scene) {
+		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")
+		s.up()
+		since := time.Now()
+		s.speaker.Kill()
+		<-time.After(2 * time.Second) // longer than any detection time
+		s.speaker = s.start("metallb-speaker")
+		s.up()
+		if changed := s.changes(since); len(changed) != 0 {
+			s.t.Errorf("%s: %v", s, changed)
+		}
+	})
+}
+
+// FRR 8.4 and BIRD 2.0 do not tell "administratively down" from "down", although RFC 5882 §3.2 asks for it. So a stop of the responder
+// costs the session, as its death does, and the speaker begins another at once.
+func TestAStopOfTheResponderCostsTheSession(t *testing.T) {
+	scenes(t, func(s *scene) {
+		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")
+		for _, how := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+			s.up()
+			since := time.Now()
+			must(s.t, s.bfd.Signal(how))
+			noticed := s.gone(since)
+			<-s.bfd.Done()
+			s.bfd = s.start("metallb-bfd")
+			s.up()
+			changed := s.changes(since)
+			s.t.Logf("%s: %v: the route is gone after %v, for %v", s, how, noticed.Round(time.Millisecond),
+				changed[len(changed)-1].At.Sub(changed[0].At).Round(time.Millisecond))
+			if how == syscall.SIGTERM && s.bfd.Err() != nil {
+				s.t.Error(s.bfd.Err())
+			}
+		}
+	})
+}
+
+func TestOtherTimersAreAgreedWhileTheSessionIsUp(t *testing.T) {
+	scenes(t, func(s *scene) {
+		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")
+		s.up()
+		since := time.Now()
+		for _, interval := range []int{250, 100} {
+			s.board.configure(s.configuration(interval, ""))
+			s.until("the other timers are in force", func() error { return s.watched(interval) })
+		}
+		if changed := s.changes(since); len(changed) != 0 {
+			s.t.Errorf("%s: %v", s, changed)
+		}
+		if words := s.bfd.Output(); strings.Contains(words, "BFD session is down") {
+			s.t.Errorf("%s: %s", s, words)
+		}
+	})
+}
