@@ -443,24 +443,24 @@ func (c *conversation) tell(again ...bgp.RouteFamily) {
 	changed := c.changed // before the table is read: later changes ring again
 	c.changed = time.Time{}
 	c.mu.Unlock()
-	all := &c.sessions.table
+	table := &c.sessions.table
 	c.sessions.mu.RLock()
 	now := c.desired.Load()
-	news, few := all.since(c.version)
+	news, all := table.since(c.version)
 	if c.look.Swap(false) || !slices.Equal(now.NodeIPs, c.nodeIPs) {
-		c.nodeIPs, few = now.NodeIPs, false
+		c.nodeIPs, all = now.NodeIPs, true
 		c.ledger.move(c.nextHops())
 	}
 	if slices.ContainsFunc(c.terms.families, func(f bgp.RouteFamily) bool { return c.ledger.hops.of(f).err != nil }) {
 		c.relook.Reset(lookTime)
 	}
 	// Also what could not be told before is looked at again.
-	if !few || len(again) > 0 || c.ledger.peer.Name != now.Name || c.status().LastError != "" {
-		news = c.ledger.everything(all.routes)
+	if all || len(again) > 0 || c.ledger.peer.Name != now.Name || c.status().LastError != "" {
+		news, all = table.routes, true
 	}
 	c.ledger.peer.Name = now.Name
-	messages, n, err := c.ledger.update(all.routes, news, again...)
-	c.version = all.version
+	messages, n, err := c.ledger.update(news, all, again...)
+	c.version = table.version
 	c.sessions.mu.RUnlock()
 	c.link.send(messages)
 	if n > 0 {
@@ -566,7 +566,7 @@ func (c *conversation) end(why error) {
 			ctx = f.hurry
 		}
 		if f.withdraw && c.state == established {
-			messages, count, _ := c.ledger.update(nil, c.ledger.everything(nil)) // no route, no error
+			messages, count, _ := c.ledger.update(nil, true) // no route, no error
 			c.link.send(messages)
 			c.show(func(shown *Session) { shown.Updates += count })
 		}

@@ -86,7 +86,7 @@ func New(uptime func() time.Duration) *Sessions {
 // connection, in its turn: where graceful restart is on, its router keeps the routes meanwhile. A peer that is gone is told
 // so, and forgets our routes. since is when the change was first seen; see Written.
 //
-// Peers have a RouterID, and a SourceAddress where the operator asked for one. The caller must not change routes
+// Peers have a RouterID, and a SourceAddress where the operator asked for one. The caller must not change anything of it
 // afterwards. If two routes of one prefix are for the same peer, the first counts.
 func (s *Sessions) Update(peers []loadbalancer.Peer, changed map[netip.Prefix][]loadbalancer.Route, since time.Time) {
 	s.mu.Lock()

@@ -92,20 +92,6 @@ func (l *ledger) move(h hops) {
 	clear(l.spelled)
 }
 
-// everything returns the prefixes of the table, and those that the router knows.
-func (l *ledger) everything(table map[netip.Prefix][]loadbalancer.Route) []netip.Prefix {
-	all := make([]netip.Prefix, 0, max(len(table), len(l.told)))
-	for prefix := range table {
-		all = append(all, prefix)
-	}
-	for prefix := range l.told {
-		if _, there := table[prefix]; !there {
-			all = append(all, prefix)
-		}
-	}
-	return all
-}
-
 // wanted returns the route of a prefix that is for the router, or nil.
 func (l *ledger) wanted(routes []loadbalancer.Route) *loadbalancer.Route {
 	for i := range routes {
@@ -116,10 +102,10 @@ func (l *ledger) wanted(routes []loadbalancer.Route) *loadbalancer.Route {
 	return nil
 }
 
-// update returns the UPDATE messages after which the router knows of these prefixes exactly what is for it in the table, how
-// many there are, and enters them in the ledger. Of the families in again, also what the router knows already is sent. The
-// error says which route cannot be sent; all others are.
-func (l *ledger) update(table map[netip.Prefix][]loadbalancer.Route, prefixes []netip.Prefix, again ...bgp.RouteFamily) (messages []byte, n int, err error) {
+// update returns the UPDATE messages after which the router knows of the prefixes in news exactly those of their routes that are
+// for it, and no other prefix if these are all; how many messages there are; and enters them in the ledger. Of the families in
+// again, also what the router knows already is sent. The error says which route cannot be sent; all others are.
+func (l *ledger) update(news map[netip.Prefix][]loadbalancer.Route, all bool, again ...bgp.RouteFamily) (messages []byte, n int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.spelled) > 2*len(l.told)+64 {
@@ -127,10 +113,11 @@ func (l *ledger) update(table map[netip.Prefix][]loadbalancer.Route, prefixes []
 	}
 	var changed []change
 	var gone, failed []netip.Prefix
-	for _, prefix := range prefixes {
+	stay := 0
+	for prefix, routes := range news {
 		told, known := l.told[prefix]
 		var attributes *attributes
-		if r := l.wanted(table[prefix]); r != nil {
+		if r := l.wanted(routes); r != nil {
 			var problem error
 			attributes, problem = l.spell(r)
 			if problem != nil {
@@ -142,17 +129,28 @@ func (l *ledger) update(table map[netip.Prefix][]loadbalancer.Route, prefixes []
 		}
 		switch {
 		case attributes == nil && known:
-			delete(l.told, prefix)
 			gone = append(gone, prefix)
 		case attributes == nil:
 		case known && *told == *attributes && !slices.Contains(again, familyOf(prefix)):
+			stay++
 		default:
+			stay++
 			l.told[prefix] = attributes
 			changed = append(changed, change{prefix, attributes})
 		}
 	}
+	if all && len(l.told) > stay+len(gone) {
+		for prefix := range l.told {
+			if _, there := news[prefix]; !there {
+				gone = append(gone, prefix)
+			}
+		}
+	}
+	for _, prefix := range gone {
+		delete(l.told, prefix)
+	}
 	if len(failed) > 0 { // one stands for all, always the same
-		_, err = l.spell(l.wanted(table[slices.MinFunc(failed, netip.Prefix.Compare)]))
+		_, err = l.spell(l.wanted(news[slices.MinFunc(failed, netip.Prefix.Compare)]))
 	}
 
 	slices.SortFunc(changed, func(a, b change) int {
