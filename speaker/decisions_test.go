@@ -194,6 +194,9 @@ func TestTheLoopSaysWhatOneSaysThatLooksAtEverything(t *testing.T) {
 				defer c.speaker.mu.Unlock()
 				folded, _ := Announcements(c.config, c.ours, c.node, plain(all))
 				whole, _ := oracleAnnouncements(c.config, c.node, served(c.ours, all), unfit(c.node), nil)
+				if whole, _, _ = oraclePace(time.Time{}, nil, whole); drained != "" {
+					whole = shutDown(whole)
+				}
 				same(t, "announced without time", notation(folded), notation(whole))
 				var got, want []string
 				d := c.speaker.decisions

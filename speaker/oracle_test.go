@@ -105,7 +105,7 @@ func served(ours service.Ours, services []oracleService) (all []oracleService) {
 		}
 	}
 	slices.SortFunc(all, func(a, b oracleService) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+		return cmp.Compare(service.Name(a.Service.Service), service.Name(b.Service.Service))
 	})
 	return all
 }
@@ -465,11 +465,11 @@ func (d *decisions) all() (routes []loadbalancer.Route, withheld []Withheld) {
 	for _, e := range d.services {
 		entries = append(entries, e)
 	}
-	slices.SortFunc(entries, func(a, b *entry) int { return a.compare(b.record) })
+	slices.SortFunc(entries, func(a, b *entry) int { return cmp.Compare(a.name, b.name) })
 	for _, e := range entries {
 		for i := range e.offers {
 			if why := e.offers[i].withheld(); why != "" {
-				withheld = append(withheld, Withheld{e.offers[i].announced(), why})
+				withheld = append(withheld, Withheld{e.offers[i].Announced, why})
 			}
 		}
 	}

@@ -1,7 +1,6 @@
 package speaker
 
 import (
-	"cmp"
 	"hash/maphash"
 	"net/netip"
 	"slices"
@@ -35,20 +34,19 @@ func familyOf(addr netip.Addr) int {
 
 // A record is what is kept of a Service. Nobody changes one.
 type record struct {
-	name      string // namespace/name
-	namespace int    // its length
-	uid       types.UID
-	class     *string
-	balanced  bool // of type LoadBalancer
-	local     bool // externalTrafficPolicy
-	dying     bool
-	wants     [2]bool      // families
-	addrs     []netip.Addr // which its status shows, each once
+	name     string // namespace/name
+	uid      types.UID
+	class    *string
+	balanced bool // of type LoadBalancer
+	local    bool // externalTrafficPolicy
+	dying    bool
+	wants    [2]bool      // families
+	addrs    []netip.Addr // which its status shows, each once
 }
 
 func recordOf(svc *corev1.Service) *record {
 	r := &record{
-		name: service.Name(svc), namespace: len(svc.Namespace), uid: svc.UID, class: svc.Spec.LoadBalancerClass,
+		name: service.Name(svc), uid: svc.UID, class: svc.Spec.LoadBalancerClass,
 		balanced: svc.Spec.Type == corev1.ServiceTypeLoadBalancer,
 		local:    svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		dying:    svc.DeletionTimestamp != nil,
@@ -63,11 +61,6 @@ func recordOf(svc *corev1.Service) *record {
 		}
 	}
 	return r
-}
-
-// compare orders by namespace, then name.
-func (r *record) compare(s *record) int {
-	return cmp.Or(cmp.Compare(r.name[:r.namespace], s.name[:s.namespace]), cmp.Compare(r.name[r.namespace:], s.name[s.namespace:]))
 }
 
 // An endpoints is what is kept of an EndpointSlice. Nobody changes one.

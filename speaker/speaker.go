@@ -224,10 +224,10 @@ func (s *Speaker) round(seen sight) {
 		return
 	}
 	now := time.Now()
-	s.status.set(func(st *status) { st.began, st.changes = now, st.changes+uint64(seen.changes) })
+	s.status.set(func(st *status) { st.began, st.shown.Changes = now, st.shown.Changes+uint64(seen.changes) })
 	defer s.status.set(func(st *status) { st.began = time.Time{} })
 	stale := s.readConfig()
-	s.status.set(func(st *status) { st.loaded, st.stale = s.config != nil, stale })
+	s.status.set(func(st *status) { st.shown.Loaded, st.shown.Stale = s.config != nil, stale })
 	if s.config == nil || s.node == nil {
 		s.report([]string{waitingFor(s.config, s.node, s.options)})
 		return
@@ -251,7 +251,7 @@ func (s *Speaker) round(seen sight) {
 	s.drain, s.peers = drain, peers
 	s.logChanges(o)
 	s.spoken = true
-	s.status.set(func(st *status) { st.spoken, st.mute = true, mute })
+	s.status.set(func(st *status) { st.spoken, st.shown.Mute = true, mute })
 }
 
 func waitingFor(config *loadbalancer.Config, node *corev1.Node, o Options) string {
@@ -321,16 +321,14 @@ func (s *Speaker) logChanges(o outcome) {
 	}
 	const most = 20 // of many changes at once, the number says more
 	for i, r := range o.remarks {
-		switch {
-		case i == most:
+		if i == most {
 			klog.InfoS("More changes", "changes", len(o.remarks)-most, "routes", routes, "withheld", withheld)
 			return
-		case r.what == notAnnouncing:
-			klog.InfoS("Not announcing", "service", r.Service, "address", r.Addr, "why", r.Why)
-		case r.what == noLongerWithheld:
-			klog.InfoS("No longer withheld", "service", r.Service, "address", r.Addr)
-		case r.what == stillAnnouncing:
-			klog.InfoS("Still announcing", "service", r.Service, "address", r.Addr, "why", r.Why)
 		}
+		about := []any{"service", r.Service, "address", r.Addr}
+		if r.Why != "" {
+			about = append(about, "why", r.Why)
+		}
+		klog.InfoS(r.what, about...)
 	}
 }
