@@ -77,15 +77,15 @@ func (o *offer) withheld() string {
 }
 
 // Announcements decides what the node tells routers once everything has been as it is for a while: what needs time is not here.
-// The routes are sorted by prefix; no two of them send one prefix to one peer. The order of the services does not matter, nor
+// The routes are sorted by prefix, and no two of them send one prefix to one peer; withheld is by Services. The order of the services does not matter, nor
 // are those looked at that are not ours.
 //
 // It is offers for every Service, and settle for every prefix that some offer has a part in. A Speaker calls these two for what
 // changed only, and gets the same.
 func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.Node, services []Service) (routes []loadbalancer.Route, withheld []Withheld) {
 	drained, _ := Drained(config, node)
-	w := world{config, ours, node.Name, node.Labels, unfit(node), drained != ""}
-	var all []offer
+	w := world{config, ours, node.Name, node.Labels, unfit(node, false), drained != ""}
+	all := make([]offer, 0, len(services))
 	for _, svc := range services {
 		if r := recordOf(svc.Service); w.serves(r) {
 			var found []*endpoints
@@ -96,7 +96,6 @@ func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.
 			all = append(all, w.offers(r, found, nil, [2]bool{})...)
 		}
 	}
-	slices.SortStableFunc(all, func(a, b offer) int { return cmp.Compare(a.Service, b.Service) })
 	byPrefix := make(map[netip.Prefix][]*offer, len(all))
 	for i := range all {
 		for _, prefix := range all[i].under {
@@ -104,6 +103,7 @@ func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.
 		}
 	}
 	for prefix, offers := range byPrefix {
+		slices.SortStableFunc(offers, func(a, b *offer) int { return cmp.Compare(a.Service, b.Service) })
 		wanted, refused := settle(prefix, offers)
 		send, _ := w.send(time.Time{}, paced{}, wanted, offers)
 		routes = append(routes, send...)
@@ -119,6 +119,7 @@ func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.
 			withheld = append(withheld, Withheld{all[i].Announced, why})
 		}
 	}
+	slices.SortStableFunc(withheld, func(a, b Withheld) int { return cmp.Compare(a.Service, b.Service) })
 	return routes, withheld
 }
 
@@ -208,15 +209,15 @@ func meet(a, b []string) bool {
 }
 
 // unfit returns why no traffic from outside may be sent to the node, if so. Cordon, NotReady and taints are no reasons:
-// they say that the node shall not get new pods, not that its pods do not serve.
-func unfit(node *corev1.Node) string {
+// they say that the node shall not get new pods, not that its pods do not serve. The label that excludes it may be ignored.
+func unfit(node *corev1.Node, ignoreLabel bool) string {
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue {
 			return fmt.Sprintf("node %s is NetworkUnavailable", node.Name)
 		}
 	}
 	// As in the standard service controller, "false" takes the label's meaning away.
-	if text, ok := node.Labels[corev1.LabelNodeExcludeBalancers]; ok {
+	if text, ok := node.Labels[corev1.LabelNodeExcludeBalancers]; ok && !ignoreLabel {
 		if excluded, err := strconv.ParseBool(text); excluded || err != nil {
 			return fmt.Sprintf("node %s is labelled %s", node.Name, corev1.LabelNodeExcludeBalancers)
 		}

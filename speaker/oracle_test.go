@@ -78,7 +78,10 @@ func dying(svc *corev1.Service) string {
 func (m oracle) announcements(now time.Time, config *loadbalancer.Config, ours service.Ours, node *corev1.Node, all []oracleService, drained string, since time.Time) (
 	routes []loadbalancer.Route, withheld []Withheld, services []oracleService, next oracle, wake time.Time) {
 	next.drain = m.drain.next(now, drained, since)
-	why, at := unfit(node), next.drain.withdrawal(config.Drain)
+	why, at := unfit(node, false), time.Time{}
+	if next.drain.why != "" && config.Drain.WithdrawAfter > 0 {
+		at = next.drain.since.Add(config.Drain.WithdrawAfter)
+	}
 	if !at.IsZero() && !now.Before(at) {
 		why, at = cmp.Or(why, fmt.Sprintf("node %s is drained: %s", node.Name, drained)), time.Time{}
 	}
@@ -446,9 +449,9 @@ func (m memory) announcements(now time.Time, config *loadbalancer.Config, ours s
 	}
 	var why string
 	var end time.Time
-	next.drain, why, end = m.drain.look(now, config, node, drained, since)
+	next.drain, why, end = m.drain.look(now, config.Drain, node.Name, drained, since)
 	d.wakeups.set(subject{}, end)
-	d.look(now, world{config, ours, node.Name, node.Labels, why, drained != ""})
+	d.look(now, world{config, ours, node.Name, node.Labels, cmp.Or(unfit(node, false), why), drained != ""})
 	routes, withheld = d.all()
 	return routes, withheld, next, d.wakeups.first()
 }

@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -228,19 +229,23 @@ func (s *Speaker) round(seen sight) {
 	defer s.status.set(func(st *status) { st.began = time.Time{} })
 	stale := s.readConfig()
 	s.status.set(func(st *status) { st.shown.Loaded, st.shown.Stale = s.config != nil, stale })
-	if s.config == nil || s.node == nil {
-		s.report([]string{waitingFor(s.config, s.node, s.options)})
+	switch {
+	case s.config == nil:
+		s.report([]string{fmt.Sprintf("no configuration is admitted yet: ConfigMap %s/%s-admitted", s.options.Namespace, s.options.ConfigName)})
+		return
+	case s.node == nil:
+		s.report([]string{fmt.Sprintf("node %s does not exist", s.options.NodeName)})
 		return
 	}
 	drained, since := Drained(s.config, s.node)
-	node := s.forgive(s.node)
-	drain, unfit, end := s.drain.look(now, s.config, node, drained, since)
+	drain, over, end := s.drain.look(now, s.config.Drain, s.node.Name, drained, since)
+	unfit := cmp.Or(unfit(s.node, s.options.IgnoreExcludeLabel), over)
 	s.mu.Lock()
 	s.decisions.wakeups.set(subject{}, end)
-	o := s.decisions.look(now, world{s.config, s.ours, node.Name, node.Labels, unfit, drained != ""})
+	o := s.decisions.look(now, world{s.config, s.ours, s.node.Name, s.node.Labels, unfit, drained != ""})
 	wake := s.decisions.wakeups.first()
 	s.mu.Unlock()
-	peers, mute, problems := Peers(s.config, node, s.passwords(node), s.peers)
+	peers, mute, problems := Peers(s.config, s.node, s.passwords(), s.peers)
 	wake = earlier(wake, s.secret.patience(now))
 	if s.alarm.Stop(); !wake.IsZero() {
 		s.alarm.Reset(wake.Sub(now))
@@ -252,13 +257,6 @@ func (s *Speaker) round(seen sight) {
 	s.logChanges(o)
 	s.spoken = true
 	s.status.set(func(st *status) { st.spoken, st.shown.Mute = true, mute })
-}
-
-func waitingFor(config *loadbalancer.Config, node *corev1.Node, o Options) string {
-	if config == nil {
-		return fmt.Sprintf("no configuration is admitted yet: ConfigMap %s/%s-admitted", o.Namespace, o.ConfigName)
-	}
-	return fmt.Sprintf("node %s does not exist", o.NodeName)
 }
 
 // report logs what keeps us from speaking to some or all peers, when it changes.
@@ -301,15 +299,6 @@ func (s *Speaker) readConfig() (stale bool) {
 	s.config, s.ours = config, ours
 	klog.InfoS("Loaded configuration", "configmap", klog.KObj(stored), "hash", stored.Data["hash"], "ignored", ignored)
 	return false
-}
-
-// forgive returns the node without the label that the operator told us to ignore.
-func (s *Speaker) forgive(node *corev1.Node) *corev1.Node {
-	if s.options.IgnoreExcludeLabel {
-		node = node.DeepCopy()
-		delete(node.Labels, corev1.LabelNodeExcludeBalancers)
-	}
-	return node
 }
 
 // logChanges says what is announced no longer, or not for the same reason, what is announced again, and what although its

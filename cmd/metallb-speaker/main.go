@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"slices"
@@ -121,7 +122,13 @@ func run(f flags) error {
 		if err != nil {
 			return fmt.Errorf("make a client: %w", err)
 		}
-		announced := func() []speaker.Announced { return s.Announced(sessions.Told()) }
+		announced := func() []speaker.Announced {
+			told := map[netip.Prefix]bool{}
+			for _, session := range sessions.List() {
+				session.Told(told)
+			}
+			return s.Announced(told)
+		}
 		(&collector{node: f.NodeName, status: s.Status, announced: announced, sessions: sessions.List}).register()
 		stop, err := serve(f.serving, s.Status, asked.may, legacyregistry.Handler())
 		if err != nil {

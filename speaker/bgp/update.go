@@ -77,15 +77,6 @@ func newLedger(peer loadbalancer.Peer, t terms, h hops) *ledger {
 	}
 }
 
-// prefixes adds to all what the router knows. Anybody may call it.
-func (l *ledger) prefixes(all map[netip.Prefix]bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for p := range l.told {
-		all[p] = true
-	}
-}
-
 // move changes the next hops.
 func (l *ledger) move(h hops) {
 	l.hops = h
