@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/service"
@@ -178,8 +179,8 @@ func (s oracleService) unserved(addr netip.Addr, node string) string {
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
 			here := e.NodeName != nil && *e.NodeName == node
-			last := or(e.Conditions.Serving, true) && or(e.Conditions.Terminating, false)
-			switch ready := or(e.Conditions.Ready, true); {
+			last := ptr.Deref(e.Conditions.Serving, true) && ptr.Deref(e.Conditions.Terminating, false)
+			switch ready := ptr.Deref(e.Conditions.Ready, true); {
 			case slice.AddressType != family:
 				others = others || ready || last
 			case ready:
@@ -301,7 +302,7 @@ func (s oracleService) ready(family discoveryv1.AddressType, on func(node string
 			if e.NodeName != nil {
 				node = *e.NodeName
 			}
-			if slice.AddressType == family && or(e.Conditions.Ready, true) && on(node) {
+			if slice.AddressType == family && ptr.Deref(e.Conditions.Ready, true) && on(node) {
 				return true
 			}
 		}
@@ -391,7 +392,7 @@ func (s oracleService) readyOn(node string, family discoveryv1.AddressType, seen
 		}
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
-			if e.NodeName == nil || *e.NodeName != node || !or(e.Conditions.Ready, true) {
+			if e.NodeName == nil || *e.NodeName != node || !ptr.Deref(e.Conditions.Ready, true) {
 				continue
 			}
 			id := oracleIdentity(e)

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/metallb/cloud-provider-metallb/service"
 )
@@ -95,17 +96,16 @@ func endpointsOf(slice *discoveryv1.EndpointSlice, node string) (key string, e *
 	}
 	nodes := make([]uint32, 0, len(slice.Endpoints))
 	for i := range slice.Endpoints {
-		one, on := &slice.Endpoints[i], ""
-		if one.NodeName != nil {
-			on = *one.NodeName
-		}
+		one := &slice.Endpoints[i]
+		on := ptr.Deref(one.NodeName, "")
+		// What is not said means what the API says that it does.
 		switch {
-		case or(one.Conditions.Ready, true):
+		case ptr.Deref(one.Conditions.Ready, true):
 			e.ready, nodes = true, append(nodes, id(on))
 			if on == node {
 				e.ids = append(e.ids, identity(one))
 			}
-		case or(one.Conditions.Serving, true) && or(one.Conditions.Terminating, false):
+		case ptr.Deref(one.Conditions.Serving, true) && ptr.Deref(one.Conditions.Terminating, false):
 			e.last, e.lastIsOur = true, e.lastIsOur || on == node
 		}
 	}
@@ -147,12 +147,4 @@ func readyHere(all []*endpoints, family int) (n int) {
 		}
 	}
 	return n
-}
-
-// or returns what the pointer points to, or what the API means by not saying it.
-func or(b *bool, unset bool) bool {
-	if b == nil {
-		return unset
-	}
-	return *b
 }

@@ -129,12 +129,10 @@ func whole[T any](object any) (string, *T) {
 	return meta.GetName(), object.(*T)
 }
 
-func (s *Speaker) ring() { knock(s.bell) }
-
-// knock rings a doorbell, unless it rings already.
-func knock(bell chan struct{}) {
+// ring makes the loop look, unless it is about to.
+func (s *Speaker) ring() {
 	select {
-	case bell <- struct{}{}:
+	case s.bell <- struct{}{}:
 	default:
 	}
 }

@@ -48,23 +48,20 @@ func (s *status) failed(n int) { s.set(func(s *status) { s.shown.Errors += uint6
 
 // Status describes the Speaker. Anybody may call it.
 func (s *Speaker) Status() Status {
-	s.status.mu.Lock()
-	defer s.status.mu.Unlock()
-	return s.status.status(time.Now())
-}
-
-func (s *status) status(now time.Time) Status {
-	all := s.shown
-	if !s.began.IsZero() {
-		all.Busy = now.Sub(s.began)
+	now := &s.status
+	now.mu.Lock()
+	defer now.mu.Unlock()
+	all := now.shown
+	if !now.began.IsZero() {
+		all.Busy = time.Since(now.began)
 	}
 	switch {
-	case s.spoken:
-	case !s.synced:
+	case now.spoken:
+	case !now.synced:
 		all.Missing = "the cluster has not been read yet: does the API server answer?"
-	case s.closed != "":
-		all.Missing = s.closed
-	case !s.shown.Loaded:
+	case now.closed != "":
+		all.Missing = now.closed
+	case !all.Loaded:
 		all.Missing = "no configuration is loaded: none is admitted, or it cannot be read"
 	default:
 		all.Missing = "no routes have been handed to the sessions: does this speaker's Node exist?"
