@@ -201,7 +201,7 @@ func TestTheLoopDrainsAndWithdrawsAndReturns(t *testing.T) {
 		same(t, "log", logged.Take(), []string{`"Drain is over" node="a" was="it is annotated metallb.universe.tf/drain"`})
 
 		// With a time, which this stage gives the configuration as it is read: its loop is asleep.
-		draining(s.speaker.admitted.Config, "", "maintenance", 10*time.Minute)
+		draining(s.speaker.config, "", "maintenance", 10*time.Minute)
 		s.put(node(t, "a maintenance="))
 		s.want("labelled", drained, "leaf")
 		<-time.After(10*time.Minute - time.Nanosecond)
@@ -284,7 +284,7 @@ func TestADrainedNodeMayBeMarkedByTheLabelThatTheSpeakerIgnores(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		excluded := node(t, "a "+corev1.LabelNodeExcludeBalancers+"=")
 		s := enact(t, Options{IgnoreExcludeLabel: true}, append(objects(t, "shop/web 10.0.0.1 | a:ready"), node(t, "a"), admitted(onePeer+onePool))...)
-		draining(s.speaker.admitted.Config, "", corev1.LabelNodeExcludeBalancers, 0)
+		draining(s.speaker.config, "", corev1.LabelNodeExcludeBalancers, 0)
 		s.put(excluded)
 		s.want("drained, not excluded", "10.0.0.1/32 pref 0 [65535:0] prepend 3", "leaf")
 	})

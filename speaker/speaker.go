@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/metallb/cloud-provider-metallb/internal/watch"
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
 )
 
 // An Announcer tells routers. It shall tell exactly these peers, and of the prefixes in changed exactly these routes; what it
@@ -72,6 +74,8 @@ type Speaker struct {
 	stored   *corev1.ConfigMap // nil: there is none
 	secret   secretWatch
 	admitted watch.Admitted
+	config   *loadbalancer.Config
+	ours     service.Ours
 	drain    drain
 	peers    []loadbalancer.Peer // to which the node speaks
 	spoken   bool
@@ -196,26 +200,27 @@ func (s *Speaker) round(seen sight) {
 		return
 	}
 	now := time.Now()
-	s.status.set(func(st *status) { st.began, st.changes = now, st.changes+uint64(seen.changes) })
+	s.status.set(func(st *status) { st.began, st.shown.Changes = now, st.shown.Changes+uint64(seen.changes) })
 	defer s.status.set(func(st *status) { st.began = time.Time{} })
-	stale, failed := s.admitted.Read(s.stored)
-	if failed {
-		s.status.failed(1)
-	}
-	s.status.set(func(st *status) { st.loaded, st.stale = s.admitted.Config != nil, stale })
-	if s.admitted.Config == nil || s.node == nil {
-		s.report([]string{waitingFor(s.admitted.Config, s.node, s.options)})
+	stale := s.readConfig()
+	s.status.set(func(st *status) { st.shown.Loaded, st.shown.Stale = s.config != nil, stale })
+	switch {
+	case s.config == nil:
+		s.report([]string{fmt.Sprintf("no configuration is admitted yet: ConfigMap %s/%s-admitted", s.options.Namespace, s.options.ConfigName)})
+		return
+	case s.node == nil:
+		s.report([]string{fmt.Sprintf("node %s does not exist", s.options.NodeName)})
 		return
 	}
-	drained, since := Drained(s.admitted.Config, s.node)
-	node := s.forgive(s.node)
-	drain, unfit, end := s.drain.look(now, s.admitted.Config, node, drained, since)
+	drained, since := Drained(s.config, s.node)
+	drain, over, end := s.drain.look(now, s.config.Drain, s.node.Name, drained, since)
+	unfit := cmp.Or(unfit(s.node, s.options.IgnoreExcludeLabel), over)
 	s.mu.Lock()
 	s.decisions.wakeups.set(subject{}, end)
-	o := s.decisions.look(now, world{s.admitted.Config, s.admitted.Ours, node.Name, node.Labels, unfit, drained != ""})
+	o := s.decisions.look(now, world{s.config, s.ours, s.node.Name, s.node.Labels, unfit, drained != ""})
 	wake := s.decisions.wakeups.first()
 	s.mu.Unlock()
-	peers, mute, problems := Peers(s.admitted.Config, node, s.passwords(node), s.peers)
+	peers, mute, problems := Peers(s.config, s.node, s.passwords(), s.peers)
 	wake = earlier(wake, s.secret.patience(now))
 	if s.alarm.Stop(); !wake.IsZero() {
 		s.alarm.Reset(wake.Sub(now))
@@ -226,14 +231,7 @@ func (s *Speaker) round(seen sight) {
 	s.drain, s.peers = drain, peers
 	s.logChanges(o)
 	s.spoken = true
-	s.status.set(func(st *status) { st.spoken, st.mute = true, mute })
-}
-
-func waitingFor(config *loadbalancer.Config, node *corev1.Node, o Options) string {
-	if config == nil {
-		return fmt.Sprintf("no configuration is admitted yet: ConfigMap %s/%s-admitted", o.Namespace, o.ConfigName)
-	}
-	return fmt.Sprintf("node %s does not exist", o.NodeName)
+	s.status.set(func(st *status) { st.spoken, st.shown.Mute = true, mute })
 }
 
 // report logs what keeps us from speaking to some or all peers, when it changes.
@@ -242,7 +240,7 @@ func (s *Speaker) report(problems []string) {
 		return
 	}
 	s.problems = problems
-	if s.admitted.Config != nil {
+	if s.config != nil {
 		s.status.failed(len(problems))
 	}
 	for _, p := range problems {
@@ -250,13 +248,15 @@ func (s *Speaker) report(problems []string) {
 	}
 }
 
-// forgive returns the node without the label that the operator told us to ignore.
-func (s *Speaker) forgive(node *corev1.Node) *corev1.Node {
-	if s.options.IgnoreExcludeLabel {
-		node = node.DeepCopy()
-		delete(node.Labels, corev1.LabelNodeExcludeBalancers)
+// readConfig reads the admitted configuration if it changed. It reports whether that is not what is stored: the text cannot be
+// read, or is gone.
+func (s *Speaker) readConfig() (stale bool) {
+	stale, failed := s.admitted.Read(s.stored)
+	if failed {
+		s.status.failed(1)
 	}
-	return node
+	s.config, s.ours = s.admitted.Config, s.admitted.Ours
+	return stale
 }
 
 // logChanges says what is announced no longer, or not for the same reason, what is announced again, and what although its
@@ -268,16 +268,14 @@ func (s *Speaker) logChanges(o outcome) {
 	}
 	const most = 20 // of many changes at once, the number says more
 	for i, r := range o.remarks {
-		switch {
-		case i == most:
+		if i == most {
 			klog.InfoS("More changes", "changes", len(o.remarks)-most, "routes", routes, "withheld", withheld)
 			return
-		case r.what == notAnnouncing:
-			klog.InfoS("Not announcing", "service", r.Service, "address", r.Addr, "why", r.Why)
-		case r.what == noLongerWithheld:
-			klog.InfoS("No longer withheld", "service", r.Service, "address", r.Addr)
-		case r.what == stillAnnouncing:
-			klog.InfoS("Still announcing", "service", r.Service, "address", r.Addr, "why", r.Why)
 		}
+		about := []any{"service", r.Service, "address", r.Addr}
+		if r.Why != "" {
+			about = append(about, "why", r.Why)
+		}
+		klog.InfoS(r.what, about...)
 	}
 }

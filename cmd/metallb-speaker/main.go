@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"slices"
@@ -114,7 +115,13 @@ func run(f flags) error {
 		if err != nil {
 			return fmt.Errorf("make a client: %w", err)
 		}
-		announced := func() []speaker.Announced { return s.Announced(sessions.Told()) }
+		announced := func() []speaker.Announced {
+			told := map[netip.Prefix]bool{}
+			for _, session := range sessions.List() {
+				session.Told(told)
+			}
+			return s.Announced(told)
+		}
 		(&collector{node: f.NodeName, status: s.Status, announced: announced, sessions: sessions.List}).register()
 		stop, err := agent.Serve(f.Serving, health, asked.May, legacyregistry.Handler())
 		if err != nil {

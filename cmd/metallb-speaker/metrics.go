@@ -66,8 +66,8 @@ func (c *collector) CollectWithStability(to chan<- metrics.Metric) {
 		to <- metrics.NewLazyConstMetric(d, kind, value, labels...)
 	}
 	status, sessions := c.status(), c.sessions()
-	for _, r := range status.Mute { // a series for each router of the configuration, so that an alert can miss it
-		sessions = append(sessions, bgp.Session{Addr: r.Addr(), Port: r.Port()})
+	for _, p := range status.Mute { // a series for each router of the configuration, so that an alert can miss it
+		sessions = append(sessions, bgp.Session{Addr: p.Addr, Port: p.Port})
 	}
 	for _, s := range byRouter(sessions) {
 		peer := router(s).String()

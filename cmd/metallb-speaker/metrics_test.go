@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/component-base/metrics"
 
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/speaker"
 	"github.com/metallb/cloud-provider-metallb/speaker/bgp"
 )
@@ -19,7 +20,7 @@ func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
 	c := &collector{
 		node: "a",
 		status: func() speaker.Status {
-			return speaker.Status{Loaded: true, Changes: 12, Errors: 3, Mute: []netip.AddrPort{netip.MustParseAddrPort("10.9.0.9:179")}}
+			return speaker.Status{Loaded: true, Changes: 12, Errors: 3, Mute: []loadbalancer.Peer{{Addr: netip.MustParseAddr("10.9.0.9"), Port: 179}}}
 		},
 		announced: func() []speaker.Announced {
 			return []speaker.Announced{{Service: "shop/web", Addr: netip.MustParseAddr("192.0.2.1")}, {Service: "shop/api", Addr: netip.MustParseAddr("192.0.2.1")}}

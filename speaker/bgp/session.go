@@ -74,7 +74,6 @@ type session struct {
 
 	mu    sync.Mutex
 	shown Session // guarded by mu
-	known *ledger // of the connection, while the session is up; guarded by mu
 	// changed is when the first change was seen that the router has not been told of yet, or zero. Guarded by mu.
 	changed time.Time
 }
@@ -213,8 +212,7 @@ func (s *session) down(wasUp bool, err error) {
 	switch {
 	case wasUp:
 		s.show(func(shown *Session) {
-			shown.Up, shown.Since, shown.Prefixes, shown.LastError = false, time.Now(), 0, why
-			s.known = nil
+			shown.Up, shown.Since, shown.Prefixes, shown.LastError, shown.ledger = false, time.Now(), 0, why, nil
 		})
 		klog.InfoS("Session is down", "peer", s.name(), "asn", s.peer.ASN, "why", why)
 	case !isFarewell(err) && s.ctx.Err() == nil: // else it is we who gave up
@@ -285,14 +283,9 @@ func (c *conversation) run() error {
 	}
 	c.reduced = false
 	c.link.send(opening)
-	c.hold = time.NewTimer(openTime)
-	defer c.hold.Stop()
-	c.keepalive = time.NewTimer(openTime)
+	c.hold, c.keepalive, c.relook = time.NewTimer(openTime), time.NewTimer(openTime), time.NewTimer(openTime)
 	c.keepalive.Stop()
-	defer c.keepalive.Stop()
-	c.relook = time.NewTimer(lookTime)
 	c.relook.Stop()
-	defer c.relook.Stop()
 
 	var turn <-chan time.Time // our turn to begin anew
 	for {
@@ -418,8 +411,7 @@ func (c *conversation) establish() {
 	c.nodeIPs = c.desired.Load().NodeIPs
 	c.ledger = newLedger(c.peer, c.terms, c.nextHops())
 	c.show(func(shown *Session) {
-		shown.Up, shown.Since, shown.LastError = true, c.since, ""
-		c.known = c.ledger
+		shown.Up, shown.Since, shown.LastError, shown.ledger = true, c.since, "", c.ledger
 	})
 	c.tell()
 	c.due = time.Time{} // the initial table was due when the session was
@@ -443,24 +435,24 @@ func (c *conversation) tell(again ...bgp.RouteFamily) {
 	changed := c.changed // before the table is read: later changes ring again
 	c.changed = time.Time{}
 	c.mu.Unlock()
-	all := &c.sessions.table
+	table := &c.sessions.table
 	c.sessions.mu.RLock()
 	now := c.desired.Load()
-	news, few := all.since(c.version)
+	news, all := table.since(c.version)
 	if c.look.Swap(false) || !slices.Equal(now.NodeIPs, c.nodeIPs) {
-		c.nodeIPs, few = now.NodeIPs, false
+		c.nodeIPs, all = now.NodeIPs, true
 		c.ledger.move(c.nextHops())
 	}
 	if slices.ContainsFunc(c.terms.families, func(f bgp.RouteFamily) bool { return c.ledger.hops.of(f).err != nil }) {
 		c.relook.Reset(lookTime)
 	}
 	// Also what could not be told before is looked at again.
-	if !few || len(again) > 0 || c.ledger.peer.Name != now.Name || c.status().LastError != "" {
-		news = c.ledger.everything(all.routes)
+	if all || len(again) > 0 || c.ledger.peer.Name != now.Name || c.status().LastError != "" {
+		news, all = table.routes, true
 	}
 	c.ledger.peer.Name = now.Name
-	messages, n, err := c.ledger.update(all.routes, news, again...)
-	c.version = all.version
+	messages, n, err := c.ledger.update(news, all, again...)
+	c.version = table.version
 	c.sessions.mu.RUnlock()
 	c.link.send(messages)
 	if n > 0 {
@@ -566,7 +558,7 @@ func (c *conversation) end(why error) {
 			ctx = f.hurry
 		}
 		if f.withdraw && c.state == established {
-			messages, count, _ := c.ledger.update(nil, c.ledger.everything(nil)) // no route, no error
+			messages, count, _ := c.ledger.update(nil, true) // no route, no error
 			c.link.send(messages)
 			c.show(func(shown *Session) { shown.Updates += count })
 		}

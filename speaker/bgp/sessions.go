@@ -73,6 +73,20 @@ type Session struct {
 	Updates  int // UPDATE messages sent
 	Prefixes int // prefixes announced now
 	Dropped  int // UPDATE messages of the router that were dropped
+
+	ledger *ledger // nil: the session is not up
+}
+
+// Told adds to all the prefixes that the router knows now, if the session is up. Anybody may call it.
+func (s Session) Told(all map[netip.Prefix]bool) {
+	if s.ledger == nil {
+		return
+	}
+	s.ledger.mu.Lock()
+	defer s.ledger.mu.Unlock()
+	for prefix := range s.ledger.told {
+		all[prefix] = true
+	}
 }
 
 // New returns Sessions without any peer. uptime says how long the host has been up; see HostUptime.
@@ -86,7 +100,7 @@ func New(uptime func() time.Duration) *Sessions {
 // connection, in its turn: where graceful restart is on, its router keeps the routes meanwhile. A peer that is gone is told
 // so, and forgets our routes. since is when the change was first seen; see Written.
 //
-// Peers have a RouterID, and a SourceAddress where the operator asked for one. The caller must not change routes
+// Peers have a RouterID, and a SourceAddress where the operator asked for one; no two are one neighbor to a router. The caller must not change anything of it
 // afterwards. If two routes of one prefix are for the same peer, the first counts.
 func (s *Sessions) Update(peers []loadbalancer.Peer, changed map[netip.Prefix][]loadbalancer.Route, since time.Time) {
 	s.mu.Lock()
@@ -98,17 +112,10 @@ func (s *Sessions) Update(peers []loadbalancer.Peer, changed map[netip.Prefix][]
 
 	s.leaving = slices.DeleteFunc(s.leaving, (*session).ended)
 	left, sessions := slices.Clone(s.sessions), make([]*session, len(peers))
-	for _, fits := range []func(a, b loadbalancer.Peer) bool{
-		func(a, b loadbalancer.Peer) bool { return a.Name == b.Name && sameSession(a, b) },
-		sameSession,
-		sameNeighbor,
-	} {
-		for i, peer := range peers {
-			at := slices.IndexFunc(left, func(o *session) bool { return fits(peer, *o.desired.Load()) })
-			if sessions[i] == nil && at >= 0 {
-				sessions[i] = left[at]
-				left = slices.Delete(left, at, at+1)
-			}
+	for i, peer := range peers {
+		if at := slices.IndexFunc(left, func(o *session) bool { return sameNeighbor(peer, *o.desired.Load()) }); at >= 0 {
+			sessions[i] = left[at]
+			left = slices.Delete(left, at, at+1)
 		}
 	}
 	for _, o := range left {
@@ -153,23 +160,6 @@ func (s *Sessions) List() []Session {
 		list = append(list, o.status())
 	}
 	return list
-}
-
-// Told returns the prefixes that some router has been told, in a session that is up. Anybody may call it.
-func (s *Sessions) Told() map[netip.Prefix]bool {
-	s.mu.RLock()
-	sessions := s.sessions // nobody changes the list itself
-	all := make(map[netip.Prefix]bool, len(s.table.routes))
-	s.mu.RUnlock()
-	for _, o := range sessions {
-		o.mu.Lock()
-		known := o.known
-		o.mu.Unlock()
-		if known != nil {
-			known.prefixes(all)
-		}
-	}
-	return all
 }
 
 // LookAgain makes every session look for its next hops again.
