@@ -177,7 +177,7 @@ func TestTheSecretIsReadFromWhenAPeerNeedsIt(t *testing.T) {
 		r.begin(Options{})
 		// The stage gives the configuration as it is read: the loop is asleep, and looks when its Node changes.
 		with := func(config *loadbalancer.Config) {
-			r.speaker.config = config
+			r.speaker.admitted.Config = config
 			r.put(node(t, fmt.Sprintf("a look=%d", r.said.count())))
 		}
 		logged.Take()
