@@ -23,6 +23,7 @@ import (
 
 	"github.com/metallb/cloud-provider-metallb/internal/agent"
 	"github.com/metallb/cloud-provider-metallb/speaker"
+	"github.com/metallb/cloud-provider-metallb/speaker/bfd/seam"
 	"github.com/metallb/cloud-provider-metallb/speaker/bgp"
 )
 
@@ -95,6 +96,7 @@ func run(f flags) error {
 
 	sessions := bgp.New(bgp.HostUptime)
 	sessions.Written = written
+	responder := &responder{sessions: sessions.List}
 	s, err := speaker.New(server.Cluster(f.Namespace), sessions, f.Options)
 	if err != nil {
 		return err
@@ -122,7 +124,7 @@ func run(f flags) error {
 			}
 			return s.Announced(told)
 		}
-		(&collector{node: f.NodeName, status: s.Status, announced: announced, sessions: sessions.List}).register()
+		(&collector{node: f.NodeName, status: s.Status, announced: announced, sessions: sessions.List, responder: responder}).register()
 		stop, err := agent.Serve(f.Serving, health, asked.May, legacyregistry.Handler())
 		if err != nil {
 			return err
@@ -136,6 +138,7 @@ func run(f flags) error {
 			klog.ErrorS(err, "Missing next hops are looked for every few seconds only")
 		}
 	}()
+	go responder.follow(ctx, seam.Name, sessions.Lost)
 	s.Run(ctx)
 	forget() // a second signal ends the process at once
 

@@ -55,6 +55,8 @@ type session struct {
 	bell chan struct{} // capacity 1
 	// edited is another: a connection that was opened with peer does no longer do.
 	edited chan struct{} // capacity 1
+	// lost is a third: BFD takes the router for dead. Anybody may ring it.
+	lost chan struct{} // capacity 1
 	// look asks for another look for next hops. Anybody may set it.
 	look atomic.Bool
 	// ctx ends when the session is to end; the cause is a farewell.
@@ -95,7 +97,7 @@ var deconfigured = farewell{subcode: ceaseDeconfigured, why: "the configuration 
 func newSession(peer loadbalancer.Peer, s *Sessions) *session {
 	ctx, leave := context.WithCancelCause(context.Background())
 	o := &session{
-		peer: peer, sessions: s, bell: make(chan struct{}, 1), edited: make(chan struct{}, 1), ctx: ctx, leave: leave, done: make(chan struct{}),
+		peer: peer, sessions: s, bell: make(chan struct{}, 1), edited: make(chan struct{}, 1), lost: make(chan struct{}, 1), ctx: ctx, leave: leave, done: make(chan struct{}),
 		complaints: map[string]bool{},
 		shown:      Session{Peer: peer.Name, Addr: peer.Addr, Port: peer.Port, ASN: peer.ASN, Since: time.Now()},
 	}
@@ -154,6 +156,7 @@ func (s *session) ended() bool {
 func (s *session) status() Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.shown.BFD = s.desired.Load().BFDProfile != ""
 	return s.shown
 }
 
@@ -231,6 +234,10 @@ func (s *session) connect() (up time.Duration, err error) {
 	if err != nil {
 		return 0, s.dialError(err)
 	}
+	select {
+	case <-s.lost: // an earlier connection's
+	default:
+	}
 	c := &conversation{session: s, link: newLink(conn), state: openSent}
 	defer c.link.close()
 	err = c.run()
@@ -240,6 +247,8 @@ func (s *session) connect() (up time.Duration, err error) {
 	}
 	return up, c.inWords(err)
 }
+
+var errLost = errors.New("BFD says that the router is dead")
 
 // A state is one of RFC 4271 §8.2.2, by the number that RFC 6608 gives it. Before there is a connection (Idle, Connect and
 // Active there), there is no conversation.
@@ -326,6 +335,9 @@ func (c *conversation) run() error {
 		case <-c.relook.C:
 			c.look.Store(true)
 			c.ring(time.Time{})
+		case <-c.lost:
+			// No NOTIFICATION: if it is our BFD that was starved, the router keeps the routes until we are back.
+			return errLost
 		case <-c.edited:
 			if c.state != established {
 				return farewell{silent: true, why: "the configuration of this peer changed"}

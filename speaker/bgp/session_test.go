@@ -1000,3 +1000,43 @@ func TestTheReasonForClosingOutlivesTheBrokenConnection(t *testing.T) {
 type brokenPipe struct{ net.Conn }
 
 func (brokenPipe) Write([]byte) (int, error) { return 0, errRefused }
+
+// If the router is alive, and only our BFD was starved, it must not hear a NOTIFICATION, which would make it forget the routes.
+func TestARouterThatBFDTakesForDeadIsLeftWithoutAWordAndTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, other := newRouter(t), newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r, "spine": other})
+		watched := leaf
+		watched.BFDProfile = "quick"
+		s.Announce([]loadbalancer.Peer{watched, spine}, routes("192.0.2.1/32"))
+		l := r.up(hello)
+		l.untilEndOfRIB()
+		other.up(helloInside).untilEndOfRIB()
+		synctest.Wait()
+
+		s.Lost(spine.Addr, netip.Addr{}) // has no profile: not ours to end
+		s.Lost(leaf.Addr, netip.MustParseAddr("10.0.0.77"))
+		synctest.Wait()
+		if list := s.List(); !list[0].Up || !list[0].BFD || !list[1].Up || list[1].BFD {
+			t.Fatalf("somebody else's end ends a session: %+v", list)
+		}
+
+		s.Lost(leaf.Addr, netip.Addr{})
+		s.Lost(leaf.Addr, netip.Addr{}) // once more, which is no news
+		synctest.Wait()
+		if list := s.List(); list[0].Up || list[0].LastError != "BFD says that the router is dead" || !list[1].Up {
+			t.Errorf("List says %+v", list)
+		}
+		for len(l.heard) > 0 {
+			if f := l.next(); len(f.bytes) > 18 && f.kind() == 3 {
+				t.Errorf("the router hears %s", tell(f))
+			}
+		}
+		r.up(hello).untilEndOfRIB()
+		synctest.Wait()
+		pass(time.Second)
+		if !s.List()[0].Up {
+			t.Error("the session that was begun anew is down")
+		}
+	})
+}

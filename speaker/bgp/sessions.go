@@ -69,6 +69,8 @@ type Session struct {
 	// LastError says why the session is down, or why a route cannot be sent while it is up; empty if all is well.
 	LastError string
 
+	BFD bool // the peer has a bfd-profile
+
 	Failures int // attempts that did not bring the session up
 	Updates  int // UPDATE messages sent
 	Prefixes int // prefixes announced now
@@ -160,6 +162,18 @@ func (s *Sessions) List() []Session {
 		list = append(list, o.status())
 	}
 	return list
+}
+
+// Lost ends the sessions with a router that BFD takes for dead, without NOTIFICATION, and tries again. local is our address, or the
+// zero Addr for any.
+func (s *Sessions) Lost(router, local netip.Addr) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, o := range s.sessions {
+		if p := o.desired.Load(); p.BFDProfile != "" && p.Addr == router && (!local.IsValid() || p.SourceAddress.WithZone("") == local) {
+			knock(o.lost)
+		}
+	}
 }
 
 // LookAgain makes every session look for its next hops again.
