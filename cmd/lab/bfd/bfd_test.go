@@ -508,9 +508,9 @@ func TestAThousandSessionsOfOneResponder(t *testing.T) {
 	suite.Heavy(t)
 	s := set(t, "BIRD", false, 1) // of which only the network is used
 	const sessions, interval = 1000, 300
-	farm := made(s.fabric.Host("farm", "10.0.0.9/24"))(t)
+	farm := made(s.fabric.Host("farm", "10.0.0.9/24", "10.9.255.253/24"))(t)
 	must(t, s.node.Addresses("fabric", "10.9.255.254/16"))
-	must(t, farm.IP("route", "add", "local", "10.9.0.0/16", "dev", "lo"))
+	must(t, farm.IP("route", "add", "local", "10.9.0.0/22", "dev", "lo"))
 	profile := fmt.Sprintf("bfd-profiles: [{name: quick, receive-interval: %d, transmit-interval: %d}]\npeers:\n", interval, interval)
 	ours, theirs := profile, profile
 	for i := range sessions {
