@@ -36,6 +36,10 @@ const (
 	// graceTime is how long the router's last message may lie in the socket when the hold time is over, because this process
 	// did not run: a throttled pod is no dead router.
 	graceTime = 100 * time.Millisecond
+	// silentTime is how long the connection to a router that BFD takes for dead stays open, although nobody uses it. A router that
+	// hears us, and is not heard, ends the session when our BFD says so; one that heard of the connection's end before that would
+	// take us for a speaker that restarts, and keep the routes.
+	silentTime = 5 * time.Second
 	// partingTime is how long a router may take to read our last words.
 	partingTime = 2 * time.Second
 )
@@ -239,9 +243,13 @@ func (s *session) connect() (up time.Duration, err error) {
 	default:
 	}
 	c := &conversation{session: s, link: newLink(conn), state: openSent}
-	defer c.link.close()
 	err = c.run()
 	c.end(err)
+	if errors.Is(err, errLost) {
+		time.AfterFunc(silentTime, c.link.close)
+	} else {
+		c.link.close()
+	}
 	if c.state == established {
 		up = time.Since(c.since) + 1 // a session that ended at once was up, too
 	}

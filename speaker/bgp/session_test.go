@@ -1027,10 +1027,8 @@ func TestARouterThatBFDTakesForDeadIsLeftWithoutAWordAndTriedAgain(t *testing.T)
 		if list := s.List(); list[0].Up || list[0].LastError != "BFD says that the router is dead" || !list[1].Up {
 			t.Errorf("List says %+v", list)
 		}
-		for len(l.heard) > 0 {
-			if f := l.next(); len(f.bytes) > 18 && f.kind() == 3 {
-				t.Errorf("the router hears %s", tell(f))
-			}
+		if len(l.heard) > 0 {
+			t.Errorf("the router hears %s", tell(l.next()))
 		}
 		r.up(hello).untilEndOfRIB()
 		synctest.Wait()
@@ -1038,5 +1036,6 @@ func TestARouterThatBFDTakesForDeadIsLeftWithoutAWordAndTriedAgain(t *testing.T)
 		if !s.List()[0].Up {
 			t.Error("the session that was begun anew is down")
 		}
+		pass(silentTime)
 	})
 }

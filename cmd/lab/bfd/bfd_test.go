@@ -496,7 +496,7 @@ func TestADeadRouterIsLeftWithinTheDetectionTime(t *testing.T) {
 			}
 			return errors.New("it does not say so")
 		})
-		s.t.Logf("%s: the speaker left after %v", s, took.Round(time.Millisecond))
+		s.t.Logf("%s: the speaker left after %v; the responder has %d MiB", s, took.Round(time.Millisecond), resident(s.t, s.bfd.PID())>>20)
 		if took > limit {
 			s.t.Errorf("%s: the limit is %v", s, limit)
 		}
@@ -571,4 +571,53 @@ func processor(t *testing.T, pid int) time.Duration {
 		ticks += n
 	}
 	return ticks * 10 * time.Millisecond
+}
+
+// The node no longer hears its router, which hears the node: the node says so, and that is the end for both.
+func TestACableOfOneDirectionOnlyIsNoCable(t *testing.T) {
+	scenes(t, func(s *scene) {
+		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")
+		s.up()
+		_, router, _ := s.addrs()
+		family := "ip"
+		if s.v6 {
+			family = "ip6"
+		}
+		made(s.node.Run(s.t.Context(), "nft", "add table inet deaf; add chain inet deaf input { type filter hook input priority 0; }"))(s.t)
+		since := time.Now()
+		made(s.node.Run(s.t.Context(), "nft", fmt.Sprintf("add rule inet deaf input %s saddr %s drop", family, router)))(s.t)
+		took := s.gone(since)
+		s.t.Logf("%s: the route is gone after %v", s, took.Round(time.Millisecond))
+		if took > time.Second {
+			s.t.Errorf("%s: that is more than a second", s)
+		}
+	})
+}
+
+// While its speaker is away, a node's routes are those of a graceful restart. BIRD still watches it by BFD then, FRR does not.
+func TestANodeThatDiesWhileItsSpeakerRestarts(t *testing.T) {
+	scenes(t, func(s *scene) {
+		const restart = 10 * time.Second
+		s.board.configure(s.configuration(100, ", graceful-restart: {restart-time: 10s}"))
+		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")
+		s.up()
+		node, _, _ := s.addrs()
+		s.speaker.Kill()
+		s.until("the router has seen that the session ended", func() error {
+			session, err := s.router.Session(s.t.Context(), node)
+			if err == nil && session.Up {
+				err = errors.New("it is up")
+			}
+			return err
+		})
+		took := s.gone(s.pull())
+		s.t.Logf("%s: the route is gone after %v", s, took.Round(time.Millisecond))
+		most := limit
+		if s.kind == "FRR" {
+			most = restart + time.Second
+		}
+		if took > most {
+			s.t.Errorf("%s: the limit is %v", s, most)
+		}
+	})
 }
