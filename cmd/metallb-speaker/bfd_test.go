@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,8 +19,8 @@ import (
 func TestAResponderThatAProfileNeedsIsMissed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logged := logbook.Open()
-		var sessions []bgp.Session
-		r := &responder{sessions: func() []bgp.Session { return sessions }}
+		var profile atomic.Bool
+		r := &responder{sessions: func() []bgp.Session { return []bgp.Session{{Peer: "leaf", BFD: profile.Load()}} }}
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		go r.follow(ctx, fmt.Sprintf("@metallb-bfd-nobody-%d", os.Getpid()), nil)
@@ -33,8 +34,8 @@ func TestAResponderThatAProfileNeedsIsMissed(t *testing.T) {
 			{then: "it still has", profile: true},
 			{then: "no longer", want: []string{"A BFD responder runs on this node, or none is needed any more"}},
 		} {
-			sessions = []bgp.Session{{Peer: "leaf", BFD: step.profile}}
-			<-time.After(2 * responderTime)
+			profile.Store(step.profile)
+			<-time.After(2*responderTime + time.Second)
 			synctest.Wait()
 			var got []string
 			for _, line := range logged.Take() {

@@ -141,6 +141,7 @@ func TestASilentRouterIsDownAfterTheDetectionTimeAndComesBack(t *testing.T) {
 				t.Fatalf("with the cable again the ends are %v and %v", state(a), state(b))
 			}
 		}
+		synctest.Wait()
 		s := a.List()[0]
 		if s.Ups != 21 || s.Downs != 20 || s.In == 0 || s.Out == 0 || s.Detection != 300*ms || s.Port != SingleHop {
 			t.Errorf("it counts %+v", s)
@@ -211,6 +212,7 @@ func TestTheRouterChoosesHowManyHopsThereAre(t *testing.T) {
 		c.out = func(router netip.Addr, port uint16, _ []byte) { ports[router] = port }
 		r := run(t, c, Peer{Name: "near", Router: leaf, Profile: quick}, Peer{Name: "far", Router: far, Profile: quick})
 		pass(time.Second)
+		synctest.Wait()
 		if ports[leaf] != SingleHop || ports[far] != Multihop {
 			t.Errorf("it begins at %v", ports)
 		}
