@@ -11,6 +11,6 @@
 // node, and routers would drop the routes that graceful restart is there to keep. For the same reason the C bit is never set: what
 // routers shall do when BFD goes down is to forget our routes.
 //
-// Not spoken, as by MetalLB's speakers of every kind but FRR: authentication, the echo function, demand mode on our own side. A
-// router in demand mode gets no periodic packets, as it asks.
+// Not spoken are authentication, the echo function, and demand mode on our own side. A router in demand mode gets no periodic packets,
+// as it asks.
 package bfd

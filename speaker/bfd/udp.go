@@ -240,7 +240,8 @@ func (p *plug) send(port uint16, payload []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Sendto(p.fd, payload, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, to); err != nil {
+	err = unix.Sendto(p.fd, payload, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, to)
+	if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ENOBUFS) { // a link that is full loses packets
 		return fmt.Errorf("send to %s: %w", p.router, err)
 	}
 	return nil

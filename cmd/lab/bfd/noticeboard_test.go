@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -11,6 +12,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // A noticeboard is as much of an API server as one node's speaker and BFD responder need: a few objects, to watch. Whatever they select
@@ -30,8 +32,8 @@ const (
 	slicesPath = "/apis/discovery.k8s.io/v1/endpointslices"
 )
 
-// newNoticeboard shows a node with one Service, whose pod is ready, and a configuration.
-func newNoticeboard(config string, addrs ...string) *noticeboard {
+// newNoticeboard shows a node with Services, whose pods are ready, and a configuration.
+func newNoticeboard(config string, many int, addrs ...string) *noticeboard {
 	b := &noticeboard{changed: make(chan struct{}), version: 1, objects: map[string][]runtime.Object{secrets: nil}}
 	node := &corev1.Node{TypeMeta: kind("v1", "Node"), ObjectMeta: metav1.ObjectMeta{Name: "node"}}
 	for _, addr := range addrs {
@@ -39,20 +41,24 @@ func newNoticeboard(config string, addrs ...string) *noticeboard {
 	}
 	b.objects[nodes] = []runtime.Object{node}
 	yes, name, port := true, "node", int32(80)
-	b.objects[services] = []runtime.Object{&corev1.Service{
-		TypeMeta: kind("v1", "Service"), ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "web"},
-		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol},
-			ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyCluster},
-		Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.168.10.1"}, {IP: "fd00:10::1"}}}},
-	}}
-	for _, family := range []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6} {
-		addr := map[discoveryv1.AddressType]string{discoveryv1.AddressTypeIPv4: "10.244.0.1", discoveryv1.AddressTypeIPv6: "fd00:244::1"}[family]
-		b.objects[slicesPath] = append(b.objects[slicesPath], &discoveryv1.EndpointSlice{
-			TypeMeta:    kind("discovery.k8s.io/v1", "EndpointSlice"),
-			ObjectMeta:  metav1.ObjectMeta{Namespace: "shop", Name: "web-" + string(family), Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
-			AddressType: family, Ports: []discoveryv1.EndpointPort{{Port: &port}},
-			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{addr}, NodeName: &name, Conditions: discoveryv1.EndpointConditions{Ready: &yes}}},
+	v4, v6 := netip.MustParseAddr("192.168.10.1"), netip.MustParseAddr("fd00:10::1")
+	for i := range many {
+		web := fmt.Sprint("web", i)
+		b.objects[services] = append(b.objects[services], &corev1.Service{
+			TypeMeta: kind("v1", "Service"), ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: web, UID: types.UID(web)},
+			Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol},
+				ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyCluster},
+			Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: v4.String()}, {IP: v6.String()}}}},
 		})
+		v4, v6 = v4.Next(), v6.Next()
+		for family, addr := range map[discoveryv1.AddressType]string{discoveryv1.AddressTypeIPv4: "10.244.0.1", discoveryv1.AddressTypeIPv6: "fd00:244::1"} {
+			b.objects[slicesPath] = append(b.objects[slicesPath], &discoveryv1.EndpointSlice{
+				TypeMeta:    kind("discovery.k8s.io/v1", "EndpointSlice"),
+				ObjectMeta:  metav1.ObjectMeta{Namespace: "shop", Name: web + "-" + string(family), Labels: map[string]string{discoveryv1.LabelServiceName: web}},
+				AddressType: family, Ports: []discoveryv1.EndpointPort{{Port: &port}},
+				Endpoints: []discoveryv1.Endpoint{{Addresses: []string{addr}, NodeName: &name, Conditions: discoveryv1.EndpointConditions{Ready: &yes}}},
+			})
+		}
 	}
 	b.configure(config)
 	return b
