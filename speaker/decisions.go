@@ -65,17 +65,17 @@ type outcome struct {
 	remarks []remark                              // sorted
 }
 
-// A remark is what an operator may want to know of an address: one of these, and why, as the log says it.
+// A remark is what an operator may want to know of an address: one of these, and why.
 type remark struct {
-	what string
+	what int
 	Withheld
 }
 
-// The order of the alphabet, backwards, is that in logs.
+// In the order of logs.
 const (
-	stillAnnouncing  = "Still announcing" // kept from now on
-	notAnnouncing    = "Not announcing"   // or for another reason than before
-	noLongerWithheld = "No longer withheld"
+	notAnnouncing   = iota // or for another reason than before
+	stillAnnouncing        // kept from now on
+	noLongerWithheld
 )
 
 func newDecisions() *decisions {
@@ -238,7 +238,7 @@ func (d *decisions) look(now time.Time, w world) (o outcome) {
 		d.remark(&o, e)
 	}
 	slices.SortFunc(o.remarks, func(a, b remark) int {
-		return cmp.Or(cmp.Compare(b.what, a.what), cmp.Compare(a.Service, b.Service), a.Addr.Compare(b.Addr))
+		return cmp.Or(cmp.Compare(a.what, b.what), cmp.Compare(a.Service, b.Service), a.Addr.Compare(b.Addr))
 	})
 	return o
 }

@@ -272,10 +272,13 @@ func (s *Speaker) logChanges(o outcome) {
 			klog.InfoS("More changes", "changes", len(o.remarks)-most, "routes", routes, "withheld", withheld)
 			return
 		}
-		about := []any{"service", r.Service, "address", r.Addr}
-		if r.Why != "" {
-			about = append(about, "why", r.Why)
+		switch r.what {
+		case notAnnouncing:
+			klog.InfoS("Not announcing", "service", r.Service, "address", r.Addr, "why", r.Why)
+		case stillAnnouncing:
+			klog.InfoS("Still announcing", "service", r.Service, "address", r.Addr, "why", r.Why)
+		default:
+			klog.InfoS("No longer withheld", "service", r.Service, "address", r.Addr)
 		}
-		klog.InfoS(r.what, about...)
 	}
 }
