@@ -165,7 +165,7 @@ func TestEveryLinkInTheDocumentationLeadsSomewhere(t *testing.T) {
 func TestTheReferenceKnowsTheKeysThatParseKnows(t *testing.T) {
 	page := readPage(t, reference)
 	keys := parserKeys(t)
-	base := mustParse(t, smallest(t))
+	base, withProfile := mustParse(t, smallest(t)), mustParse(t, with(t, profiles+"[].name", "quick"))
 	documented := map[string]bool{}
 	for _, row := range page.rows("Configuration keys") {
 		written := codeSpans(row.cells[0])
@@ -196,7 +196,11 @@ func TestTheReferenceKnowsTheKeysThatParseKnows(t *testing.T) {
 			}
 			if value, ok := strings.CutPrefix(row.cells[2], "`"); ok {
 				value, ok = strings.CutSuffix(value, "`")
-				if config := mustParse(t, with(t, path, value)); !ok || !reflect.DeepEqual(config, base) {
+				want := base
+				if strings.HasPrefix(path, profiles) {
+					want = withProfile
+				}
+				if config := mustParse(t, with(t, path, value)); !ok || !reflect.DeepEqual(config, want) {
 					t.Errorf("%s:%d: %s is not the default of %s", reference, row.line, row.cells[2], path)
 				}
 			}
@@ -333,7 +337,7 @@ func TestTheExampleUsesEveryHonouredKey(t *testing.T) {
 }
 
 func TestTheReferenceKnowsTheFlagsThatTheProgramsHave(t *testing.T) {
-	for program, complete := range map[string]bool{"metallb-speaker": true, "metallb-cloud-controller-manager": false} {
+	for program, complete := range map[string]bool{"metallb-speaker": true, "metallb-bfd": true, "metallb-cloud-controller-manager": false} {
 		help := help(t, program)
 		documented := map[string]bool{}
 		for _, row := range readPage(t, reference).rows("Flags") {
@@ -363,6 +367,7 @@ func TestTheReferenceKnowsTheFlagsThatTheProgramsHave(t *testing.T) {
 	}
 	// Flags that other text mentions exist as well, in some program.
 	all := help(t, "metallb-speaker")
+	maps.Copy(all, help(t, "metallb-bfd"))
 	maps.Copy(all, help(t, "metallb-cloud-controller-manager"))
 	for _, span := range readPage(t, reference).spans {
 		if flag, ok := strings.CutPrefix(span, "--"); ok && flag != "help" && all["--"+flag] == "" {
@@ -375,7 +380,7 @@ func TestTheReferenceKnowsTheLogLinesAndEvents(t *testing.T) {
 	messages := map[string]bool{}
 	others := map[string]bool{}
 	reasons := map[string]bool{"SyncLoadBalancerFailed": true} // the standard service controller's
-	for _, folder := range []string{"provider", "speaker", "speaker/bgp", "cmd/metallb-speaker", "cmd/metallb-cloud-controller-manager"} {
+	for _, folder := range []string{"provider", "speaker", "speaker/bgp", "speaker/bfd", "internal/agent", "internal/watch", "cmd/metallb-speaker", "cmd/metallb-bfd", "cmd/metallb-cloud-controller-manager"} {
 		for path, file := range sources(t, folder) {
 			ast.Inspect(file, func(n ast.Node) bool {
 				call, ok := n.(*ast.CallExpr)
@@ -441,7 +446,7 @@ func TestEveryRowOfTheFailureTableNamesATestThatThereIs(t *testing.T) {
 
 func TestTheReferenceKnowsTheMetrics(t *testing.T) {
 	names := map[string]bool{}
-	for _, folder := range []string{"provider", "cmd/metallb-speaker"} {
+	for _, folder := range []string{"provider", "cmd/metallb-speaker", "cmd/metallb-bfd"} {
 		for _, file := range sources(t, folder) {
 			ast.Inspect(file, func(n ast.Node) bool {
 				if text, ok := n.(*ast.BasicLit); ok && strings.HasPrefix(text.Value, `"metallb_`) {
@@ -534,6 +539,7 @@ func parserKeys(t *testing.T) map[string]bool {
 		"configKeys":        "",
 		"peerKeys":          "peers[].",
 		"restartKeys":       "peers[].graceful-restart.",
+		"bfdProfileKeys":    "bfd-profiles[].",
 		"selectorKeys":      "peers[].node-selectors[].",
 		"expressionKeys":    "peers[].node-selectors[].match-expressions[].",
 		"poolKeys":          "address-pools[].",
@@ -615,6 +621,8 @@ func standing(t *testing.T, path string) string {
 	return "honoured"
 }
 
+const profiles = "bfd-profiles"
+
 // with returns the smallest configuration with a key set, in the first item of each list.
 func with(t *testing.T, path, text string) string {
 	t.Helper()
@@ -632,7 +640,11 @@ func with(t *testing.T, path, text string) string {
 		name, isList := strings.CutSuffix(step, "[]")
 		if isList {
 			if list, ok := at[name].([]any); !ok || len(list) == 0 {
-				at[name] = []any{map[string]any{}}
+				item := map[string]any{}
+				if name == profiles {
+					item["name"] = "quick" // required, and the smallest configuration has none
+				}
+				at[name] = []any{item}
 			}
 			at, _ = at[name].([]any)[0].(map[string]any)
 			continue

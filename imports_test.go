@@ -33,6 +33,8 @@ type rule struct {
 var rules = []rule{
 	{pkg: "loadbalancer", may: []string{"gopkg.in/yaml.v3", "go4.org/netipx"}, deep: true},
 	{pkg: "service", may: []string{module + "/loadbalancer", "k8s.io/api/core/v1"}},
+	{pkg: "speaker/bfd", may: []string{module + "/loadbalancer", "github.com/gopacket/gopacket", "github.com/gopacket/gopacket/layers", "k8s.io/klog/v2", "golang.org/x/sys/"}},
+	{pkg: "speaker/bfd/seam", may: []string{"golang.org/x/sys/"}},
 	{pkg: "speaker/bgp", may: []string{module + "/loadbalancer", gobgp + "v3/pkg/packet/bgp", "k8s.io/klog/v2", "golang.org/x/sys/"}},
 }
 
@@ -58,7 +60,7 @@ func TestEachPackageImportsOnlyWhatItMay(t *testing.T) {
 
 // The two halves agree because both ask the domain, and fail apart because they do not know each other.
 func TestSpeakerAndProviderNeverMeet(t *testing.T) {
-	for pkg, other := range map[string]string{"speaker": "provider", "speaker/bgp": "provider", "provider": "speaker"} {
+	for pkg, other := range map[string]string{"speaker": "provider", "speaker/bgp": "provider", "speaker/bfd": "provider", "provider": "speaker"} {
 		for path := range needs(t, pkg) {
 			if path == module+"/"+other || strings.HasPrefix(path, module+"/"+other+"/") {
 				t.Errorf("package %s needs %s", pkg, path)
@@ -70,9 +72,11 @@ func TestSpeakerAndProviderNeverMeet(t *testing.T) {
 // Half of a speaker's code would be API groups that it does not use, and memory on every node.
 func TestSpeakersLinkNoAPIGroupThatTheyDoNotUse(t *testing.T) {
 	used := []string{"apps/v1", "authentication/v1", "authorization/v1", "core/v1", "discovery/v1"}
-	for path := range needs(t, "cmd/metallb-speaker") {
-		if group, ok := strings.CutPrefix(path, "k8s.io/api/"); ok && !slices.Contains(used, group) {
-			t.Errorf("it links %s", path)
+	for _, program := range []string{"cmd/metallb-speaker", "cmd/metallb-bfd"} {
+		for path := range needs(t, program) {
+			if group, ok := strings.CutPrefix(path, "k8s.io/api/"); ok && !slices.Contains(used, group) {
+				t.Errorf("%s links %s", program, path)
+			}
 		}
 	}
 }

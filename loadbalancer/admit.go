@@ -163,7 +163,7 @@ func (c *Config) among(next *Config, held []Holding, differs func(now, then *Poo
 	return all
 }
 
-// sameSession returns the peer of c that differs from p in its Nodes at most, or nil: the session of a Node that has both
+// sameSession returns the peer of c that differs from p in its Nodes and BFD at most, or nil: the session of a Node that has both
 // goes on as it is.
 func (c *Config) sameSession(p Peer) *Peer {
 	for i, q := range c.Peers {
@@ -171,6 +171,7 @@ func (c *Config) sameSession(p Peer) *Peer {
 			continue
 		}
 		p.NodeSelectors, q.NodeSelectors = nil, nil
+		p.BFDProfile, q.BFDProfile = "", ""
 		if reflect.DeepEqual(p, q) {
 			return &c.Peers[i]
 		}

@@ -18,6 +18,8 @@ type Config struct {
 	Peers []Peer
 	// Pools are in the order the operator wrote them, and no two own the same address: Parse sees to both.
 	Pools []Pool
+	// BFDProfiles have unique names, in the order the operator wrote them.
+	BFDProfiles []BFDProfile
 	// Drain says which marks of a node, besides the annotation, mean that it is being drained on purpose.
 	Drain Drain
 
@@ -84,6 +86,9 @@ type Peer struct {
 	// graceful restart.
 	RestartTime time.Duration
 
+	// BFDProfile names the profile by which BFD watches the router, one of the Config's; empty: BFD does not.
+	BFDProfile string
+
 	// NodeSelectors name the nodes that peer with this router; none means every node.
 	NodeSelectors []Selector
 }
@@ -96,6 +101,30 @@ func (p Peer) IBGP() bool { return p.ASN == p.MyASN }
 func (p Peer) SameRouter(q Peer) bool {
 	return p.Addr == q.Addr && p.Port == q.Port &&
 		(p.SourceAddress == q.SourceAddress || !p.SourceAddress.IsValid() || !q.SourceAddress.IsValid())
+}
+
+// A BFDProfile says how BFD watches a router (RFC 5880), and how it is to watch us.
+type BFDProfile struct {
+	// Name is unique within a Config.
+	Name string
+	// ReceiveInterval is the least time between two packets that we take, TransmitInterval that between two that we send; 10 ms
+	// to 60 s.
+	ReceiveInterval, TransmitInterval time.Duration
+	// DetectMultiplier is how many of our packets the router misses until it takes us for dead; at least 2.
+	DetectMultiplier uint8
+	// Passive sessions say nothing before the router has.
+	Passive bool
+	// MinimumTTL is the least TTL of packets that came over several hops (RFC 5883 §6); at least 1.
+	MinimumTTL uint8
+}
+
+// ProfileOf returns the profile by which BFD watches the router, or false.
+func (c *Config) ProfileOf(p Peer) (BFDProfile, bool) {
+	i := slices.IndexFunc(c.BFDProfiles, func(b BFDProfile) bool { return b.Name == p.BFDProfile && p.BFDProfile != "" })
+	if i < 0 {
+		return BFDProfile{}, false
+	}
+	return c.BFDProfiles[i], true
 }
 
 // A Secret is a text that nothing prints.

@@ -20,7 +20,7 @@ func FuzzParse(f *testing.F) {
 		"",
 		"peers:\n- peer-address: 10.0.0.1\n  peer-asn: 100\n  my-asn: 42\naddress-pools:\n- name: default\n  cidr:\n  - 192.168.10.0/24\n",
 		peer("name: tor", "hold-time: 9", "keepalive-time: 3s", "connect-time: 1m", "router-id: 1.2.3.4", "source-address: node-ip"),
-		peer("ebgp-multihop: 3", "graceful-restart: {restart-time: 5m}", "bfd-profile: x", "node-selectors: [{match-labels: {a: b}}]"),
+		peer("ebgp-multihop: 3", "graceful-restart: {restart-time: 5m}", "bfd-profile: x", "bfd-profile: quick", "node-selectors: [{match-labels: {a: b}}]"),
 		peer("node-selectors: [{match-expressions: [{key: a, operator: In, values: [b, c]}, {key: d, operator: Exists}]}, ~]"),
 		peer("password: hunter2", "ttl-security: true", "hold-time: 1s"),
 		pool("advertisements: [{aggregation-length: 24, localpref: 200, communities: [no-export, '1:2', 'large:1:2:3'], as-path-prepend: 2}, ~]"),

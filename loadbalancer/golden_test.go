@@ -145,6 +145,9 @@ func inWords(config *Config) string {
 		if p.PasswordKey != "" {
 			fmt.Fprintf(&b, "  with the password in %s\n", p.PasswordKey)
 		}
+		if bfd, ok := config.ProfileOf(p); ok {
+			fmt.Fprintf(&b, "  watched by BFD profile %+v\n", bfd)
+		}
 		selectorsInWords(&b, "  on nodes with", p.NodeSelectors)
 	}
 	for _, p := range config.Pools {

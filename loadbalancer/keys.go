@@ -36,9 +36,10 @@ func (ks keys) and(s standing, list string) keys {
 
 // The keys, by the mapping that may have them.
 var (
-	configKeys = keysOf("peers communities=bgp-communities address-pools drain").and(unused, "bfd-profiles")
+	configKeys = keysOf("peers communities=bgp-communities address-pools drain bfd-profiles")
 	peerKeys   = keysOf(`name peer-address peer-asn my-asn peer-port hold-time keepalive-time connect-time graceful-restart
-		router-id source-address ebgp-multihop ttl-security password password-key node-selectors`).and(unused, "bfd-profile")
+		router-id source-address ebgp-multihop ttl-security password password-key node-selectors bfd-profile`)
+	bfdProfileKeys = keysOf("name receive-interval transmit-interval detect-multiplier passive-mode minimum-ttl").and(unused, "echo-mode echo-interval")
 	restartKeys    = keysOf("restart-time")
 	selectorKeys   = keysOf("match-labels match-expressions")
 	expressionKeys = keysOf("key operator values")

@@ -74,7 +74,9 @@ func (r *reader) config(text []byte) *Config {
 		return nil
 	}
 	config := &Config{Drain: r.drain(fields["drain"])}
-	peers := r.peers(config, fields["peers"])
+	var profiles map[string]value
+	config.BFDProfiles, profiles = r.bfdProfiles(fields["bfd-profiles"])
+	peers := r.peers(config, fields["peers"], profiles)
 	r.pools(config, fields["address-pools"], r.communities(fields["communities"]), peers)
 	config.doubts = r.doubts
 	return config

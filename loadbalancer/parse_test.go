@@ -226,7 +226,7 @@ address-pools:
 func TestWarningsPastTheFirstTwentyAreCounted(t *testing.T) {
 	text := "peers:\n"
 	for i := range 30 {
-		text += fmt.Sprintf("- {peer-address: 10.0.0.%d, peer-asn: 100, my-asn: 42, bfd-profile: quick}\n", i)
+		text += fmt.Sprintf("- {peer-address: 10.0.0.%d, peer-asn: 100, my-asn: 42, password: x}\n", i)
 	}
 	_, warnings, err := Parse([]byte(text))
 	if last := warnings[len(warnings)-1].Error(); err != nil || len(warnings) != 21 || last != "there are 10 more warnings" {

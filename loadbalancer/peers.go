@@ -41,11 +41,11 @@ func (r *reader) name(names map[string]value, noun string, item, v value) string
 }
 
 // peers adds the peers to the configuration and returns where each name stands.
-func (r *reader) peers(config *Config, list value) map[string]value {
+func (r *reader) peers(config *Config, list value, profiles map[string]value) map[string]value {
 	names := map[string]value{}
 	items := r.items(list)
 	for _, item := range items {
-		config.Peers = append(config.Peers, r.peer(item, names))
+		config.Peers = append(config.Peers, r.peer(item, names, profiles))
 	}
 	first := map[netip.AddrPort]int{}
 	for i, p := range config.Peers {
@@ -92,7 +92,7 @@ func overlap(a, b []Selector) bool {
 }
 
 // peer reads a peer. Its name is empty if the operator wrote none.
-func (r *reader) peer(v value, names map[string]value) Peer {
+func (r *reader) peer(v value, names, profiles map[string]value) Peer {
 	f, ok := r.fields(v, peerKeys)
 	if !ok {
 		return Peer{}
@@ -109,6 +109,7 @@ func (r *reader) peer(v value, names map[string]value) Peer {
 		RouterID:      r.routerID(f["router-id"]),
 		TTL:           r.flagOrNumber(f["ebgp-multihop"], 255, 1, 255, "a TTL"),
 		RestartTime:   r.gracefulRestart(f["graceful-restart"]),
+		BFDProfile:    r.bfdProfileOf(f["bfd-profile"], profiles),
 		NodeSelectors: r.selectors(f["node-selectors"]),
 	}
 	p.ConnectTime = r.seconds(f["connect-time"], connectTime, 15*time.Second)

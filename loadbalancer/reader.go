@@ -99,7 +99,7 @@ func (r *reader) fields(v value, keys keys) (map[string]value, bool) {
 		case k.standing == later:
 			r.problem(e.key, "is not supported by this version: remove it")
 		case k.standing == unused:
-			r.warn(e.key, "has no effect: this version does not speak BFD; a short hold-time, such as 9s, finds a dead node as well")
+			r.warn(e.key, "has no effect: BFD is spoken in asynchronous mode, without the echo function")
 		default:
 			found[k.name] = e.value
 		}

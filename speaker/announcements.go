@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -47,8 +48,7 @@ func (w *world) serves(r *record) bool { return r.balanced && w.ours.ServesClass
 
 // An offer is what a Service asks for one of its addresses.
 type offer struct {
-	of     *record
-	addr   netip.Addr
+	Announced
 	why    string               // why it asks for nothing, if so
 	routes []loadbalancer.Route // what it asks for
 	// under are the prefixes that the address may be announced with, by any node, and load is what the Service counts for their
@@ -59,11 +59,9 @@ type offer struct {
 	refused []netip.Prefix
 }
 
-func (o *offer) announced() Announced { return Announced{o.of.name, o.addr} }
-
 // equal reports whether both ask for the same.
 func (o *offer) equal(p *offer) bool {
-	return o.addr == p.addr && o.why == p.why && o.load == p.load && o.of.compare(p.of) == 0 &&
+	return o.Announced == p.Announced && o.why == p.why && o.load == p.load &&
 		slices.EqualFunc(o.routes, p.routes, loadbalancer.Route.Equal) && slices.Equal(o.under, p.under)
 }
 
@@ -78,17 +76,15 @@ func (o *offer) withheld() string {
 	return why
 }
 
-// Announcements decides what the node tells routers. The routes are sorted by prefix; no two of them send one prefix to
-// one peer. The order of the services does not matter, nor are those looked at that are not ours.
+// Announcements decides what the node tells routers once everything has been as it is for a while: what needs time is not here.
+// The routes are sorted by prefix, and no two of them send one prefix to one peer; withheld is by Services. The order of the services does not matter, nor
+// are those looked at that are not ours.
 //
 // It is offers for every Service, and settle for every prefix that some offer has a part in. A Speaker calls these two for what
 // changed only, and gets the same.
 func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.Node, services []Service) (routes []loadbalancer.Route, withheld []Withheld) {
-	w := world{config, ours, node.Name, node.Labels, unfit(node), false}
-	services = slices.Clone(services)
-	slices.SortFunc(services, func(a, b Service) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	})
+	drained, _ := Drained(config, node)
+	w := world{config, ours, node.Name, node.Labels, unfit(node, false), drained != ""}
 	all := make([]offer, 0, len(services))
 	for _, svc := range services {
 		if r := recordOf(svc.Service); w.serves(r) {
@@ -107,20 +103,23 @@ func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.
 		}
 	}
 	for prefix, offers := range byPrefix {
-		some, refused := settle(prefix, offers)
-		routes = append(routes, some...)
+		slices.SortStableFunc(offers, func(a, b *offer) int { return cmp.Compare(a.Service, b.Service) })
+		wanted, refused := settle(prefix, offers)
+		send, _ := w.send(time.Time{}, paced{}, wanted, offers)
+		routes = append(routes, send...)
 		for _, o := range refused {
 			o.refused = append(o.refused, prefix)
 		}
 	}
 	slices.SortFunc(routes, func(a, b loadbalancer.Route) int {
-		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()), slices.Compare(a.Peers, b.Peers))
+		return cmp.Or(a.Prefix.Compare(b.Prefix), slices.Compare(a.Peers, b.Peers))
 	})
 	for i := range all {
 		if why := all[i].withheld(); why != "" {
-			withheld = append(withheld, Withheld{all[i].announced(), why})
+			withheld = append(withheld, Withheld{all[i].Announced, why})
 		}
 	}
+	slices.SortStableFunc(withheld, func(a, b Withheld) int { return cmp.Compare(a.Service, b.Service) })
 	return routes, withheld
 }
 
@@ -129,7 +128,7 @@ func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.
 func (w *world) offers(r *record, found []*endpoints, kept []netip.Addr, late [2]bool) []offer {
 	all := make([]offer, 0, len(r.addrs)+len(kept))
 	add := func(addr netip.Addr) {
-		o := offer{of: r, addr: addr}
+		o := offer{Announced: Announced{r.name, addr}}
 		pool, unserved := w.config.Pool(addr), unserved(found, familyOf(addr), r.local, w.node)
 		switch {
 		case r.dying:
@@ -154,8 +153,12 @@ func (w *world) offers(r *record, found []*endpoints, kept []netip.Addr, late [2
 				}
 			}
 		}
-		if !r.dying {
-			o.load = loadOf(r, found, familyOf(addr), unserved == "")
+		switch {
+		case r.dying:
+		case r.local:
+			o.load.ready = readyHere(found, familyOf(addr))
+		default:
+			o.load.even = unserved == ""
 		}
 		all = append(all, o)
 	}
@@ -169,7 +172,7 @@ func (w *world) offers(r *record, found []*endpoints, kept []netip.Addr, late [2
 }
 
 // settle decides what becomes of all the offers that have a part in a prefix, which are in the order of their Services: the
-// routes, by the names of their peers, and the offers that contradict one before them.
+// routes, by the names of their peers, as they are without a weight, and the offers that contradict one before them.
 func settle(prefix netip.Prefix, offers []*offer) (routes []loadbalancer.Route, refused []*offer) {
 	for _, o := range offers {
 		for i := range o.routes {
@@ -189,7 +192,15 @@ func settle(prefix netip.Prefix, offers []*offer) (routes []loadbalancer.Route, 
 	if len(routes) > 1 {
 		slices.SortFunc(routes, func(a, b loadbalancer.Route) int { return slices.Compare(a.Peers, b.Peers) })
 	}
-	return weigh(routes, offers), refused
+	return routes, refused
+}
+
+// send returns the wanted routes of a prefix as routers hear them now, and what to remember of their weight.
+func (w *world) send(now time.Time, last paced, wanted []loadbalancer.Route, offers []*offer) (send []loadbalancer.Route, next paced) {
+	if send, next = pace(now, last, weigh(wanted, offers)); w.drained {
+		send = shutDown(send)
+	}
+	return send, next
 }
 
 // meet reports whether some peer is in both lists, where no names mean all.
@@ -198,15 +209,15 @@ func meet(a, b []string) bool {
 }
 
 // unfit returns why no traffic from outside may be sent to the node, if so. Cordon, NotReady and taints are no reasons:
-// they say that the node shall not get new pods, not that its pods do not serve.
-func unfit(node *corev1.Node) string {
+// they say that the node shall not get new pods, not that its pods do not serve. The label that excludes it may be ignored.
+func unfit(node *corev1.Node, ignoreLabel bool) string {
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue {
 			return fmt.Sprintf("node %s is NetworkUnavailable", node.Name)
 		}
 	}
 	// As in the standard service controller, "false" takes the label's meaning away.
-	if text, ok := node.Labels[corev1.LabelNodeExcludeBalancers]; ok {
+	if text, ok := node.Labels[corev1.LabelNodeExcludeBalancers]; ok && !ignoreLabel {
 		if excluded, err := strconv.ParseBool(text); excluded || err != nil {
 			return fmt.Sprintf("node %s is labelled %s", node.Name, corev1.LabelNodeExcludeBalancers)
 		}

@@ -44,16 +44,19 @@ type entry struct {
 	told    []Withheld // of what is not announced, what was said last
 }
 
+// A move is what becomes of a Service's offers.
+type move struct{ from, to []offer }
+
 // A destination is a prefix and all offers that have a part in it, in the order of their Services.
 type destination struct {
 	offers  []*offer
 	refused []*offer
 	paced   paced
 	sent    []loadbalancer.Route
-	// asking counts the offers that ask for a route, and weighing those that ask for one with a weight. They agree if all ask for
-	// the one that was sent: then one more of them, or one less, makes no difference, however many there are under an aggregate.
-	asking, weighing int
-	agree            bool
+	// asking counts the offers that ask for a route. They agree if all ask for the one that was sent: then one more of them, or
+	// one less, makes no difference, however many there are under an aggregate.
+	asking int
+	agree  bool
 }
 
 // An outcome is what a look at the cluster comes to.
@@ -62,19 +65,17 @@ type outcome struct {
 	remarks []remark                              // sorted
 }
 
-// A remark is what an operator may want to know of an address.
+// A remark is what an operator may want to know of an address: one of these, and why.
 type remark struct {
-	what
+	what int
 	Withheld
 }
 
-// A what says which of its announcements changes; in logs in this order.
-type what int
-
+// In the order of logs.
 const (
-	notAnnouncing what = iota // or for another reason than before
+	notAnnouncing   = iota // or for another reason than before
+	stillAnnouncing        // kept from now on
 	noLongerWithheld
-	stillAnnouncing // kept from now on
 )
 
 func newDecisions() *decisions {
@@ -186,39 +187,49 @@ func (d *decisions) look(now time.Time, w world) (o outcome) {
 		}
 	}
 	var changed []*entry
-	var before [][]offer
+	var moved []move
 	for _, name := range slices.Sorted(maps.Keys(d.dirty)) {
-		if e := d.services[name]; e != nil {
-			was := e.offers
-			o.remarks = append(o.remarks, d.ask(now, name, e)...)
-			if slices.EqualFunc(was, e.offers, func(a, b offer) bool { return a.equal(&b) }) {
-				e.offers = was
-				continue
-			}
-			changed, before = append(changed, e), append(before, was)
+		e := d.services[name]
+		if e == nil {
+			continue
 		}
+		was := e.offers
+		o.remarks = append(o.remarks, d.ask(now, name, e)...)
+		switch {
+		case slices.EqualFunc(was, e.offers, func(a, b offer) bool { return a.equal(&b) }):
+			e.offers = was
+			continue
+		case slices.EqualFunc(was, e.offers, func(a, b offer) bool { return slices.Equal(a.under, b.under) }):
+			// As nearly always: each keeps its place among those that have a part in a prefix, however many they are.
+			for i := range was {
+				d.count(&was[i], -1)
+				e.offers[i].refused = was[i].refused
+				was[i] = e.offers[i]
+				d.count(&was[i], 1)
+			}
+			e.offers = was
+		default:
+			moved = append(moved, move{was, e.offers})
+		}
+		changed = append(changed, e)
 	}
 	d.dirty = map[string]bool{} // one that was large once would be slow for ever
 	// The last first and then the first first: where many have a part in one prefix, none of them has to be moved.
-	for i := len(changed) - 1; i >= 0; i-- {
-		for j := range before[i] {
-			for _, prefix := range before[i][j].under {
-				d.part(prefix, &before[i][j])
-			}
+	for _, m := range slices.Backward(moved) {
+		for i := range m.from {
+			d.part(&m.from[i])
 		}
 	}
-	for _, e := range changed {
-		for i := range e.offers {
-			for _, prefix := range e.offers[i].under {
-				d.join(prefix, &e.offers[i])
-			}
+	for _, m := range moved {
+		for i := range m.to {
+			d.join(&m.to[i])
 		}
 	}
 	o.routes = make(map[netip.Prefix][]loadbalancer.Route, len(d.unsettled))
 	for prefix := range d.unsettled {
 		if at := d.prefixes[prefix]; at != nil {
 			for _, p := range d.settle(now, prefix, at, o.routes) {
-				changed = append(changed, d.services[p.of.name])
+				changed = append(changed, d.services[p.Service])
 			}
 		}
 	}
@@ -267,42 +278,44 @@ func (d *decisions) ask(now time.Time, name string, e *entry) (more []remark) {
 	return more
 }
 
-// join gives an offer its part in a prefix, and part takes it away.
-func (d *decisions) join(prefix netip.Prefix, o *offer) {
-	at := d.prefixes[prefix]
-	if at == nil {
-		at = &destination{}
-		d.prefixes[prefix] = at
-	}
-	// Behind those of its Service that are there already.
-	i, _ := slices.BinarySearchFunc(at.offers, o, func(p, o *offer) int { return cmp.Or(p.of.compare(o.of), -1) })
-	at.offers = slices.Insert(at.offers, i, o)
-	at.count(prefix, o, 1)
-	if !at.agree || slices.ContainsFunc(o.routes, func(r loadbalancer.Route) bool { return r.Prefix == prefix && !r.Equal(at.sent[0]) }) {
-		d.unsettled[prefix] = true
-	}
-}
-
-func (d *decisions) part(prefix netip.Prefix, o *offer) {
-	at := d.prefixes[prefix]
-	i, _ := slices.BinarySearchFunc(at.offers, o, func(p, o *offer) int { return p.of.compare(o.of) })
-	i += slices.Index(at.offers[i:], o)
-	at.offers = slices.Delete(at.offers, i, i+1)
-	at.refused = slices.DeleteFunc(at.refused, func(p *offer) bool { return p == o })
-	at.count(prefix, o, -1)
-	if !at.agree || at.asking == 0 {
-		d.unsettled[prefix] = true
-	}
-}
-
-// count counts what an offer asks for of the prefix, by 1 or -1.
-func (at *destination) count(prefix netip.Prefix, o *offer, by int) {
-	for _, r := range o.routes {
-		if r.Prefix == prefix {
-			at.asking += by
+// join gives an offer its part in its prefixes, and part takes it away.
+func (d *decisions) join(o *offer) {
+	for _, prefix := range o.under {
+		at := d.prefixes[prefix]
+		if at == nil {
+			at = &destination{}
+			d.prefixes[prefix] = at
 		}
-		if r.Prefix == prefix && r.Weight > 0 {
-			at.weighing += by
+		// Behind those of its Service that are there already.
+		i, _ := slices.BinarySearchFunc(at.offers, o, func(p, o *offer) int { return cmp.Or(cmp.Compare(p.Service, o.Service), -1) })
+		at.offers = slices.Insert(at.offers, i, o)
+	}
+	d.count(o, 1)
+}
+
+func (d *decisions) part(o *offer) {
+	d.count(o, -1)
+	for _, prefix := range o.under {
+		at := d.prefixes[prefix]
+		i, _ := slices.BinarySearchFunc(at.offers, o, func(p, o *offer) int { return cmp.Compare(p.Service, o.Service) })
+		i += slices.Index(at.offers[i:], o)
+		at.offers = slices.Delete(at.offers, i, i+1)
+		at.refused = slices.DeleteFunc(at.refused, func(p *offer) bool { return p == o })
+	}
+}
+
+// count counts what an offer asks for, by 1 or -1, and notes where that may make a difference.
+func (d *decisions) count(o *offer, by int) {
+	for _, prefix := range o.under {
+		at := d.prefixes[prefix]
+		for _, r := range o.routes {
+			if r.Prefix == prefix {
+				at.asking += by
+				at.agree = at.agree && r.Equal(at.sent[0])
+			}
+		}
+		if !at.agree || at.asking == 0 {
+			d.unsettled[prefix] = true
 		}
 	}
 }
@@ -311,10 +324,7 @@ func (at *destination) count(prefix netip.Prefix, o *offer, by int) {
 // are refused now, or were.
 func (d *decisions) settle(now time.Time, prefix netip.Prefix, at *destination, routes map[netip.Prefix][]loadbalancer.Route) (touched []*offer) {
 	wanted, refused := settle(prefix, at.offers)
-	send, paced := pace(now, at.paced, wanted)
-	if d.world.drained {
-		send = shutDown(send)
-	}
+	send, paced := d.world.send(now, at.paced, wanted, at.offers)
 	for _, o := range at.refused {
 		o.refused = slices.DeleteFunc(o.refused, func(p netip.Prefix) bool { return p == prefix })
 	}
@@ -327,7 +337,7 @@ func (d *decisions) settle(now time.Time, prefix netip.Prefix, at *destination, 
 	}
 	d.routes += len(send) - len(at.sent)
 	at.refused, at.paced, at.sent = refused, paced, send
-	at.agree = len(send) == 1 && len(refused) == 0 && at.weighing == 0 && !d.world.drained
+	at.agree = len(wanted) == 1 && len(refused) == 0 && wanted[0].Weight == 0 && !d.world.drained
 	d.wakeups.set(subject{prefix: prefix}, paced.due())
 	if len(at.offers) == 0 {
 		delete(d.prefixes, prefix)
@@ -340,7 +350,7 @@ func (d *decisions) remark(o *outcome, e *entry) {
 	var told []Withheld
 	for i := range e.offers {
 		if why := e.offers[i].withheld(); why != "" {
-			told = append(told, Withheld{e.offers[i].announced(), why})
+			told = append(told, Withheld{e.offers[i].Announced, why})
 		}
 	}
 	for _, w := range told {

@@ -92,22 +92,16 @@ func (d drain) next(now time.Time, why string, since time.Time) drain {
 	return drain{why, now.Add(-now.Sub(since))}
 }
 
-// withdrawal is when the node's routes are to be withdrawn; zero if never.
-func (d drain) withdrawal(o loadbalancer.Drain) time.Time {
-	if d.why == "" || o.WithdrawAfter == 0 {
-		return time.Time{}
+// look is what becomes of d, why the node's routes are withdrawn, if they are, and else when they will be; zero if never.
+func (d drain) look(now time.Time, o loadbalancer.Drain, node, drained string, since time.Time) (next drain, over string, end time.Time) {
+	next = d.next(now, drained, since)
+	if next.why == "" || o.WithdrawAfter == 0 {
+		return next, "", end
 	}
-	return d.since.Add(o.WithdrawAfter)
-}
-
-// look is what becomes of d, why no traffic from outside may be sent to the node, if so, and when that is so because it will
-// have been drained for long enough; zero if never.
-func (d drain) look(now time.Time, config *loadbalancer.Config, node *corev1.Node, drained string, since time.Time) (next drain, why string, end time.Time) {
-	next, why = d.next(now, drained, since), unfit(node)
-	if end = next.withdrawal(config.Drain); !end.IsZero() && !now.Before(end) {
-		return next, cmp.Or(why, fmt.Sprintf("node %s is drained: %s", node.Name, drained)), time.Time{}
+	if end = next.since.Add(o.WithdrawAfter); now.Before(end) {
+		return next, "", end
 	}
-	return next, why, end
+	return next, fmt.Sprintf("node %s is drained: %s", node, drained), time.Time{}
 }
 
 func (s *Speaker) logDrain(before, now drain) {

@@ -36,7 +36,7 @@ func (s *Speaker) passGate(ctx context.Context, client *http.Client) bool {
 	if at == "" {
 		return true
 	}
-	s.status.set(func(s *status) { s.closed = "--wait-for-url has not answered yet" })
+	s.status.set(func(s *status) { s.closed = "--wait-for-url does not answer with success" })
 	waited := false
 	for {
 		err := ask(ctx, client, at)
@@ -50,7 +50,6 @@ func (s *Speaker) passGate(ctx context.Context, client *http.Client) bool {
 			klog.InfoS("Waiting before the first announcement", "url", at, "why", err)
 			waited = true
 		}
-		s.status.set(func(s *status) { s.closed = "--wait-for-url does not answer with success" })
 		select {
 		case <-ctx.Done():
 			return false

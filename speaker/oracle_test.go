@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/service"
@@ -78,7 +79,10 @@ func dying(svc *corev1.Service) string {
 func (m oracle) announcements(now time.Time, config *loadbalancer.Config, ours service.Ours, node *corev1.Node, all []oracleService, drained string, since time.Time) (
 	routes []loadbalancer.Route, withheld []Withheld, services []oracleService, next oracle, wake time.Time) {
 	next.drain = m.drain.next(now, drained, since)
-	why, at := unfit(node), next.drain.withdrawal(config.Drain)
+	why, at := unfit(node, false), time.Time{}
+	if next.drain.why != "" && config.Drain.WithdrawAfter > 0 {
+		at = next.drain.since.Add(config.Drain.WithdrawAfter)
+	}
 	if !at.IsZero() && !now.Before(at) {
 		why, at = cmp.Or(why, fmt.Sprintf("node %s is drained: %s", node.Name, drained)), time.Time{}
 	}
@@ -105,7 +109,7 @@ func served(ours service.Ours, services []oracleService) (all []oracleService) {
 		}
 	}
 	slices.SortFunc(all, func(a, b oracleService) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+		return cmp.Compare(service.Name(a.Service.Service), service.Name(b.Service.Service))
 	})
 	return all
 }
@@ -175,8 +179,8 @@ func (s oracleService) unserved(addr netip.Addr, node string) string {
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
 			here := e.NodeName != nil && *e.NodeName == node
-			last := or(e.Conditions.Serving, true) && or(e.Conditions.Terminating, false)
-			switch ready := or(e.Conditions.Ready, true); {
+			last := ptr.Deref(e.Conditions.Serving, true) && ptr.Deref(e.Conditions.Terminating, false)
+			switch ready := ptr.Deref(e.Conditions.Ready, true); {
 			case slice.AddressType != family:
 				others = others || ready || last
 			case ready:
@@ -298,7 +302,7 @@ func (s oracleService) ready(family discoveryv1.AddressType, on func(node string
 			if e.NodeName != nil {
 				node = *e.NodeName
 			}
-			if slice.AddressType == family && or(e.Conditions.Ready, true) && on(node) {
+			if slice.AddressType == family && ptr.Deref(e.Conditions.Ready, true) && on(node) {
 				return true
 			}
 		}
@@ -388,7 +392,7 @@ func (s oracleService) readyOn(node string, family discoveryv1.AddressType, seen
 		}
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
-			if e.NodeName == nil || *e.NodeName != node || !or(e.Conditions.Ready, true) {
+			if e.NodeName == nil || *e.NodeName != node || !ptr.Deref(e.Conditions.Ready, true) {
 				continue
 			}
 			id := oracleIdentity(e)
@@ -446,9 +450,9 @@ func (m memory) announcements(now time.Time, config *loadbalancer.Config, ours s
 	}
 	var why string
 	var end time.Time
-	next.drain, why, end = m.drain.look(now, config, node, drained, since)
+	next.drain, why, end = m.drain.look(now, config.Drain, node.Name, drained, since)
 	d.wakeups.set(subject{}, end)
-	d.look(now, world{config, ours, node.Name, node.Labels, why, drained != ""})
+	d.look(now, world{config, ours, node.Name, node.Labels, cmp.Or(unfit(node, false), why), drained != ""})
 	routes, withheld = d.all()
 	return routes, withheld, next, d.wakeups.first()
 }
@@ -465,11 +469,11 @@ func (d *decisions) all() (routes []loadbalancer.Route, withheld []Withheld) {
 	for _, e := range d.services {
 		entries = append(entries, e)
 	}
-	slices.SortFunc(entries, func(a, b *entry) int { return a.compare(b.record) })
+	slices.SortFunc(entries, func(a, b *entry) int { return cmp.Compare(a.name, b.name) })
 	for _, e := range entries {
 		for i := range e.offers {
 			if why := e.offers[i].withheld(); why != "" {
-				withheld = append(withheld, Withheld{e.offers[i].announced(), why})
+				withheld = append(withheld, Withheld{e.offers[i].Announced, why})
 			}
 		}
 	}

@@ -63,10 +63,10 @@ type secretWatch struct {
 }
 
 // passwords returns what is known of the keys that the node's peers need.
-func (s *Speaker) passwords(node *corev1.Node) map[string]Password {
+func (s *Speaker) passwords() map[string]Password {
 	var keys []string
 	for _, p := range s.config.Peers {
-		if p.PasswordKey != "" && loadbalancer.Selects(p.NodeSelectors, node.Labels) && !slices.Contains(keys, p.PasswordKey) {
+		if p.PasswordKey != "" && loadbalancer.Selects(p.NodeSelectors, s.node.Labels) && !slices.Contains(keys, p.PasswordKey) {
 			keys = append(keys, p.PasswordKey)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 
+	"github.com/metallb/cloud-provider-metallb/internal/watch"
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
@@ -176,7 +177,7 @@ func TestTheSecretIsReadFromWhenAPeerNeedsIt(t *testing.T) {
 		r.begin(Options{})
 		// The stage gives the configuration as it is read: the loop is asleep, and looks when its Node changes.
 		with := func(config *loadbalancer.Config) {
-			r.speaker.config = config
+			r.speaker.admitted.Config = config
 			r.put(node(t, fmt.Sprintf("a look=%d", r.said.count())))
 		}
 		logged.Take()
@@ -242,7 +243,7 @@ func TestOfASecretOnlyItsValuesAreKept(t *testing.T) {
 	given.Annotations = map[string]string{corev1.LastAppliedConfigAnnotation: "hunter2"}
 	given.ManagedFields = []metav1.ManagedFieldsEntry{{}}
 	want := secret("tor", "hunter2")
-	if key, got := whole[corev1.Secret](given); key != SecretName || !reflect.DeepEqual(got, want) {
+	if key, got := watch.Whole[corev1.Secret](given); key != SecretName || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %s: %+v", key, got)
 	}
 }

@@ -62,10 +62,11 @@ func complete(p *loadbalancer.Peer, node *corev1.Node, passwords map[string]Pass
 		p.RouterID = routerID(node)
 	}
 	if p.SourceNodeIP {
-		p.SourceAddress = internalIP(node, p.Addr.Is4())
-		if !p.SourceAddress.IsValid() {
+		i := slices.IndexFunc(p.NodeIPs, func(addr netip.Addr) bool { return addr.Is4() == p.Addr.Is4() })
+		if i < 0 {
 			return false, fmt.Sprintf("source-address is node-ip, and node %s has no InternalIP of the peer's IP version", node.Name)
 		}
+		p.SourceAddress = p.NodeIPs[i]
 	}
 	if p.PasswordKey != "" {
 		known := passwords[p.PasswordKey]
@@ -88,28 +89,12 @@ func internalIPs(node *corev1.Node) (all []netip.Addr) {
 	return all
 }
 
-// internalIP returns the node's first InternalIP of the IP version, or the zero Addr.
-func internalIP(node *corev1.Node, is4 bool) netip.Addr {
-	for _, addr := range internalIPs(node) {
-		if addr.Is4() == is4 {
-			return addr
-		}
-	}
-	return netip.Addr{}
-}
-
 // routerID is the node's lowest IPv4 InternalIP: Kubernetes promises no order. A node without one gets four bytes that follow
 // from its name: a router ID must be unique within an AS (RFC 6286), stay the same over restarts, and look like an address of
 // a host to routers that check it, from 1.0.0.0 to 126.255.255.255.
 func routerID(node *corev1.Node) netip.Addr {
-	var lowest netip.Addr
-	for _, addr := range internalIPs(node) {
-		if addr.Is4() && (!lowest.IsValid() || addr.Less(lowest)) {
-			lowest = addr
-		}
-	}
-	if lowest.IsValid() {
-		return lowest
+	if all := slices.DeleteFunc(internalIPs(node), netip.Addr.Is6); len(all) > 0 {
+		return slices.MinFunc(all, netip.Addr.Compare)
 	}
 	sum := sha256.Sum256([]byte(node.Name))
 	sum[0] = 1 + sum[0]%126

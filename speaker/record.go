@@ -1,7 +1,6 @@
 package speaker
 
 import (
-	"cmp"
 	"hash/maphash"
 	"net/netip"
 	"slices"
@@ -10,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/metallb/cloud-provider-metallb/service"
 )
@@ -35,20 +35,19 @@ func familyOf(addr netip.Addr) int {
 
 // A record is what is kept of a Service. Nobody changes one.
 type record struct {
-	name      string // namespace/name
-	namespace int    // its length
-	uid       types.UID
-	class     *string
-	balanced  bool // of type LoadBalancer
-	local     bool // externalTrafficPolicy
-	dying     bool
-	wants     [2]bool      // families
-	addrs     []netip.Addr // which its status shows, each once
+	name     string // namespace/name
+	uid      types.UID
+	class    *string
+	balanced bool // of type LoadBalancer
+	local    bool // externalTrafficPolicy
+	dying    bool
+	wants    [2]bool      // families
+	addrs    []netip.Addr // which its status shows, each once
 }
 
 func recordOf(svc *corev1.Service) *record {
 	r := &record{
-		name: service.Name(svc), namespace: len(svc.Namespace), uid: svc.UID, class: svc.Spec.LoadBalancerClass,
+		name: service.Name(svc), uid: svc.UID, class: svc.Spec.LoadBalancerClass,
 		balanced: svc.Spec.Type == corev1.ServiceTypeLoadBalancer,
 		local:    svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		dying:    svc.DeletionTimestamp != nil,
@@ -63,11 +62,6 @@ func recordOf(svc *corev1.Service) *record {
 		}
 	}
 	return r
-}
-
-// compare orders by namespace, then name.
-func (r *record) compare(s *record) int {
-	return cmp.Or(cmp.Compare(r.name[:r.namespace], s.name[:s.namespace]), cmp.Compare(r.name[r.namespace:], s.name[s.namespace:]))
 }
 
 // An endpoints is what is kept of an EndpointSlice. Nobody changes one.
@@ -102,17 +96,16 @@ func endpointsOf(slice *discoveryv1.EndpointSlice, node string) (key string, e *
 	}
 	nodes := make([]uint32, 0, len(slice.Endpoints))
 	for i := range slice.Endpoints {
-		one, on := &slice.Endpoints[i], ""
-		if one.NodeName != nil {
-			on = *one.NodeName
-		}
+		one := &slice.Endpoints[i]
+		on := ptr.Deref(one.NodeName, "")
+		// What is not said means what the API says that it does.
 		switch {
-		case or(one.Conditions.Ready, true):
+		case ptr.Deref(one.Conditions.Ready, true):
 			e.ready, nodes = true, append(nodes, id(on))
 			if on == node {
 				e.ids = append(e.ids, identity(one))
 			}
-		case or(one.Conditions.Serving, true) && or(one.Conditions.Terminating, false):
+		case ptr.Deref(one.Conditions.Serving, true) && ptr.Deref(one.Conditions.Terminating, false):
 			e.last, e.lastIsOur = true, e.lastIsOur || on == node
 		}
 	}
@@ -154,12 +147,4 @@ func readyHere(all []*endpoints, family int) (n int) {
 		}
 	}
 	return n
-}
-
-// or returns what the pointer points to, or what the API means by not saying it.
-func or(b *bool, unset bool) bool {
-	if b == nil {
-		return unset
-	}
-	return *b
 }

@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -12,10 +13,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
+	"github.com/metallb/cloud-provider-metallb/internal/watch"
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/service"
 )
@@ -40,11 +41,11 @@ type Options struct {
 
 // A Cluster has clients of what a Speaker watches; those of ConfigMaps and Secrets are of the configuration's namespace.
 type Cluster struct {
-	Services   Lister[*corev1.ServiceList]
-	Slices     Lister[*discoveryv1.EndpointSliceList]
-	Nodes      Lister[*corev1.NodeList]
-	ConfigMaps Lister[*corev1.ConfigMapList]
-	Secrets    Lister[*corev1.SecretList]
+	Services   watch.Lister[*corev1.ServiceList]
+	Slices     watch.Lister[*discoveryv1.EndpointSliceList]
+	Nodes      watch.Lister[*corev1.NodeList]
+	ConfigMaps watch.Lister[*corev1.ConfigMapList]
+	Secrets    watch.Lister[*corev1.SecretList]
 	// Fake is client-go's fake of an API server, if it is one, which cannot stream lists.
 	Fake any
 }
@@ -54,11 +55,11 @@ type Speaker struct {
 	options Options
 	to      Announcer
 	// What is watched. The loop fetches from each what it has not seen yet.
-	services *inbox[record]
-	slices   *inbox[endpoints]
-	nodes    *inbox[corev1.Node]
-	configs  *inbox[corev1.ConfigMap]
-	secrets  *inbox[corev1.Secret]
+	services *watch.Inbox[record]
+	slices   *watch.Inbox[endpoints]
+	nodes    *watch.Inbox[corev1.Node]
+	configs  *watch.Inbox[corev1.ConfigMap]
+	secrets  *watch.Inbox[corev1.Secret]
 	// bell is a doorbell: however often it rings, the loop looks once.
 	bell chan struct{} // capacity 1
 	// alarm makes it look again when what was decided is no longer right, though nothing changed.
@@ -72,8 +73,7 @@ type Speaker struct {
 	node     *corev1.Node      // nil: there is none
 	stored   *corev1.ConfigMap // nil: there is none
 	secret   secretWatch
-	text     string
-	broken   bool // the text cannot be read
+	admitted watch.Admitted
 	config   *loadbalancer.Config
 	ours     service.Ours
 	drain    drain
@@ -93,61 +93,37 @@ func New(cluster Cluster, to Announcer, options Options) (*Speaker, error) {
 	s := &Speaker{options: options, to: to, bell: make(chan struct{}, 1), alarm: time.NewTimer(0), decisions: newDecisions(),
 		secret: secretWatch{ref: options.Namespace + "/" + SecretName}}
 	s.alarm.Stop()
-	s.services = newInbox(cluster.Fake, cluster.Services, &corev1.Service{}, s.ring,
+	s.services = watch.NewInbox(cluster.Fake, cluster.Services, &corev1.Service{}, s.ring,
 		func(o *metav1.ListOptions) { o.FieldSelector = "spec.type=LoadBalancer" },
 		func(object any) (string, *record) {
 			r := recordOf(object.(*corev1.Service))
 			return r.name, r
 		})
-	s.slices = newInbox(cluster.Fake, cluster.Slices, &discoveryv1.EndpointSlice{}, s.ring,
+	s.slices = watch.NewInbox(cluster.Fake, cluster.Slices, &discoveryv1.EndpointSlice{}, s.ring,
 		func(o *metav1.ListOptions) {
 			o.LabelSelector = discoveryv1.LabelServiceName + ",!" + corev1.IsHeadlessService
 		},
 		func(object any) (string, *endpoints) {
 			return endpointsOf(object.(*discoveryv1.EndpointSlice), options.NodeName)
 		})
-	s.nodes = newInbox(cluster.Fake, cluster.Nodes, &corev1.Node{}, s.ring, named(options.NodeName), whole[corev1.Node])
-	s.configs = newInbox(cluster.Fake, cluster.ConfigMaps, &corev1.ConfigMap{}, s.ring, named(options.ConfigName+"-admitted"), whole[corev1.ConfigMap])
-	s.secrets = newInbox(cluster.Fake, cluster.Secrets, &corev1.Secret{}, s.ring, named(SecretName), whole[corev1.Secret])
+	s.nodes = watch.NewInbox(cluster.Fake, cluster.Nodes, &corev1.Node{}, s.ring, watch.Named(options.NodeName), watch.Whole[corev1.Node])
+	s.configs = watch.NewInbox(cluster.Fake, cluster.ConfigMaps, &corev1.ConfigMap{}, s.ring, watch.Named(watch.AdmittedName(options.ConfigName)), watch.Whole[corev1.ConfigMap])
+	s.secrets = watch.NewInbox(cluster.Fake, cluster.Secrets, &corev1.Secret{}, s.ring, watch.Named(SecretName), watch.Whole[corev1.Secret])
 	return s, nil
 }
 
-func named(name string) func(*metav1.ListOptions) {
-	return func(o *metav1.ListOptions) {
-		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
-	}
-}
-
-// whole keeps an object as it is, but for what nobody here reads. An annotation of a Secret may hold its values once more.
-func whole[T any](object any) (string, *T) {
-	meta := object.(metav1.ObjectMetaAccessor).GetObjectMeta()
-	meta.SetManagedFields(nil)
-	if _, secret := object.(*corev1.Secret); secret {
-		meta.SetAnnotations(nil)
-	}
-	return meta.GetName(), object.(*T)
-}
-
-func (s *Speaker) ring() { knock(s.bell) }
-
-// knock rings a doorbell, unless it rings already.
-func knock(bell chan struct{}) {
-	select {
-	case bell <- struct{}{}:
-	default:
-	}
-}
+func (s *Speaker) ring() { watch.Knock(s.bell) }
 
 // Run announces until ctx ends. It first announces when everything is known: routers that kept our routes over a restart
 // drop at the end of the initial table what is not in it.
 func (s *Speaker) Run(ctx context.Context) {
 	var readers sync.WaitGroup
 	defer readers.Wait()
-	for _, r := range []*cache.Reflector{s.services.reflector, s.slices.reflector, s.nodes.reflector, s.configs.reflector} {
+	for _, r := range []*cache.Reflector{s.services.Reflector, s.slices.Reflector, s.nodes.Reflector, s.configs.Reflector} {
 		readers.Go(func() { r.RunWithContext(ctx) })
 	}
-	s.secret.watch = func() { readers.Go(func() { s.secrets.reflector.RunWithContext(ctx) }) }
-	for !s.services.isFull() || !s.slices.isFull() || !s.nodes.isFull() || !s.configs.isFull() {
+	s.secret.watch = func() { readers.Go(func() { s.secrets.Reflector.RunWithContext(ctx) }) }
+	for !s.services.IsFull() || !s.slices.IsFull() || !s.nodes.IsFull() || !s.configs.IsFull() {
 		select {
 		case <-ctx.Done():
 			return
@@ -186,19 +162,19 @@ type sight struct {
 func (s *Speaker) fetch() (seen sight) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, h := range s.services.fetch(maps.Keys(s.decisions.services)) {
-		s.decisions.setService(name, h.object)
-		seen.see(h.first)
+	for name, h := range s.services.Fetch(maps.Keys(s.decisions.services)) {
+		s.decisions.setService(name, h.Object)
+		seen.see(h.First)
 	}
-	for name, h := range s.slices.fetch(maps.Keys(s.decisions.slices)) {
+	for name, h := range s.slices.Fetch(maps.Keys(s.decisions.slices)) {
 		// Most slices of a cluster belong to Services without an address.
-		if s.decisions.setSlice(name, h.object) {
-			seen.see(h.first)
+		if s.decisions.setSlice(name, h.Object) {
+			seen.see(h.First)
 		}
 	}
 	fetchOne(&seen, s.nodes, s.options.NodeName, &s.node)
-	fetchOne(&seen, s.configs, s.options.ConfigName+"-admitted", &s.stored)
-	if s.secrets.isFull() && !s.secret.read {
+	fetchOne(&seen, s.configs, watch.AdmittedName(s.options.ConfigName), &s.stored)
+	if s.secrets.IsFull() && !s.secret.read {
 		s.secret.read, seen.concerns = true, true
 	}
 	fetchOne(&seen, s.secrets, SecretName, &s.secret.secret)
@@ -211,9 +187,9 @@ func (s *sight) see(due time.Time) {
 }
 
 // fetchOne is fetch for one object.
-func fetchOne[T any](seen *sight, from *inbox[T], name string, object **T) {
-	if h, ok := from.fetch(slices.Values([]string{name}))[name]; ok {
-		*object = h.object
+func fetchOne[T any](seen *sight, from *watch.Inbox[T], name string, object **T) {
+	if h, ok := from.Fetch(slices.Values([]string{name}))[name]; ok {
+		*object = h.Object
 		seen.see(time.Time{})
 	}
 }
@@ -224,23 +200,27 @@ func (s *Speaker) round(seen sight) {
 		return
 	}
 	now := time.Now()
-	s.status.set(func(st *status) { st.began, st.changes = now, st.changes+uint64(seen.changes) })
+	s.status.set(func(st *status) { st.began, st.shown.Changes = now, st.shown.Changes+uint64(seen.changes) })
 	defer s.status.set(func(st *status) { st.began = time.Time{} })
 	stale := s.readConfig()
-	s.status.set(func(st *status) { st.loaded, st.stale = s.config != nil, stale })
-	if s.config == nil || s.node == nil {
-		s.report([]string{waitingFor(s.config, s.node, s.options)})
+	s.status.set(func(st *status) { st.shown.Loaded, st.shown.Stale = s.config != nil, stale })
+	switch {
+	case s.config == nil:
+		s.report([]string{fmt.Sprintf("no configuration is admitted yet: ConfigMap %s/%s-admitted", s.options.Namespace, s.options.ConfigName)})
+		return
+	case s.node == nil:
+		s.report([]string{fmt.Sprintf("node %s does not exist", s.options.NodeName)})
 		return
 	}
 	drained, since := Drained(s.config, s.node)
-	node := s.forgive(s.node)
-	drain, unfit, end := s.drain.look(now, s.config, node, drained, since)
+	drain, over, end := s.drain.look(now, s.config.Drain, s.node.Name, drained, since)
+	unfit := cmp.Or(unfit(s.node, s.options.IgnoreExcludeLabel), over)
 	s.mu.Lock()
 	s.decisions.wakeups.set(subject{}, end)
-	o := s.decisions.look(now, world{s.config, s.ours, node.Name, node.Labels, unfit, drained != ""})
+	o := s.decisions.look(now, world{s.config, s.ours, s.node.Name, s.node.Labels, unfit, drained != ""})
 	wake := s.decisions.wakeups.first()
 	s.mu.Unlock()
-	peers, mute, problems := Peers(s.config, node, s.passwords(node), s.peers)
+	peers, mute, problems := Peers(s.config, s.node, s.passwords(), s.peers)
 	wake = earlier(wake, s.secret.patience(now))
 	if s.alarm.Stop(); !wake.IsZero() {
 		s.alarm.Reset(wake.Sub(now))
@@ -251,14 +231,7 @@ func (s *Speaker) round(seen sight) {
 	s.drain, s.peers = drain, peers
 	s.logChanges(o)
 	s.spoken = true
-	s.status.set(func(st *status) { st.spoken, st.mute = true, mute })
-}
-
-func waitingFor(config *loadbalancer.Config, node *corev1.Node, o Options) string {
-	if config == nil {
-		return fmt.Sprintf("no configuration is admitted yet: ConfigMap %s/%s-admitted", o.Namespace, o.ConfigName)
-	}
-	return fmt.Sprintf("node %s does not exist", o.NodeName)
+	s.status.set(func(st *status) { st.spoken, st.shown.Mute = true, mute })
 }
 
 // report logs what keeps us from speaking to some or all peers, when it changes.
@@ -275,41 +248,15 @@ func (s *Speaker) report(problems []string) {
 	}
 }
 
-// readConfig parses the admitted configuration if it changed. Whatever happens to it, what was once in force stays. It
-// reports whether that is not what is stored: the text cannot be read, or is gone.
+// readConfig reads the admitted configuration if it changed. It reports whether that is not what is stored: the text cannot be
+// read, or is gone.
 func (s *Speaker) readConfig() (stale bool) {
-	stored := s.stored
-	if stored == nil {
-		return s.config != nil
-	}
-	text, ok := stored.Data["config"]
-	if !ok {
-		return s.config != nil
-	}
-	ours := service.FromData(stored.Data)
-	if text == s.text && (ours.Equal(s.ours) || s.broken) {
-		return s.broken
-	}
-	s.text = text
-	config, ignored, err := loadbalancer.ParseAdmitted([]byte(text))
-	s.broken = err != nil
-	if err != nil {
-		klog.ErrorS(err, "Kept the previous configuration", "configmap", klog.KObj(stored))
+	stale, failed := s.admitted.Read(s.stored)
+	if failed {
 		s.status.failed(1)
-		return true
 	}
-	s.config, s.ours = config, ours
-	klog.InfoS("Loaded configuration", "configmap", klog.KObj(stored), "hash", stored.Data["hash"], "ignored", ignored)
-	return false
-}
-
-// forgive returns the node without the label that the operator told us to ignore.
-func (s *Speaker) forgive(node *corev1.Node) *corev1.Node {
-	if s.options.IgnoreExcludeLabel {
-		node = node.DeepCopy()
-		delete(node.Labels, corev1.LabelNodeExcludeBalancers)
-	}
-	return node
+	s.config, s.ours = s.admitted.Config, s.admitted.Ours
+	return stale
 }
 
 // logChanges says what is announced no longer, or not for the same reason, what is announced again, and what although its
@@ -321,16 +268,17 @@ func (s *Speaker) logChanges(o outcome) {
 	}
 	const most = 20 // of many changes at once, the number says more
 	for i, r := range o.remarks {
-		switch {
-		case i == most:
+		if i == most {
 			klog.InfoS("More changes", "changes", len(o.remarks)-most, "routes", routes, "withheld", withheld)
 			return
-		case r.what == notAnnouncing:
+		}
+		switch r.what {
+		case notAnnouncing:
 			klog.InfoS("Not announcing", "service", r.Service, "address", r.Addr, "why", r.Why)
-		case r.what == noLongerWithheld:
-			klog.InfoS("No longer withheld", "service", r.Service, "address", r.Addr)
-		case r.what == stillAnnouncing:
+		case stillAnnouncing:
 			klog.InfoS("Still announcing", "service", r.Service, "address", r.Addr, "why", r.Why)
+		default:
+			klog.InfoS("No longer withheld", "service", r.Service, "address", r.Addr)
 		}
 	}
 }

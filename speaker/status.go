@@ -24,21 +24,17 @@ type Status struct {
 	Errors  uint64 // configurations that cannot be read, and peers that cannot be spoken to
 
 	// Mute are routers to which the configuration wants sessions from this node, and none can be.
-	Mute []netip.AddrPort
+	Mute []loadbalancer.Peer
 }
 
-// status is what Status needs to know. Unlike the rest of a Speaker, it may be touched by anybody.
+// status is a Status in the making. Unlike the rest of a Speaker, it may be touched by anybody.
 type status struct {
-	mu      sync.Mutex
-	synced  bool   // everything was read once
-	closed  string // why the start gate is closed, in words; empty if it is open
-	spoken  bool   // the first table is handed over
-	began   time.Time
-	loaded  bool
-	stale   bool
-	changes uint64
-	errors  uint64
-	mute    []loadbalancer.Peer
+	mu     sync.Mutex
+	shown  Status // but for Missing and Busy
+	synced bool   // everything was read once
+	closed string // why the start gate is closed, in words; empty if it is open
+	spoken bool   // the first table is handed over
+	began  time.Time
 }
 
 func (s *status) set(change func(*status)) {
@@ -48,30 +44,24 @@ func (s *status) set(change func(*status)) {
 }
 
 // failed counts what could not be dealt with.
-func (s *status) failed(n int) { s.set(func(s *status) { s.errors += uint64(n) }) }
+func (s *status) failed(n int) { s.set(func(s *status) { s.shown.Errors += uint64(n) }) }
 
 // Status describes the Speaker. Anybody may call it.
 func (s *Speaker) Status() Status {
-	s.status.mu.Lock()
-	defer s.status.mu.Unlock()
-	return s.status.status(time.Now())
-}
-
-func (s *status) status(now time.Time) Status {
-	all := Status{Loaded: s.loaded, Stale: s.stale, Changes: s.changes, Errors: s.errors}
-	for _, p := range s.mute {
-		all.Mute = append(all.Mute, netip.AddrPortFrom(p.Addr, p.Port))
-	}
-	if !s.began.IsZero() {
-		all.Busy = now.Sub(s.began)
+	now := &s.status
+	now.mu.Lock()
+	defer now.mu.Unlock()
+	all := now.shown
+	if !now.began.IsZero() {
+		all.Busy = time.Since(now.began)
 	}
 	switch {
-	case s.spoken:
-	case !s.synced:
+	case now.spoken:
+	case !now.synced:
 		all.Missing = "the cluster has not been read yet: does the API server answer?"
-	case s.closed != "":
-		all.Missing = s.closed
-	case !s.loaded:
+	case now.closed != "":
+		all.Missing = now.closed
+	case !all.Loaded:
 		all.Missing = "no configuration is loaded: none is admitted, or it cannot be read"
 	default:
 		all.Missing = "no routes have been handed to the sessions: does this speaker's Node exist?"
@@ -88,7 +78,7 @@ func (s *Speaker) Announced(told map[netip.Prefix]bool) (all []Announced) {
 		for i := range e.offers {
 			o := &e.offers[i]
 			if o.withheld() == "" && slices.ContainsFunc(o.routes, func(r loadbalancer.Route) bool { return told[r.Prefix] }) {
-				all = append(all, o.announced())
+				all = append(all, o.Announced)
 			}
 		}
 	}

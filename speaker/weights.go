@@ -8,20 +8,12 @@ import (
 )
 
 // A load is what stands behind an offer, for the weights of its prefixes.
-type load struct {
-	ready int  // endpoints on this node
-	even  bool // all nodes are to get the same share
-}
-
-// loadOf returns what a Service counts for the weights of prefixes that its address may be announced with.
 //
 // Routers need a weight from every node or from none. So whether there is one depends only on what all nodes see alike:
 // not on the node, on node selectors, or on where the endpoints are.
-func loadOf(r *record, found []*endpoints, family int, served bool) load {
-	if r.local {
-		return load{ready: readyHere(found, family)}
-	}
-	return load{even: served}
+type load struct {
+	ready int  // endpoints on this node
+	even  bool // all nodes are to get the same share
 }
 
 // weigh gives those of a prefix's routes that are to carry a weight the number of endpoints behind it that are ready on the
@@ -33,7 +25,7 @@ func weigh(routes []loadbalancer.Route, offers []*offer) []loadbalancer.Route {
 	}
 	var all load
 	for i, o := range offers {
-		if i > 0 && o.of == offers[i-1].of {
+		if i > 0 && o.Service == offers[i-1].Service {
 			continue // several of its addresses may be under one aggregate
 		}
 		all.ready += o.load.ready

@@ -151,7 +151,7 @@ func TestAPoolThatAsksForWeightsAndOneThatDoesNotContradictEachOther(t *testing.
 func TestAWeightHasAnEnd(t *testing.T) {
 	short := "shop/web 10.0.0.1 Local |" + strings.Repeat(" a:ready", 70_000)
 	routes, _ := Announcements(weighing(parse(t, onePool)), service.Ours{}, node(t, "a"), []Service{svc(t, short)})
-	same(t, "announced", notation(routes), []string{"10.0.0.1/32 pref 100 weight 65535"})
+	same(t, "announced", notation(routes), []string{"10.0.0.1/32 pref 100 weight 256"})
 }
 
 // What weights cost in a cluster with 10,000 Services, against BenchmarkAnnouncements.

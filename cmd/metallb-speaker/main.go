@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"slices"
@@ -12,8 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/cli"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
@@ -22,7 +21,9 @@ import (
 	"k8s.io/component-base/version"
 	"k8s.io/klog/v2"
 
+	"github.com/metallb/cloud-provider-metallb/internal/agent"
 	"github.com/metallb/cloud-provider-metallb/speaker"
+	"github.com/metallb/cloud-provider-metallb/speaker/bfd/seam"
 	"github.com/metallb/cloud-provider-metallb/speaker/bgp"
 )
 
@@ -39,14 +40,14 @@ const lastWords = 10 * time.Second
 type flags struct {
 	kubeconfig string
 	onSIGTERM  string
-	serving
+	agent.Serving
 	speaker.Options
 }
 
 func main() { os.Exit(cli.Run(newCommand())) }
 
 func newCommand() *cobra.Command {
-	f := flags{onSIGTERM: auto, serving: serving{port: 7473}, Options: speaker.Options{
+	f := flags{onSIGTERM: auto, Serving: agent.Serving{Host: "metallb-speaker", Port: 7473}, Options: speaker.Options{
 		NodeName: os.Getenv("NODE_NAME"), Namespace: "metallb-system", ConfigName: "config",
 	}}
 	logging := logs.NewOptions()
@@ -72,11 +73,7 @@ func newCommand() *cobra.Command {
 	fs.StringVar(&f.onSIGTERM, "on-sigterm", f.onSIGTERM, "What routers shall do with this node's routes when this process is told to end: keep them, withdraw them, or auto: keep them if another speaker is about to take its place, as $POD_NAME and $POD_NAMESPACE tell.")
 	fs.BoolVar(&f.IgnoreExcludeLabel, "ignore-exclude-lb", false, "Announce also from nodes labelled "+corev1.LabelNodeExcludeBalancers+".")
 	fs.StringVar(&f.WaitForURL, "wait-for-url", "", "URL that must answer with success before the first announcement, such as http://127.0.0.1:10256/healthz of kube-proxy.")
-	fs.StringVar(&f.address, "bind-address", "", "IP address on which health and metrics are served, by HTTPS. The default is every address of the node.")
-	fs.IntVar(&f.port, "secure-port", f.port, "Port on which health and metrics are served; 0 is none.")
-	fs.IntVar(&f.probePort, "probe-port", 0, "Port of 127.0.0.1 on which the kubelet's probes are answered, by HTTP; 0 is none. Nobody on the network can keep the kubelet from that.")
-	fs.StringVar(&f.certFile, "tls-cert-file", "", "File with the certificate, and its chain if there is one. The default is one that this process makes for itself.")
-	fs.StringVar(&f.keyFile, "tls-private-key-file", "", "File with the certificate's key.")
+	f.AddFlags(fs)
 	logsapi.AddFlags(logging, fs)
 	return command
 }
@@ -88,42 +85,47 @@ func run(f flags) error {
 	if !slices.Contains([]string{auto, keep, withdraw}, f.onSIGTERM) {
 		return fmt.Errorf("--on-sigterm=%s: use %s, %s or %s", f.onSIGTERM, auto, keep, withdraw)
 	}
-	config, err := rest.InClusterConfig()
-	if f.kubeconfig != "" {
-		config, err = clientcmd.BuildConfigFromFlags("", f.kubeconfig)
-	}
+	config, err := agent.Config(f.kubeconfig, "metallb-speaker")
 	if err != nil {
-		return fmt.Errorf("find the API server: %w", err)
+		return err
 	}
-	config.UserAgent = "metallb-speaker"
-	config.ContentType = "application/vnd.kubernetes.protobuf"
-	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	server, err := newAPI(config)
+	server, err := agent.NewAPI(config)
 	if err != nil {
 		return fmt.Errorf("make a client: %w", err)
 	}
 
 	sessions := bgp.New(bgp.HostUptime)
 	sessions.Written = written
-	s, err := speaker.New(server.cluster(f.Namespace), sessions, f.Options)
+	responder := &responder{sessions: sessions.List}
+	s, err := speaker.New(server.Cluster(f.Namespace), sessions, f.Options)
 	if err != nil {
 		return err
 	}
-	if f.probePort != 0 {
-		stop, err := probe(f.serving, s.Status)
+	health := func() agent.Health {
+		status := s.Status()
+		return agent.Health{Missing: status.Missing, Busy: status.Busy}
+	}
+	if f.ProbePort != 0 {
+		stop, err := agent.Probe(f.Serving, health)
 		if err != nil {
 			return err
 		}
 		defer stop()
 	}
-	if f.port != 0 {
-		asked, err := newReviews(config)
+	if f.Port != 0 {
+		asked, err := agent.NewReviews(config)
 		if err != nil {
 			return fmt.Errorf("make a client: %w", err)
 		}
-		announced := func() []speaker.Announced { return s.Announced(sessions.Told()) }
-		(&collector{node: f.NodeName, status: s.Status, announced: announced, sessions: sessions.List}).register()
-		stop, err := serve(f.serving, s.Status, asked.may, legacyregistry.Handler())
+		announced := func() []speaker.Announced {
+			told := map[netip.Prefix]bool{}
+			for _, session := range sessions.List() {
+				session.Told(told)
+			}
+			return s.Announced(told)
+		}
+		(&collector{node: f.NodeName, status: s.Status, announced: announced, sessions: sessions.List, responder: responder}).register()
+		stop, err := agent.Serve(f.Serving, health, asked.May, legacyregistry.Handler())
 		if err != nil {
 			return err
 		}
@@ -136,6 +138,7 @@ func run(f flags) error {
 			klog.ErrorS(err, "Missing next hops are looked for every few seconds only")
 		}
 	}()
+	go responder.follow(ctx, seam.Name, sessions.Lost)
 	s.Run(ctx)
 	forget() // a second signal ends the process at once
 

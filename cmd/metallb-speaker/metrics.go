@@ -24,11 +24,12 @@ var (
 	droppedTotal   = desc("metallb_bgp_dropped_updates_total", "How many UPDATE messages of the router were dropped unread, as all are.", "peer")
 	failuresTotal  = desc("metallb_bgp_failed_attempts_total", "How many attempts did not bring the session up.", "peer")
 	announcedBool  = desc("metallb_speaker_announced", "1 for each address of a Service that this node has told some router of, in a session that is up.", "service", "node", "ip")
+	responderUp    = desc("metallb_speaker_bfd_responder_up", "1 if a BFD responder runs on this node; only where a peer has a bfd-profile.")
 	changesTotal   = desc("metallb_k8s_client_updates_total", "How many changes of Services, endpoints, the node and the configuration were seen.")
 	errorsTotal    = desc("metallb_k8s_client_update_errors_total", "How many times a configuration could not be read, or a peer not be spoken to.")
 	configLoaded   = desc("metallb_k8s_client_config_loaded_bool", "1 if a configuration is in force.")
 	configStale    = desc("metallb_k8s_client_config_stale_bool", "1 if the configuration in force is not the admitted one.")
-	everySingleOne = []*metrics.Desc{sessionUp, updatesTotal, prefixes, droppedTotal, failuresTotal, announcedBool,
+	everySingleOne = []*metrics.Desc{sessionUp, updatesTotal, prefixes, droppedTotal, failuresTotal, announcedBool, responderUp,
 		changesTotal, errorsTotal, configLoaded, configStale}
 )
 
@@ -48,6 +49,7 @@ type collector struct {
 	status    func() speaker.Status
 	announced func() []speaker.Announced
 	sessions  func() []bgp.Session
+	responder *responder
 }
 
 func (c *collector) register() {
@@ -66,8 +68,8 @@ func (c *collector) CollectWithStability(to chan<- metrics.Metric) {
 		to <- metrics.NewLazyConstMetric(d, kind, value, labels...)
 	}
 	status, sessions := c.status(), c.sessions()
-	for _, r := range status.Mute { // a series for each router of the configuration, so that an alert can miss it
-		sessions = append(sessions, bgp.Session{Addr: r.Addr(), Port: r.Port()})
+	for _, p := range status.Mute { // a series for each router of the configuration, so that an alert can miss it
+		sessions = append(sessions, bgp.Session{Addr: p.Addr, Port: p.Port})
 	}
 	for _, s := range byRouter(sessions) {
 		peer := router(s).String()
@@ -79,6 +81,9 @@ func (c *collector) CollectWithStability(to chan<- metrics.Metric) {
 	}
 	for _, a := range c.announced() {
 		give(announcedBool, metrics.GaugeValue, 1, a.Service, c.node, a.Addr.String())
+	}
+	if c.responder.wanted() {
+		give(responderUp, metrics.GaugeValue, oneIf(c.responder.there.Load()))
 	}
 	give(changesTotal, metrics.CounterValue, float64(status.Changes))
 	give(errorsTotal, metrics.CounterValue, float64(status.Errors))

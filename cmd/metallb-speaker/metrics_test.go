@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/component-base/metrics"
 
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/speaker"
 	"github.com/metallb/cloud-provider-metallb/speaker/bgp"
 )
@@ -19,7 +20,7 @@ func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
 	c := &collector{
 		node: "a",
 		status: func() speaker.Status {
-			return speaker.Status{Loaded: true, Changes: 12, Errors: 3, Mute: []netip.AddrPort{netip.MustParseAddrPort("10.9.0.9:179")}}
+			return speaker.Status{Loaded: true, Changes: 12, Errors: 3, Mute: []loadbalancer.Peer{{Addr: netip.MustParseAddr("10.9.0.9"), Port: 179}}}
 		},
 		announced: func() []speaker.Announced {
 			return []speaker.Announced{{Service: "shop/web", Addr: netip.MustParseAddr("192.0.2.1")}, {Service: "shop/api", Addr: netip.MustParseAddr("192.0.2.1")}}
@@ -27,11 +28,13 @@ func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
 		sessions: func() []bgp.Session {
 			return []bgp.Session{
 				{Peer: "tor", Addr: tor, Port: 179, Up: true, Updates: 7, Prefixes: 2, Dropped: 100, Failures: 4},
-				{Peer: "six", Addr: six, Port: 1790},
+				{Peer: "six", Addr: six, Port: 1790, BFD: true},
 				{Peer: "tor in another AS", Addr: tor, Port: 179, Updates: 1, Failures: 5},
 			}
 		},
 	}
+	c.responder = &responder{sessions: c.sessions}
+	c.responder.there.Store(true)
 	registry := metrics.NewKubeRegistry()
 	registry.CustomMustRegister(c)
 	families, err := registry.Gather()
@@ -70,6 +73,7 @@ func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
 		"metallb_k8s_client_updates_total{} 12",
 		"metallb_speaker_announced{ip=192.0.2.1,node=a,service=shop/api} 1",
 		"metallb_speaker_announced{ip=192.0.2.1,node=a,service=shop/web} 1",
+		"metallb_speaker_bfd_responder_up{} 1",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("metrics:\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))

@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/metallb/cloud-provider-metallb/internal/agent"
 	"github.com/metallb/cloud-provider-metallb/speaker"
 )
 
@@ -25,7 +26,7 @@ const (
 const tooLate = "the API server does not answer in time"
 
 // successor looks for evidence that another speaker will take this one's place. Without an answer there is none.
-func successor(ctx context.Context, server *api, nodeName string) (bool, string) {
+func successor(ctx context.Context, server *agent.API, nodeName string) (bool, string) {
 	name, namespace := os.Getenv("POD_NAME"), os.Getenv("POD_NAMESPACE")
 	if name == "" || namespace == "" {
 		return false, "POD_NAME and POD_NAMESPACE are not set"
@@ -34,17 +35,17 @@ func successor(ctx context.Context, server *api, nodeName string) (bool, string)
 	defer cancel()
 	set := func(name string) chan answer[appsv1.DaemonSet] {
 		return ask(func() (*appsv1.DaemonSet, error) {
-			return server.daemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
+			return server.DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
 		})
 	}
 	// All questions go out at once. Which DaemonSet it is, only the Pod says; but its name is most likely the beginning of the
 	// Pod's.
 	guess := name[:max(0, strings.LastIndex(name, "-"))]
 	pods := ask(func() (*corev1.Pod, error) {
-		return server.pods(namespace).Get(ctx, name, metav1.GetOptions{})
+		return server.Pods(namespace).Get(ctx, name, metav1.GetOptions{})
 	})
 	sets := set(guess)
-	nodes := ask(func() (*corev1.Node, error) { return server.nodes().Get(ctx, nodeName, metav1.GetOptions{}) })
+	nodes := ask(func() (*corev1.Node, error) { return server.Nodes().Get(ctx, nodeName, metav1.GetOptions{}) })
 
 	var pod *corev1.Pod
 	var daemonSet *appsv1.DaemonSet

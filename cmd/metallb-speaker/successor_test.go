@@ -15,6 +15,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/metallb/cloud-provider-metallb/internal/agent"
 )
 
 // A slowcoach is an API server that takes its time to answer, by the last part of the path; or never does.
@@ -85,7 +87,7 @@ func TestTheAPIServerGetsASecondToAnswerAtAllAndFiveForTheRest(t *testing.T) {
 			if objects == nil {
 				objects = usual
 			}
-			client, err := newAPI(&rest.Config{Host: "http://api", Transport: slowcoach{objects, c.takes, c.refuses}})
+			client, err := agent.NewAPI(&rest.Config{Host: "http://api", Transport: slowcoach{objects, c.takes, c.refuses}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -46,6 +46,9 @@ const bad = `
 	metallb_speaker_update_seconds_count{job="metallb", instance="10.0.0.1:7473"}                                              0+1x120
 	metallb_speaker_update_seconds_bucket{le="0.001", job="metallb", instance="10.0.0.1:7473"}                                 0+1x120
 	metallb_speaker_update_seconds_bucket{le="+Inf", job="metallb", instance="10.0.0.1:7473"}                                  0+1x120
+	metallb_bfd_session_up{peer="10.0.0.254", job="metallb", instance="10.0.0.1:7475"}                                         0x120
+	metallb_bfd_session_down_events{peer="10.0.0.254", job="metallb", instance="10.0.0.1:7475"}                                0+1x120
+	metallb_bfd_dropped_packets_total{why="ttl", job="metallb", instance="10.0.0.1:7475"}                                      0+1x120
 	process_start_time_seconds{job="metallb", instance="10.0.0.1:7473"}                                                        100x60 1900x59
 	process_resident_memory_bytes{job="metallb", instance="10.0.0.1:7473"}                                                     5e7x120
 	process_cpu_seconds_total{job="metallb", instance="10.0.0.1:7473"}                                                         0+0.5x120

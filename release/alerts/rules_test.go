@@ -390,6 +390,38 @@ var stories = []story{
 			55m resolved MetalLBServicePending west`,
 	},
 
+	// BFD.
+	{
+		name: "A node whose BFD responder is away for a minute while it is upgraded, and one that has none",
+		series: calm + `
+			metallb_speaker_bfd_responder_up{instance="10.0.0.1:7473", pod="metallb-speaker-7"} 1x9 0x0 1x100
+			metallb_speaker_bfd_responder_up{instance="10.0.0.2:7473", pod="metallb-speaker-8"} 0x120`,
+		want: `
+			0m pending MetalLBBFDResponderMissing
+			5m firing warning MetalLBBFDResponderMissing: No BFD responder runs on the node of 10.0.0.2:7473 (metallb-speaker-8), and a peer there has a bfd-profile.
+			10m pending MetalLBBFDResponderMissing
+			11m gone MetalLBBFDResponderMissing`,
+	},
+	{
+		name: "A router that does not use BFD, and one that comes back",
+		series: calm + `
+			metallb_bfd_session_up{instance="10.0.0.1:7475", pod="metallb-bfd-7", peer="10.0.0.253"} 0x20 1x100
+			metallb_bfd_session_up{instance="10.0.0.1:7475", pod="metallb-bfd-7", peer="10.0.0.254"} 1x9 0x1 1x100`,
+		want: `
+			0m pending MetalLBBFDSessionDown
+			5m firing warning MetalLBBFDSessionDown: The BFD session of 10.0.0.1:7475 (metallb-bfd-7) with router 10.0.0.253 is down.
+			10m pending MetalLBBFDSessionDown
+			12m gone MetalLBBFDSessionDown
+			21m resolved MetalLBBFDSessionDown`,
+	},
+	{
+		name:   "A BFD session that goes down once a minute for ten minutes",
+		series: calm + `metallb_bfd_session_down_events{instance="10.0.0.1:7475", pod="metallb-bfd-7", peer="10.0.0.253"} 0x19 1+1x9 10x90`,
+		want: `
+			23m firing warning MetalLBBFDFlapping: The BFD session of 10.0.0.1:7475 (metallb-bfd-7) with router 10.0.0.253 goes up and down.
+			41m resolved MetalLBBFDFlapping`,
+	},
+
 	// Restarts.
 	{
 		name: "A speaker that begins anew again and again, and is down when one looks",

@@ -118,6 +118,16 @@ speaker:
   nodeSelector: {example.com/edge: "true"}
   tolerations: []
   priorityClassName: important
+bfd:
+  enabled: true
+  tag: v0.1.7
+  port: 17475
+  probePort: 17476
+  verbosity: 1
+  extraArgs: [--logging-format=json]
+  nodeSelector: {example.com/edge: "true"}
+  tolerations: []
+  priorityClassName: important
 networkPolicy: {apiServerPorts: [443, 6443]}
 podMonitor: {enabled: true, interval: 1m, labels: {release: prometheus}}
 prometheusRule: {enabled: true, labels: {release: prometheus}}
@@ -251,7 +261,7 @@ func TestEachObjectIsWhatKubernetesAndTheOperatorExpect(t *testing.T) {
 				}
 			}
 		}
-		if len(pods) != 2 {
+		if want := 2 + strings.Count(c.values, "bfd:"); len(pods) != want {
 			t.Fatalf("%s: %d kinds of Pods", c.name, len(pods))
 		}
 		for _, pod := range pods {
@@ -307,7 +317,7 @@ func mustBeHarmless(t *testing.T, at string, pod corev1.PodTemplateSpec) {
 	if s.HostPID || s.HostIPC || s.ShareProcessNamespace != nil || s.Volumes != nil || len(s.InitContainers)+len(s.EphemeralContainers) > 0 {
 		t.Errorf("%s: a Pod that asks for more than it needs: %v", at, s)
 	}
-	if speaker := s.ServiceAccountName == "metallb-speaker"; s.HostNetwork != speaker {
+	if onNodes := s.ServiceAccountName != "metallb-controller"; s.HostNetwork != onNodes {
 		t.Errorf("%s: the Pod of %s has hostNetwork %t", at, s.ServiceAccountName, s.HostNetwork)
 	}
 	if s.AutomountServiceAccountToken == nil || !*s.AutomountServiceAccountToken {
@@ -353,6 +363,35 @@ func mustHaveKnownFlags(t *testing.T, at string, pod corev1.PodTemplateSpec) {
 				t.Errorf("%s: container %s has the flag %s, which docs/reference.md does not know", at, c.Name, flag)
 			}
 		}
+	}
+}
+
+// A restart of the BFD responders costs sessions.
+func TestAnUpgradeOfTheRestLeavesTheBFDRespondersAlone(t *testing.T) {
+	responders := func(values string) *appsv1.DaemonSet {
+		out, err := render(t, helm, values, "--namespace=metallb-system")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, object := range objects(t, out) {
+			if d, ok := object.(*appsv1.DaemonSet); ok && d.Name == "metallb-bfd" {
+				return d
+			}
+		}
+		t.Fatal("there are none")
+		return nil
+	}
+	before := responders("bfd: {enabled: true}")
+	after := responders("bfd: {enabled: true}\nimage: {tag: v0.9.0}\nconfig: \"peers: []\"\nspeaker: {verbosity: 5, port: 1234}\n")
+	if !reflect.DeepEqual(before, after) {
+		t.Errorf("they were\n%v\nand are\n%v", before, after)
+	}
+	c := before.Spec.Template.Spec.Containers[0]
+	if !reflect.DeepEqual(c.Resources.Limits, c.Resources.Requests) {
+		t.Errorf("their class of service is not the best: %v", c.Resources)
+	}
+	if next := responders("bfd: {enabled: true, tag: v0.2.0}"); reflect.DeepEqual(before, next) {
+		t.Error("another tag changes nothing")
 	}
 }
 

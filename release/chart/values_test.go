@@ -75,7 +75,7 @@ func TestAMisspeltKeyIsRefusedAtEveryLevel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(levels) != 14 {
+	if len(levels) != 17 {
 		t.Errorf("%d levels with keys: is one open to misspellings?", len(levels))
 	}
 	_, err = render(t, helm, string(values))

@@ -32,7 +32,7 @@ func (r release) link() string {
 	return "-s -w -X k8s.io/component-base/version.gitVersion=" + r.version
 }
 
-// compile makes both programs static, without symbols and paths.
+// compile makes the programs static, without symbols and paths.
 func (r release) compile(ctx context.Context, environment []string, folder string) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err

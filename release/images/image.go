@@ -28,6 +28,7 @@ type program struct{ name, title, description string }
 var programs = []program{
 	{"metallb-cloud-controller-manager", "MetalLB cloud controller manager", "Gives addresses to Services of type LoadBalancer in clusters that have no cloud."},
 	{"metallb-speaker", "MetalLB speaker", "Announces the addresses of Services from the node it runs on, over BGP."},
+	{"metallb-bfd", "MetalLB BFD responder", "Answers routers by BFD for the node it runs on, so that a dead node is forgotten in under a second."},
 }
 
 // A release is all that decides what the images are, apart from Go itself.

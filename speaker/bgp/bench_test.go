@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
@@ -61,8 +62,7 @@ func BenchmarkOneChange(b *testing.B) {
 			for b.Loop() {
 				one[0].Prepend ^= 1
 				all.change(tableOf(one))
-				changed, ok := all.since(all.version - 1)
-				if _, sent, _ := l.update(all.routes, changed); sent != 1 || !ok {
+				if _, sent, _ := l.update(all.since(all.version - 1)); sent != 1 {
 					b.Fatal("not one message")
 				}
 			}
@@ -70,7 +70,7 @@ func BenchmarkOneChange(b *testing.B) {
 		b.Run(fmt.Sprintf("everything/%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, sent, _ := l.update(all.routes, l.everything(all.routes)); sent != 0 {
+				if _, sent, _ := l.update(all.routes, true); sent != 0 {
 					b.Fatal("something changed")
 				}
 			}
@@ -84,9 +84,9 @@ func TestATableKnowsWhatChangedLast(t *testing.T) {
 	all.change(tableOf(routes("192.0.2.1/32", "192.0.2.2/32")))
 	all.change(nil)
 	all.change(map[netip.Prefix][]loadbalancer.Route{netip.MustParsePrefix("192.0.2.1/32"): nil})
-	for version, want := range []string{0: "false []", 1: "true [192.0.2.1/32]", 2: "true []", 3: "false []"} {
-		changed, ok := all.since(uint64(version))
-		if got := fmt.Sprint(ok, " ", changed); got != want {
+	for version, want := range []string{0: "true [192.0.2.2/32]", 1: "false [192.0.2.1/32]", 2: "false []", 3: "true [192.0.2.2/32]"} {
+		news, whole := all.since(uint64(version))
+		if got := fmt.Sprint(whole, " ", slices.Collect(maps.Keys(news))); got != want {
 			t.Errorf("since version %d: %s, want %s", version, got, want)
 		}
 	}
@@ -113,18 +113,16 @@ func TestASessionThatLooksAtWhatChangedTellsTheWholeTable(t *testing.T) {
 		if all.change(changed); random.IntN(4) == 0 {
 			continue // the session is busy
 		}
-		news, ok := all.since(version)
-		if !ok {
-			news = l.everything(all.routes)
-		} else {
+		news, everything := all.since(version)
+		if !everything {
 			few++
 		}
-		if _, _, err := l.update(all.routes, news); err != nil {
+		if _, _, err := l.update(news, everything); err != nil {
 			t.Fatal(err)
 		}
 		version = all.version
 		whole := newLedger(leaf, terms{as4: true, families: families}, speakerHops)
-		if _, _, err := whole.update(all.routes, whole.everything(all.routes)); err != nil {
+		if _, _, err := whole.update(all.routes, true); err != nil {
 			t.Fatal(err)
 		}
 		if !maps.EqualFunc(l.told, whole.told, func(a, b *attributes) bool { return *a == *b }) {

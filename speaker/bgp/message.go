@@ -142,10 +142,6 @@ func (r *refusal) unreadable() bool {
 func shutdownData(text string) []byte {
 	// 255 bytes are allowed; 128 are what routers of before 2021 understand (RFC 8203).
 	const most = 128
-	text = strings.ToValidUTF8(text, "\uFFFD")
-	for len(text) > most {
-		_, last := utf8.DecodeLastRuneInString(text)
-		text = text[:len(text)-last]
-	}
+	text = strings.ToValidUTF8(text[:min(len(text), most)], "") // without half a character at the end
 	return append([]byte{byte(len(text))}, text...)
 }

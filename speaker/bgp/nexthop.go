@@ -41,7 +41,7 @@ func nextHops(local netip.Addr, nodeIPs []netip.Addr, card card, extended bool) 
 	}
 	h := hops{v4: card.nodes(nodeIPs, true), v6: hop{addr: local}}
 	if local.IsLinkLocalUnicast() {
-		if h.v6 = card.nodes(nodeIPs, false); h.v6.err != nil {
+		if h.v6 = card.nodes(nodeIPs, false); h.v6.err != nil && card.err == nil {
 			h.v6 = card.global()
 		}
 	}
@@ -101,11 +101,8 @@ func (c card) nodes(nodeIPs []netip.Addr, is4 bool) hop {
 	return hop{err: fmt.Errorf("the session is on interface %s, and the node has no %s InternalIP there to be the next hop", c.name, version)}
 }
 
-// global returns the card's first IPv6 address that other routers can know.
+// global returns the first IPv6 address that other routers can know, of a card that was found.
 func (c card) global() hop {
-	if c.err != nil {
-		return hop{err: c.err}
-	}
 	for _, addr := range c.addrs {
 		if addr.Is6() && addr.IsGlobalUnicast() {
 			return hop{addr: addr}

@@ -17,10 +17,7 @@ var families = []bgp.RouteFamily{bgp.RF_IPv4_UC, bgp.RF_IPv6_UC}
 
 // ownFamily is that of the session's own packets, the one that an OPEN which offers little offers.
 func ownFamily(peer loadbalancer.Peer) bgp.RouteFamily {
-	if peer.Addr.Is4() {
-		return bgp.RF_IPv4_UC
-	}
-	return bgp.RF_IPv6_UC
+	return familyOf(netip.PrefixFrom(peer.Addr, 0))
 }
 
 // openMessage returns our OPEN. restarting says that the router has not been up since our process started, forwarding that

@@ -454,7 +454,7 @@ func tableOf(routes []loadbalancer.Route) map[netip.Prefix][]loadbalancer.Route 
 // all is update with all of a table.
 func (l *ledger) all(routes []loadbalancer.Route, again ...bgp.RouteFamily) ([]byte, int, error) {
 	table := tableOf(routes)
-	return l.update(table, l.everything(table), again...)
+	return l.update(table, true, again...)
 }
 
 // routes makes routes of prefixes, all with local preference 100.

@@ -36,6 +36,10 @@ const (
 	// graceTime is how long the router's last message may lie in the socket when the hold time is over, because this process
 	// did not run: a throttled pod is no dead router.
 	graceTime = 100 * time.Millisecond
+	// silentTime is how long the connection to a router that BFD takes for dead stays open, although nobody uses it. A router that
+	// hears us, and is not heard, ends the session when our BFD says so; one that heard of the connection's end before that would
+	// take us for a speaker that restarts, and keep the routes.
+	silentTime = 5 * time.Second
 	// partingTime is how long a router may take to read our last words.
 	partingTime = 2 * time.Second
 )
@@ -55,6 +59,8 @@ type session struct {
 	bell chan struct{} // capacity 1
 	// edited is another: a connection that was opened with peer does no longer do.
 	edited chan struct{} // capacity 1
+	// lost is a third: BFD takes the router for dead. Anybody may ring it.
+	lost chan struct{} // capacity 1
 	// look asks for another look for next hops. Anybody may set it.
 	look atomic.Bool
 	// ctx ends when the session is to end; the cause is a farewell.
@@ -74,7 +80,6 @@ type session struct {
 
 	mu    sync.Mutex
 	shown Session // guarded by mu
-	known *ledger // of the connection, while the session is up; guarded by mu
 	// changed is when the first change was seen that the router has not been told of yet, or zero. Guarded by mu.
 	changed time.Time
 }
@@ -96,7 +101,7 @@ var deconfigured = farewell{subcode: ceaseDeconfigured, why: "the configuration 
 func newSession(peer loadbalancer.Peer, s *Sessions) *session {
 	ctx, leave := context.WithCancelCause(context.Background())
 	o := &session{
-		peer: peer, sessions: s, bell: make(chan struct{}, 1), edited: make(chan struct{}, 1), ctx: ctx, leave: leave, done: make(chan struct{}),
+		peer: peer, sessions: s, bell: make(chan struct{}, 1), edited: make(chan struct{}, 1), lost: make(chan struct{}, 1), ctx: ctx, leave: leave, done: make(chan struct{}),
 		complaints: map[string]bool{},
 		shown:      Session{Peer: peer.Name, Addr: peer.Addr, Port: peer.Port, ASN: peer.ASN, Since: time.Now()},
 	}
@@ -155,6 +160,7 @@ func (s *session) ended() bool {
 func (s *session) status() Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.shown.BFD = s.desired.Load().BFDProfile != ""
 	return s.shown
 }
 
@@ -213,8 +219,7 @@ func (s *session) down(wasUp bool, err error) {
 	switch {
 	case wasUp:
 		s.show(func(shown *Session) {
-			shown.Up, shown.Since, shown.Prefixes, shown.LastError = false, time.Now(), 0, why
-			s.known = nil
+			shown.Up, shown.Since, shown.Prefixes, shown.LastError, shown.ledger = false, time.Now(), 0, why, nil
 		})
 		klog.InfoS("Session is down", "peer", s.name(), "asn", s.peer.ASN, "why", why)
 	case !isFarewell(err) && s.ctx.Err() == nil: // else it is we who gave up
@@ -233,15 +238,25 @@ func (s *session) connect() (up time.Duration, err error) {
 	if err != nil {
 		return 0, s.dialError(err)
 	}
+	select {
+	case <-s.lost: // an earlier connection's
+	default:
+	}
 	c := &conversation{session: s, link: newLink(conn), state: openSent}
-	defer c.link.close()
 	err = c.run()
 	c.end(err)
+	if errors.Is(err, errLost) {
+		time.AfterFunc(silentTime, c.link.close)
+	} else {
+		c.link.close()
+	}
 	if c.state == established {
 		up = time.Since(c.since) + 1 // a session that ended at once was up, too
 	}
 	return up, c.inWords(err)
 }
+
+var errLost = errors.New("BFD says that the router is dead")
 
 // A state is one of RFC 4271 §8.2.2, by the number that RFC 6608 gives it. Before there is a connection (Idle, Connect and
 // Active there), there is no conversation.
@@ -285,14 +300,9 @@ func (c *conversation) run() error {
 	}
 	c.reduced = false
 	c.link.send(opening)
-	c.hold = time.NewTimer(openTime)
-	defer c.hold.Stop()
-	c.keepalive = time.NewTimer(openTime)
+	c.hold, c.keepalive, c.relook = time.NewTimer(openTime), time.NewTimer(openTime), time.NewTimer(openTime)
 	c.keepalive.Stop()
-	defer c.keepalive.Stop()
-	c.relook = time.NewTimer(lookTime)
 	c.relook.Stop()
-	defer c.relook.Stop()
 
 	var turn <-chan time.Time // our turn to begin anew
 	for {
@@ -333,6 +343,9 @@ func (c *conversation) run() error {
 		case <-c.relook.C:
 			c.look.Store(true)
 			c.ring(time.Time{})
+		case <-c.lost:
+			// No NOTIFICATION: if it is our BFD that was starved, the router keeps the routes until we are back.
+			return errLost
 		case <-c.edited:
 			if c.state != established {
 				return farewell{silent: true, why: "the configuration of this peer changed"}
@@ -418,8 +431,7 @@ func (c *conversation) establish() {
 	c.nodeIPs = c.desired.Load().NodeIPs
 	c.ledger = newLedger(c.peer, c.terms, c.nextHops())
 	c.show(func(shown *Session) {
-		shown.Up, shown.Since, shown.LastError = true, c.since, ""
-		c.known = c.ledger
+		shown.Up, shown.Since, shown.LastError, shown.ledger = true, c.since, "", c.ledger
 	})
 	c.tell()
 	c.due = time.Time{} // the initial table was due when the session was
@@ -443,24 +455,24 @@ func (c *conversation) tell(again ...bgp.RouteFamily) {
 	changed := c.changed // before the table is read: later changes ring again
 	c.changed = time.Time{}
 	c.mu.Unlock()
-	all := &c.sessions.table
+	table := &c.sessions.table
 	c.sessions.mu.RLock()
 	now := c.desired.Load()
-	news, few := all.since(c.version)
+	news, all := table.since(c.version)
 	if c.look.Swap(false) || !slices.Equal(now.NodeIPs, c.nodeIPs) {
-		c.nodeIPs, few = now.NodeIPs, false
+		c.nodeIPs, all = now.NodeIPs, true
 		c.ledger.move(c.nextHops())
 	}
 	if slices.ContainsFunc(c.terms.families, func(f bgp.RouteFamily) bool { return c.ledger.hops.of(f).err != nil }) {
 		c.relook.Reset(lookTime)
 	}
 	// Also what could not be told before is looked at again.
-	if !few || len(again) > 0 || c.ledger.peer.Name != now.Name || c.status().LastError != "" {
-		news = c.ledger.everything(all.routes)
+	if all || len(again) > 0 || c.ledger.peer.Name != now.Name || c.status().LastError != "" {
+		news, all = table.routes, true
 	}
 	c.ledger.peer.Name = now.Name
-	messages, n, err := c.ledger.update(all.routes, news, again...)
-	c.version = all.version
+	messages, n, err := c.ledger.update(news, all, again...)
+	c.version = table.version
 	c.sessions.mu.RUnlock()
 	c.link.send(messages)
 	if n > 0 {
@@ -566,7 +578,7 @@ func (c *conversation) end(why error) {
 			ctx = f.hurry
 		}
 		if f.withdraw && c.state == established {
-			messages, count, _ := c.ledger.update(nil, c.ledger.everything(nil)) // no route, no error
+			messages, count, _ := c.ledger.update(nil, true) // no route, no error
 			c.link.send(messages)
 			c.show(func(shown *Session) { shown.Updates += count })
 		}

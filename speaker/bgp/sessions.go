@@ -69,10 +69,26 @@ type Session struct {
 	// LastError says why the session is down, or why a route cannot be sent while it is up; empty if all is well.
 	LastError string
 
+	BFD bool // the peer has a bfd-profile
+
 	Failures int // attempts that did not bring the session up
 	Updates  int // UPDATE messages sent
 	Prefixes int // prefixes announced now
 	Dropped  int // UPDATE messages of the router that were dropped
+
+	ledger *ledger // nil: the session is not up
+}
+
+// Told adds to all the prefixes that the router knows now, if the session is up. Anybody may call it.
+func (s Session) Told(all map[netip.Prefix]bool) {
+	if s.ledger == nil {
+		return
+	}
+	s.ledger.mu.Lock()
+	defer s.ledger.mu.Unlock()
+	for prefix := range s.ledger.told {
+		all[prefix] = true
+	}
 }
 
 // New returns Sessions without any peer. uptime says how long the host has been up; see HostUptime.
@@ -86,7 +102,7 @@ func New(uptime func() time.Duration) *Sessions {
 // connection, in its turn: where graceful restart is on, its router keeps the routes meanwhile. A peer that is gone is told
 // so, and forgets our routes. since is when the change was first seen; see Written.
 //
-// Peers have a RouterID, and a SourceAddress where the operator asked for one. The caller must not change routes
+// Peers have a RouterID, and a SourceAddress where the operator asked for one; no two are one neighbor to a router. The caller must not change anything of it
 // afterwards. If two routes of one prefix are for the same peer, the first counts.
 func (s *Sessions) Update(peers []loadbalancer.Peer, changed map[netip.Prefix][]loadbalancer.Route, since time.Time) {
 	s.mu.Lock()
@@ -98,17 +114,10 @@ func (s *Sessions) Update(peers []loadbalancer.Peer, changed map[netip.Prefix][]
 
 	s.leaving = slices.DeleteFunc(s.leaving, (*session).ended)
 	left, sessions := slices.Clone(s.sessions), make([]*session, len(peers))
-	for _, fits := range []func(a, b loadbalancer.Peer) bool{
-		func(a, b loadbalancer.Peer) bool { return a.Name == b.Name && sameSession(a, b) },
-		sameSession,
-		sameNeighbor,
-	} {
-		for i, peer := range peers {
-			at := slices.IndexFunc(left, func(o *session) bool { return fits(peer, *o.desired.Load()) })
-			if sessions[i] == nil && at >= 0 {
-				sessions[i] = left[at]
-				left = slices.Delete(left, at, at+1)
-			}
+	for i, peer := range peers {
+		if at := slices.IndexFunc(left, func(o *session) bool { return sameNeighbor(peer, *o.desired.Load()) }); at >= 0 {
+			sessions[i] = left[at]
+			left = slices.Delete(left, at, at+1)
 		}
 	}
 	for _, o := range left {
@@ -155,21 +164,16 @@ func (s *Sessions) List() []Session {
 	return list
 }
 
-// Told returns the prefixes that some router has been told, in a session that is up. Anybody may call it.
-func (s *Sessions) Told() map[netip.Prefix]bool {
+// Lost ends the sessions with a router that BFD takes for dead, without NOTIFICATION, and tries again. local is our address, or the
+// zero Addr for any.
+func (s *Sessions) Lost(router, local netip.Addr) {
 	s.mu.RLock()
-	sessions := s.sessions // nobody changes the list itself
-	all := make(map[netip.Prefix]bool, len(s.table.routes))
-	s.mu.RUnlock()
-	for _, o := range sessions {
-		o.mu.Lock()
-		known := o.known
-		o.mu.Unlock()
-		if known != nil {
-			known.prefixes(all)
+	defer s.mu.RUnlock()
+	for _, o := range s.sessions {
+		if p := o.desired.Load(); p.BFDProfile != "" && p.Addr == router && (!local.IsValid() || p.SourceAddress.WithZone("") == local) {
+			knock(o.lost)
 		}
 	}
-	return all
 }
 
 // LookAgain makes every session look for its next hops again.
@@ -216,7 +220,7 @@ func (s *Sessions) end(ctx context.Context, f farewell) {
 // password was found, or what a session can change while it is up, does not matter.
 func sameSession(a, b loadbalancer.Peer) bool {
 	for _, p := range []*loadbalancer.Peer{&a, &b} {
-		p.Name, p.ConnectTime, p.NodeSelectors, p.SourceNodeIP, p.PasswordKey, p.NodeIPs = "", 0, nil, false, "", nil
+		p.Name, p.ConnectTime, p.NodeSelectors, p.SourceNodeIP, p.PasswordKey, p.NodeIPs, p.BFDProfile = "", 0, nil, false, "", nil, ""
 	}
 	return reflect.DeepEqual(a, b)
 }
@@ -290,8 +294,6 @@ func prepare(fd int, v6 bool, peer loadbalancer.Peer) error {
 // /proc/uptime it is the host's also in containers that have a /proc of their own.
 func HostUptime() time.Duration {
 	var info syscall.Sysinfo_t
-	if err := syscall.Sysinfo(&info); err != nil {
-		return 0 // the safe answer: routers do not count on us having kept forwarding
-	}
+	_ = syscall.Sysinfo(&info) // 0 is the safe answer: routers do not count on us having kept forwarding
 	return time.Duration(info.Uptime) * time.Second
 }

@@ -1,9 +1,7 @@
 package bgp
 
 import (
-	"maps"
 	"net/netip"
-	"slices"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
@@ -11,10 +9,9 @@ import (
 // A table is what all sessions should tell their routers: RFC 4271's Loc-RIB.
 type table struct {
 	routes map[netip.Prefix][]loadbalancer.Route
-	// version counts the changes, and last are the prefixes of the last one: whoever knows the version before need not look at
-	// the others.
+	// version counts the changes, and last is the last one: whoever knows the version before need not look at what else there is.
 	version uint64
-	last    []netip.Prefix
+	last    map[netip.Prefix][]loadbalancer.Route
 }
 
 // change changes the routes of some prefixes.
@@ -22,7 +19,7 @@ func (t *table) change(changed map[netip.Prefix][]loadbalancer.Route) {
 	if len(changed) == 0 {
 		return
 	}
-	t.version, t.last = t.version+1, slices.Collect(maps.Keys(changed))
+	t.version, t.last = t.version+1, changed
 	for prefix, routes := range changed {
 		if t.routes[prefix] = routes; len(routes) == 0 {
 			delete(t.routes, prefix)
@@ -30,13 +27,13 @@ func (t *table) change(changed map[netip.Prefix][]loadbalancer.Route) {
 	}
 }
 
-// since returns the prefixes that changed after a version, if they are known.
-func (t *table) since(version uint64) (changed []netip.Prefix, ok bool) {
+// since returns the routes of the prefixes that changed after a version, if they are known, or else of all.
+func (t *table) since(version uint64) (news map[netip.Prefix][]loadbalancer.Route, all bool) {
 	switch version {
 	case t.version:
-		return nil, true
+		return nil, false
 	case t.version - 1:
-		return t.last, true
+		return t.last, false
 	}
-	return nil, false
+	return t.routes, true
 }

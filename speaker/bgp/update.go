@@ -42,14 +42,16 @@ type ledger struct {
 
 // Attributes are the path attributes of a prefix as they go on the wire.
 type attributes struct {
-	// reach is the beginning of the MP_REACH_NLRI, up to the prefixes: family and next hop. It is empty where the prefixes
-	// stand at the end of the UPDATE and the next hop among the others.
+	// reach is the beginning of the MP_REACH_NLRI, up to the prefixes: family and next hop; or of the MP_UNREACH_NLRI. It is
+	// empty where the prefixes stand at the end of the UPDATE and the next hop among the others; or where IPv4's are withdrawn.
 	reach  string
-	others string
+	others string // empty: there are none, and the prefix is withdrawn
 }
 
-func (a attributes) compare(b attributes) int {
-	return cmp.Or(strings.Compare(a.reach, b.reach), strings.Compare(a.others, b.others))
+// withdrawn are what goes on the wire of prefixes that are withdrawn.
+var withdrawn = map[bgp.RouteFamily]*attributes{
+	bgp.RF_IPv4_UC: {},
+	bgp.RF_IPv6_UC: {reach: string(family3(bgp.RF_IPv6_UC))},
 }
 
 // len is how much of an UPDATE the attributes take.
@@ -77,33 +79,10 @@ func newLedger(peer loadbalancer.Peer, t terms, h hops) *ledger {
 	}
 }
 
-// prefixes adds to all what the router knows. Anybody may call it.
-func (l *ledger) prefixes(all map[netip.Prefix]bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for p := range l.told {
-		all[p] = true
-	}
-}
-
 // move changes the next hops.
 func (l *ledger) move(h hops) {
 	l.hops = h
 	clear(l.spelled)
-}
-
-// everything returns the prefixes of the table, and those that the router knows.
-func (l *ledger) everything(table map[netip.Prefix][]loadbalancer.Route) []netip.Prefix {
-	all := make([]netip.Prefix, 0, max(len(table), len(l.told)))
-	for prefix := range table {
-		all = append(all, prefix)
-	}
-	for prefix := range l.told {
-		if _, there := table[prefix]; !there {
-			all = append(all, prefix)
-		}
-	}
-	return all
 }
 
 // wanted returns the route of a prefix that is for the router, or nil.
@@ -116,21 +95,26 @@ func (l *ledger) wanted(routes []loadbalancer.Route) *loadbalancer.Route {
 	return nil
 }
 
-// update returns the UPDATE messages after which the router knows of these prefixes exactly what is for it in the table, how
-// many there are, and enters them in the ledger. Of the families in again, also what the router knows already is sent. The
-// error says which route cannot be sent; all others are.
-func (l *ledger) update(table map[netip.Prefix][]loadbalancer.Route, prefixes []netip.Prefix, again ...bgp.RouteFamily) (messages []byte, n int, err error) {
+// update returns the UPDATE messages after which the router knows of the prefixes in news exactly those of their routes that are
+// for it, and no other prefix if these are all; how many messages there are; and enters them in the ledger. Of the families in
+// again, also what the router knows already is sent. The error says which route cannot be sent; all others are.
+func (l *ledger) update(news map[netip.Prefix][]loadbalancer.Route, all bool, again ...bgp.RouteFamily) (messages []byte, n int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.spelled) > 2*len(l.told)+64 {
 		clear(l.spelled) // mostly attributes of long ago
 	}
 	var changed []change
-	var gone, failed []netip.Prefix
-	for _, prefix := range prefixes {
+	var failed []netip.Prefix
+	gone := func(prefix netip.Prefix) {
+		delete(l.told, prefix)
+		changed = append(changed, change{prefix, withdrawn[familyOf(prefix)]})
+	}
+	stay := 0
+	for prefix, routes := range news {
 		told, known := l.told[prefix]
 		var attributes *attributes
-		if r := l.wanted(table[prefix]); r != nil {
+		if r := l.wanted(routes); r != nil {
 			var problem error
 			attributes, problem = l.spell(r)
 			if problem != nil {
@@ -142,27 +126,33 @@ func (l *ledger) update(table map[netip.Prefix][]loadbalancer.Route, prefixes []
 		}
 		switch {
 		case attributes == nil && known:
-			delete(l.told, prefix)
-			gone = append(gone, prefix)
+			gone(prefix)
 		case attributes == nil:
 		case known && *told == *attributes && !slices.Contains(again, familyOf(prefix)):
+			stay++
 		default:
+			stay++
 			l.told[prefix] = attributes
 			changed = append(changed, change{prefix, attributes})
 		}
 	}
+	if all && len(l.told) > stay {
+		for prefix := range l.told {
+			if _, there := news[prefix]; !there {
+				gone(prefix)
+			}
+		}
+	}
 	if len(failed) > 0 { // one stands for all, always the same
-		_, err = l.spell(l.wanted(table[slices.MinFunc(failed, netip.Prefix.Compare)]))
+		_, err = l.spell(l.wanted(news[slices.MinFunc(failed, netip.Prefix.Compare)]))
 	}
 
-	slices.SortFunc(changed, func(a, b change) int {
-		return cmp.Or(a.attributes.compare(*b.attributes), a.prefix.Compare(b.prefix))
-	})
-	slices.SortFunc(gone, netip.Prefix.Compare)
 	// What is new goes first: when a pool's aggregate gives way to its parts, routers always know one of them.
-	messages, n = appendAnnouncements(nil, changed)
-	messages, withdrawals := appendWithdrawals(messages, gone)
-	return messages, n + withdrawals, err
+	slices.SortFunc(changed, func(a, b change) int {
+		return cmp.Or(cmp.Compare(b.attributes.others, a.attributes.others), cmp.Compare(a.attributes.reach, b.attributes.reach), a.prefix.Compare(b.prefix))
+	})
+	messages, n = appendUpdates(nil, changed)
+	return messages, n, err
 }
 
 func familyOf(prefix netip.Prefix) bgp.RouteFamily {
@@ -316,9 +306,12 @@ func reserve(b []byte) (longer []byte, at int) { return append(b, 0, 0), len(b) 
 // patch writes how many bytes have followed what was reserved.
 func patch(b []byte, at int) { binary.BigEndian.PutUint16(b[at:], uint16(len(b)-at-2)) }
 
-// appendAnnouncements appends UPDATEs for all changes, which are sorted by attributes: one message for as many prefixes
-// with the same attributes as it holds.
-func appendAnnouncements(b []byte, changed []change) ([]byte, int) {
+// optionalLong are the flags of an optional attribute whose length has two bytes.
+const optionalLong = 0x80 | 0x10
+
+// appendUpdates appends UPDATEs for all changes, which are sorted by attributes: one message for as many prefixes with the same
+// attributes, or without any, as it holds.
+func appendUpdates(b []byte, changed []change) ([]byte, int) {
 	messages := 0
 	for len(changed) > 0 {
 		attributes := *changed[0].attributes
@@ -330,55 +323,28 @@ func appendAnnouncements(b []byte, changed []change) ([]byte, int) {
 				changed = changed[1:]
 			}
 		}
-		var all, reach int
-		b = append(appendHeader(b, bgp.BGP_MSG_UPDATE), 0, 0) // nothing is withdrawn
+		var gone, all, several int
+		b, gone = reserve(appendHeader(b, bgp.BGP_MSG_UPDATE))
+		if attributes.others == "" && attributes.reach == "" {
+			appendPrefixes(2)
+		}
+		patch(b, gone)
 		b, all = reserve(b)
 		if attributes.reach != "" {
 			// First of all attributes, as RFC 7606 §5.1 wants it.
-			b, reach = reserve(append(b, optionalLong, byte(bgp.BGP_ATTR_TYPE_MP_REACH_NLRI)))
+			kind := bgp.BGP_ATTR_TYPE_MP_REACH_NLRI
+			if attributes.others == "" {
+				kind = bgp.BGP_ATTR_TYPE_MP_UNREACH_NLRI
+			}
+			b, several = reserve(append(b, optionalLong, byte(kind)))
 			b = append(b, attributes.reach...)
 			appendPrefixes(len(attributes.others))
-			patch(b, reach)
+			patch(b, several)
 		}
 		b = append(b, attributes.others...)
 		patch(b, all)
-		if attributes.reach == "" {
+		if attributes.reach == "" && attributes.others != "" {
 			appendPrefixes(0)
-		}
-		setLength(b[start:])
-		messages++
-	}
-	return b, messages
-}
-
-// optionalLong are the flags of an optional attribute whose length has two bytes.
-const optionalLong = 0x80 | 0x10
-
-// appendWithdrawals appends as few UPDATEs as withdraw all these prefixes, which are sorted.
-func appendWithdrawals(b []byte, gone []netip.Prefix) ([]byte, int) {
-	messages := 0
-	for len(gone) > 0 {
-		start, family := len(b), familyOf(gone[0])
-		appendPrefixes := func(toCome int) {
-			for len(gone) > 0 && familyOf(gone[0]) == family && len(b)-start+maxPrefix(family)+toCome <= maxMessage {
-				b = appendPrefix(b, gone[0])
-				gone = gone[1:]
-			}
-		}
-		var all, unreach int
-		b = appendHeader(b, bgp.BGP_MSG_UPDATE)
-		if family == bgp.RF_IPv4_UC {
-			b, all = reserve(b)
-			appendPrefixes(2)
-			patch(b, all)
-			b = append(b, 0, 0) // no attributes
-		} else {
-			b, all = reserve(append(b, 0, 0)) // nothing stands where IPv4 prefixes would
-			b, unreach = reserve(append(b, optionalLong, byte(bgp.BGP_ATTR_TYPE_MP_UNREACH_NLRI)))
-			b = append(b, family3(family)...)
-			appendPrefixes(0)
-			patch(b, unreach)
-			patch(b, all)
 		}
 		setLength(b[start:])
 		messages++

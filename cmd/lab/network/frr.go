@@ -21,6 +21,7 @@ import (
 type FRR struct {
 	*Namespace
 	dir string
+	bfd *kubernetes.Process // nil: there is none
 }
 
 // frrUser is whom FRR's daemons run as. zebra insists on a member of the group frrvty.
@@ -28,7 +29,9 @@ const frrUser = "frr"
 
 // FRR starts FRR inside, and returns when it answers. The configuration is bgpd's; without `no bgp ebgp-requires-policy` FRR takes no
 // routes from other ASes, and without `neighbor X passive` it dials speakers, who do not listen.
-func (ns *Namespace) FRR(ctx context.Context, config string) (*FRR, error) {
+//
+// There is a bfdd if there is a configuration for it.
+func (ns *Namespace) FRR(ctx context.Context, config string, bfd ...string) (*FRR, error) {
 	if err := ns.Forward(); err != nil {
 		return nil, err
 	}
@@ -38,7 +41,7 @@ func (ns *Namespace) FRR(ctx context.Context, config string) (*FRR, error) {
 	}
 	f := &FRR{Namespace: ns, dir: dir}
 	// vtysh.conf is empty, but vtysh complains where there is none.
-	for name, text := range map[string]string{"zebra.conf": "", "bgpd.conf": config, "vtysh.conf": ""} {
+	for name, text := range map[string]string{"zebra.conf": "", "bgpd.conf": config, "vtysh.conf": "", "bfdd.conf": strings.Join(bfd, "\n")} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return nil, err
 		}
@@ -56,6 +59,18 @@ func (ns *Namespace) FRR(ctx context.Context, config string) (*FRR, error) {
 		return err
 	}); err != nil {
 		return nil, err
+	}
+	if len(bfd) > 0 {
+		f.bfd, err = f.daemon("bfdd", bfdd, "--bfdctl", filepath.Join(dir, "bfdd.sock"))
+		if err != nil {
+			return nil, err
+		}
+		if err := f.bfd.Until(ctx, "it answers", func(ctx context.Context) error {
+			_, err := f.Show(ctx, "show bfd peers brief json")
+			return err
+		}); err != nil {
+			return nil, err
+		}
 	}
 	bgp, err := f.daemon("bgpd", bgpd)
 	if err != nil {
@@ -78,6 +93,12 @@ func (f *FRR) daemon(name, binary string, more ...string) (*kubernetes.Process, 
 		}, more...),
 		Log: file(".log"),
 	})
+}
+
+// BFDLog is what bfdd has logged.
+func (f *FRR) BFDLog() (string, error) {
+	text, err := os.ReadFile(filepath.Join(f.dir, "bfdd.log"))
+	return string(text), err
 }
 
 func (f *FRR) zserv() string { return filepath.Join(f.dir, "zserv.api") }

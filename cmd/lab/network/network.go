@@ -39,6 +39,7 @@ import (
 const (
 	zebra  = "/usr/lib/frr/zebra"
 	bgpd   = "/usr/lib/frr/bgpd"
+	bfdd   = "/usr/lib/frr/bfdd"
 	vtysh  = "vtysh"
 	bird   = "bird"
 	birdc  = "birdc"

@@ -1,4 +1,4 @@
-package main
+package agent
 
 import (
 	"bytes"
@@ -32,7 +32,7 @@ type office struct {
 	asked  []string // the kinds of reviews
 }
 
-func (o *office) reviews() *reviews {
+func (o *office) reviews() *Reviews {
 	client := fake.NewClientset()
 	client.PrependReactor("create", "*", func(a k8stesting.Action) (bool, runtime.Object, error) {
 		if o.closed {
@@ -85,7 +85,7 @@ func TestTheAPIServerIsAskedWhoAndWhetherAndRememberedForAMoment(t *testing.T) {
 		} {
 			<-time.After(step.after)
 			o.closed, o.asked = step.closed, nil
-			got, err := r.may(t.Context(), step.token, "10.0.0.7:1234")
+			got, err := r.May(t.Context(), step.token, "10.0.0.7:1234")
 			if got != step.want || (err != nil) != step.fails {
 				t.Errorf("%s: verdict %d, %v, want %d", step.then, got, err, step.want)
 			}
@@ -113,7 +113,7 @@ func TestWhoeverPlaysWithTokensUsesUpNoMemory(t *testing.T) {
 func TestStrangersDoNotKeepOthersFromBeingHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := tardy{tokens: map[string]bool{"p": true, "q": true}, takes: 50 * time.Millisecond}
-		client, err := newAPI(&rest.Config{Host: "http://api", Transport: &slow, QPS: 1000, Burst: 1000,
+		client, err := NewAPI(&rest.Config{Host: "http://api", Transport: &slow, QPS: 1000, Burst: 1000,
 			ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
 		if err != nil {
 			t.Fatal(err)
@@ -122,7 +122,7 @@ func TestStrangersDoNotKeepOthersFromBeingHeard(t *testing.T) {
 		scrape := func(then, token, from string) {
 			t.Helper()
 			began := time.Now()
-			if v, err := r.may(t.Context(), token, from); v != allowed || err != nil || time.Since(began) > time.Second {
+			if v, err := r.May(t.Context(), token, from); v != allowed || err != nil || time.Since(began) > time.Second {
 				t.Errorf("%s: verdict %d, %v after %v", then, v, err, time.Since(began))
 			}
 		}
@@ -131,7 +131,7 @@ func TestStrangersDoNotKeepOthersFromBeingHeard(t *testing.T) {
 		defer cancel()
 		go func() {
 			for i := 0; ctx.Err() == nil; i++ {
-				go func() { _, _ = r.may(ctx, fmt.Sprint("stranger-", i), "10.0.0.7:2") }()
+				go func() { _, _ = r.May(ctx, fmt.Sprint("stranger-", i), "10.0.0.7:2") }()
 				<-time.After(time.Second / 300)
 			}
 		}()

@@ -1,4 +1,4 @@
-package main
+package agent
 
 import (
 	"context"
@@ -15,30 +15,47 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spf13/pflag"
 	certutil "k8s.io/client-go/util/cert"
 	"k8s.io/klog/v2"
-
-	"github.com/metallb/cloud-provider-metallb/speaker"
 )
 
-// How the HTTPS server is reached, and the other for the kubelet's probes.
-type serving struct {
-	address   string
-	port      int
-	probePort int
-	certFile  string
-	keyFile   string
+// A Serving says how the HTTPS server is reached, and the other for the kubelet's probes.
+type Serving struct {
+	Host      string // whose name the certificate has that a program makes for itself
+	Address   string
+	Port      int
+	ProbePort int
+	CertFile  string
+	KeyFile   string
+}
+
+// AddFlags adds the flags of all that.
+func (s *Serving) AddFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&s.Address, "bind-address", "", "IP address on which health and metrics are served, by HTTPS. The default is every address of the node.")
+	fs.IntVar(&s.Port, "secure-port", s.Port, "Port on which health and metrics are served; 0 is none.")
+	fs.IntVar(&s.ProbePort, "probe-port", 0, "Port of 127.0.0.1 on which the kubelet's probes are answered, by HTTP; 0 is none. Nobody on the network can keep the kubelet from that.")
+	fs.StringVar(&s.CertFile, "tls-cert-file", "", "File with the certificate, and its chain if there is one. The default is one that this process makes for itself.")
+	fs.StringVar(&s.KeyFile, "tls-private-key-file", "", "File with the certificate's key.")
+}
+
+// Health is what probes ask.
+type Health struct {
+	// Missing says in words what the program still waits for, without a name of anything in the cluster; empty if nothing.
+	Missing string
+	// Busy is for how long one look at the cluster has been going on; 0: none does.
+	Busy time.Duration
 }
 
 // longestRound is how long one look at everything may take. With ten thousand Services it takes less than a second.
 const longestRound = time.Minute
 
-// probe answers the kubelet's probes on the loopback interface until the returned function is called. They have a listener of
+// Probe answers the kubelet's probes on the loopback interface until the returned function is called. They have a listener of
 // their own, so that nobody on the network can keep the kubelet from its answer: it would restart a speaker that is well.
-func probe(at serving, status func() speaker.Status) (stop func(), err error) {
+func Probe(at Serving, status func() Health) (stop func(), err error) {
 	mux := http.NewServeMux()
 	health(mux, status)
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(at.probePort)))
+	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(at.ProbePort)))
 	if err != nil {
 		return nil, fmt.Errorf("serve probes: %w: choose another --probe-port, or 0 for none", err)
 	}
@@ -51,13 +68,13 @@ func probe(at serving, status func() speaker.Status) (stop func(), err error) {
 	return func() { _ = server.Close() }, nil // the process ends next
 }
 
-// serve answers HTTPS until the returned function is called. A port that is in use is an error at once.
-func serve(at serving, status func() speaker.Status, may judge, metrics http.Handler) (stop func(), err error) {
+// Serve answers HTTPS until the returned function is called. A port that is in use is an error at once.
+func Serve(at Serving, status func() Health, may judge, metrics http.Handler) (stop func(), err error) {
 	certificate, err := at.certificate()
 	if err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(at.address, strconv.Itoa(at.port)))
+	listener, err := net.Listen("tcp", net.JoinHostPort(at.Address, strconv.Itoa(at.Port)))
 	if err != nil {
 		return nil, fmt.Errorf("serve health and metrics: %w: choose another --secure-port, or 0 for none", err)
 	}
@@ -152,22 +169,22 @@ func letIn(ctx context.Context) {
 
 // certificate returns what TLS asks for certificates: the operator's, or one of our own that is made when somebody first
 // connects, because that takes a moment which routers should not have to wait for.
-func (s serving) certificate() (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+func (s Serving) certificate() (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
 	own := sync.OnceValues(func() (*tls.Certificate, error) {
-		cert, key, err := certutil.GenerateSelfSignedCertKeyWithOptions(certutil.SelfSignedCertKeyOptions{Host: "metallb-speaker", MaxAge: 10 * 365 * 24 * time.Hour})
+		cert, key, err := certutil.GenerateSelfSignedCertKeyWithOptions(certutil.SelfSignedCertKeyOptions{Host: s.Host, MaxAge: 10 * 365 * 24 * time.Hour})
 		if err != nil {
 			return nil, err
 		}
 		pair, err := tls.X509KeyPair(cert, key)
 		return &pair, err
 	})
-	if s.certFile == "" && s.keyFile == "" {
+	if s.CertFile == "" && s.KeyFile == "" {
 		return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own() }, nil
 	}
-	if s.certFile == "" || s.keyFile == "" {
+	if s.CertFile == "" || s.KeyFile == "" {
 		return nil, fmt.Errorf("--tls-cert-file and --tls-private-key-file belong together: set both or neither")
 	}
-	pair, err := tls.LoadX509KeyPair(s.certFile, s.keyFile)
+	pair, err := tls.LoadX509KeyPair(s.CertFile, s.KeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("read --tls-cert-file and --tls-private-key-file: %w", err)
 	}
@@ -180,7 +197,7 @@ func (s serving) certificate() (func(*tls.ClientHelloInfo) (*tls.Certificate, er
 		defer mu.Unlock()
 		if now := time.Now(); now.Sub(read) >= certificateTime {
 			read = now
-			if again, err := tls.LoadX509KeyPair(s.certFile, s.keyFile); err == nil {
+			if again, err := tls.LoadX509KeyPair(s.CertFile, s.KeyFile); err == nil {
 				pair = again
 			}
 		}
@@ -196,7 +213,7 @@ const certificateTime = 10 * time.Second
 type judge func(ctx context.Context, token, from string) (verdict, error)
 
 // health answers probes, in words that name nothing in the cluster.
-func health(mux *http.ServeMux, status func() speaker.Status) {
+func health(mux *http.ServeMux, status func() Health) {
 	// Alive is who still looks at changes. Nothing that others must do counts, for instance a configuration or an API
 	// server: a restart would mend none, and lose what this process knows.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -206,7 +223,7 @@ func health(mux *http.ServeMux, status func() speaker.Status) {
 }
 
 // newHandler answers health to everybody, and metrics to those who may. Only their connections are kept.
-func newHandler(status func() speaker.Status, may judge, metrics http.Handler) http.Handler {
+func newHandler(status func() Health, may judge, metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	health(mux, status)
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {

@@ -1,4 +1,4 @@
-package main
+package agent
 
 import (
 	"context"
@@ -20,8 +20,6 @@ import (
 	"time"
 
 	certutil "k8s.io/client-go/util/cert"
-
-	"github.com/metallb/cloud-provider-metallb/speaker"
 )
 
 // byName gives the verdict that the token names.
@@ -42,21 +40,21 @@ func byName(_ context.Context, token, _ string) (verdict, error) {
 var figures = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "metallb_figures 1\n") })
 
 func TestHealthIsForEverybodyAndMetricsForThoseWhoMay(t *testing.T) {
-	var status speaker.Status
-	handler := newHandler(func() speaker.Status { return status }, byName, figures)
+	var status Health
+	handler := newHandler(func() Health { return status }, byName, figures)
 	for _, test := range []struct {
 		name, ask, token string
 		body             string
-		status           speaker.Status
+		status           Health
 		code             int
 		says             string
 	}{
 		{name: "alive", ask: "GET /healthz", code: 200, says: "ok\n"},
-		{name: "alive, and not ready", ask: "GET /healthz", status: speaker.Status{Missing: "no configuration is loaded"}, code: 200, says: "ok\n"},
-		{name: "at work", ask: "GET /healthz", status: speaker.Status{Busy: longestRound}, code: 200, says: "ok\n"},
-		{name: "stuck", ask: "GET /healthz", status: speaker.Status{Busy: longestRound + 1}, code: 503, says: "one look at the cluster has gone on for more than 1m0s\n"},
+		{name: "alive, and not ready", ask: "GET /healthz", status: Health{Missing: "no configuration is loaded"}, code: 200, says: "ok\n"},
+		{name: "at work", ask: "GET /healthz", status: Health{Busy: longestRound}, code: 200, says: "ok\n"},
+		{name: "stuck", ask: "GET /healthz", status: Health{Busy: longestRound + 1}, code: 503, says: "one look at the cluster has gone on for more than 1m0s\n"},
 		{name: "ready", ask: "GET /readyz", code: 200, says: "ok\n"},
-		{name: "not ready", ask: "GET /readyz", status: speaker.Status{Missing: "no configuration is loaded"}, code: 503, says: "no configuration is loaded\n"},
+		{name: "not ready", ask: "GET /readyz", status: Health{Missing: "no configuration is loaded"}, code: 503, says: "no configuration is loaded\n"},
 		{name: "nobody", ask: "GET /metrics", code: 401, says: "send a bearer token"},
 		{name: "an unknown token", ask: "GET /metrics", token: "Bearer stolen", code: 401, says: "does not know this token"},
 		{name: "another scheme", ask: "GET /metrics", token: "Basic allowed", code: 401, says: "send a bearer token"},
@@ -97,32 +95,32 @@ func TestHealthIsForEverybodyAndMetricsForThoseWhoMay(t *testing.T) {
 }
 
 // listening serves on a free port, and returns a client that believes the certificate, whatever it is, and the URL.
-func listening(t *testing.T, at serving) (*http.Client, string) {
+func listening(t *testing.T, at Serving) (*http.Client, string) {
 	t.Helper()
-	at.address = "127.0.0.1"
+	at.Address = "127.0.0.1"
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	at.port = l.Addr().(*net.TCPAddr).Port
-	if _, err := serve(at, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "--secure-port") {
+	at.Port = l.Addr().(*net.TCPAddr).Port
+	if _, err := Serve(at, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "--secure-port") {
 		t.Errorf("a port in use: %v", err)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	stop, err := serve(at, func() speaker.Status { return speaker.Status{} }, byName, figures)
+	stop, err := Serve(at, func() Health { return Health{} }, byName, figures)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(stop)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: time.Minute}, fmt.Sprintf("https://127.0.0.1:%d", at.port)
+	return &http.Client{Transport: transport, Timeout: time.Minute}, fmt.Sprintf("https://127.0.0.1:%d", at.Port)
 }
 
 func TestWithoutACertificateTheServerMakesOne(t *testing.T) {
-	client, url := listening(t, serving{})
+	client, url := listening(t, Serving{Host: "metallb-speaker"})
 	response, err := client.Get(url + "/readyz")
 	if err != nil {
 		t.Fatal(err)
@@ -157,8 +155,8 @@ func TestTheOperatorsCertificateIsShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	at := serving{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key")}
-	for path, text := range map[string][]byte{at.certFile: cert, at.keyFile: key} {
+	at := Serving{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key")}
+	for path, text := range map[string][]byte{at.CertFile: cert, at.KeyFile: key} {
 		if err := os.WriteFile(path, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -172,8 +170,8 @@ func TestTheOperatorsCertificateIsShown(t *testing.T) {
 	if err := response.TLS.PeerCertificates[0].VerifyHostname("speaker.example.com"); err != nil {
 		t.Error(err)
 	}
-	for _, bad := range []serving{{certFile: at.certFile}, {keyFile: at.keyFile}, {certFile: at.keyFile, keyFile: at.certFile}} {
-		if _, err := serve(bad, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "--tls-private-key-file") {
+	for _, bad := range []Serving{{CertFile: at.CertFile}, {KeyFile: at.KeyFile}, {CertFile: at.KeyFile, KeyFile: at.CertFile}} {
+		if _, err := Serve(bad, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "--tls-private-key-file") {
 			t.Errorf("%+v: %v", bad, err)
 		}
 	}
@@ -184,20 +182,20 @@ func TestProbesAreAnsweredOnTheLoopbackInterfaceOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := serving{probePort: l.Addr().(*net.TCPAddr).Port}
-	if _, err := probe(at, nil); err == nil || !strings.Contains(err.Error(), "--probe-port") {
+	at := Serving{ProbePort: l.Addr().(*net.TCPAddr).Port}
+	if _, err := Probe(at, nil); err == nil || !strings.Contains(err.Error(), "--probe-port") {
 		t.Errorf("a port in use: %v", err)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	stop, err := probe(at, func() speaker.Status { return speaker.Status{Missing: "no configuration is loaded"} })
+	stop, err := Probe(at, func() Health { return Health{Missing: "no configuration is loaded"} })
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stop()
 	for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/metrics": 404} {
-		response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", at.probePort, path))
+		response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", at.ProbePort, path))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -218,7 +216,7 @@ func heap() int {
 }
 
 func TestThousandsOfIdleConnectionsCostLittleAndKeepNobodyOut(t *testing.T) {
-	client, url := listening(t, serving{})
+	client, url := listening(t, Serving{Host: "metallb-speaker"})
 	scrape := func(then string) {
 		t.Helper()
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/metrics", nil)
@@ -262,7 +260,7 @@ func TestThousandsOfIdleConnectionsCostLittleAndKeepNobodyOut(t *testing.T) {
 }
 
 func TestOnlyConnectionsOfThoseWhoMayAreKept(t *testing.T) {
-	client, url := listening(t, serving{})
+	client, url := listening(t, Serving{Host: "metallb-speaker"})
 	for token, kept := range map[string]bool{"": false, "stolen": false, "forbidden": false, "allowed": true} {
 		var reused []bool
 		for range 2 {
@@ -289,14 +287,14 @@ func TestOnlyConnectionsOfThoseWhoMayAreKept(t *testing.T) {
 
 func TestACertificateThatIsRenewedIsShown(t *testing.T) {
 	dir := t.TempDir()
-	at := serving{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key")}
+	at := Serving{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key")}
 	write := func(host string) {
 		t.Helper()
 		cert, key, err := certutil.GenerateSelfSignedCertKey(host, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for path, text := range map[string][]byte{at.certFile: cert, at.keyFile: key} {
+		for path, text := range map[string][]byte{at.CertFile: cert, at.KeyFile: key} {
 			if err := os.WriteFile(path, text, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -322,7 +320,7 @@ func TestACertificateThatIsRenewedIsShown(t *testing.T) {
 		write("second.example.com")
 		<-time.After(certificateTime)
 		shown("renewed", "second.example.com")
-		if err := os.WriteFile(at.keyFile, []byte("half a key"), 0o600); err != nil {
+		if err := os.WriteFile(at.KeyFile, []byte("half a key"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		<-time.After(certificateTime)

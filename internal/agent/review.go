@@ -1,4 +1,4 @@
-package main
+package agent
 
 import (
 	"context"
@@ -42,7 +42,7 @@ const (
 //
 // Whoever comes with new tokens all the time must not keep others from being heard. So those whose token was good before have
 // slots and requests of their own, and strangers have a budget for each place that they come from.
-type reviews struct {
+type Reviews struct {
 	regulars, strangers desk
 
 	mu       sync.Mutex
@@ -79,23 +79,23 @@ type budget struct {
 	at   time.Time
 }
 
-// newReviews returns reviews with clients of their own.
-func newReviews(config *rest.Config) (*reviews, error) {
+// NewReviews returns reviews with clients of their own.
+func NewReviews(config *rest.Config) (*Reviews, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = 20, 20
-	regulars, err := newAPI(config)
+	regulars, err := NewAPI(config)
 	if err != nil {
 		return nil, err
 	}
-	strangers, err := newAPI(config)
+	strangers, err := NewAPI(config)
 	if err != nil {
 		return nil, err
 	}
 	return reviewsBy(regulars.clerk(), strangers.clerk()), nil
 }
 
-func reviewsBy(regulars, strangers clerk) *reviews {
-	return &reviews{
+func reviewsBy(regulars, strangers clerk) *Reviews {
+	return &Reviews{
 		regulars:  desk{regulars, make(chan struct{}, mostReviews)},
 		strangers: desk{strangers, make(chan struct{}, mostReviews)},
 		verdicts:  map[[sha256.Size]byte]remembered{}, good: map[[sha256.Size]byte]bool{}, places: map[netip.Prefix]budget{},
@@ -104,8 +104,8 @@ func reviewsBy(regulars, strangers clerk) *reviews {
 
 var errTooMany = errors.New("too many new tokens")
 
-// may returns the verdict on a token that comes from an address.
-func (r *reviews) may(ctx context.Context, token, from string) (verdict, error) {
+// May returns the verdict on a token that comes from an address.
+func (r *Reviews) May(ctx context.Context, token, from string) (verdict, error) {
 	key := sha256.Sum256([]byte(token))
 	at, v, known := r.recall(key, from, time.Now())
 	if known {
@@ -130,7 +130,7 @@ func (r *reviews) may(ctx context.Context, token, from string) (verdict, error) 
 }
 
 // recall returns the verdict if it is known, or where to ask; nil if whoever asks has asked for too much.
-func (r *reviews) recall(key [sha256.Size]byte, from string, now time.Time) (at *desk, v verdict, known bool) {
+func (r *Reviews) recall(key [sha256.Size]byte, from string, now time.Time) (at *desk, v verdict, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if v, ok := r.verdicts[key]; ok && now.Before(v.until) {
@@ -167,7 +167,7 @@ func placeOf(from string) netip.Prefix {
 	return place
 }
 
-func (r *reviews) remember(key [sha256.Size]byte, v verdict, now time.Time) {
+func (r *Reviews) remember(key [sha256.Size]byte, v verdict, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.verdicts) >= mostVerdicts {

@@ -1,6 +1,10 @@
-package main
+// Package agent is what the programs of a node have in common besides their work: clients of the API groups that they use, and HTTPS
+// and probes for whoever asks how they are.
+package agent
 
 import (
+	"fmt"
+
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -11,19 +15,21 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/gentype"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/metallb/cloud-provider-metallb/speaker"
 )
 
-// An api has clients of the API groups that a speaker uses. Those of package kubernetes know all groups, and take half of the
+// An API has clients of the API groups that a speaker uses. Those of package kubernetes know all groups, and take half of the
 // program's code and much of its memory.
-type api struct {
+type API struct {
 	scheme                                            *runtime.Scheme
 	core, discovery, apps, authentication, authorizes rest.Interface
 }
 
-func newAPI(config *rest.Config) (*api, error) {
-	a := &api{scheme: runtime.NewScheme()}
+// NewAPI returns clients for the API server of the configuration.
+func NewAPI(config *rest.Config) (*API, error) {
+	a := &API{scheme: runtime.NewScheme()}
 	codecs := serializer.NewCodecFactory(a.scheme)
 	connections, err := rest.HTTPClientFor(config)
 	if err != nil {
@@ -53,8 +59,8 @@ func newAPI(config *rest.Config) (*api, error) {
 	return a, nil
 }
 
-// cluster is what a Speaker watches.
-func (a *api) cluster(namespace string) speaker.Cluster {
+// Cluster is what a Speaker watches.
+func (a *API) Cluster(namespace string) speaker.Cluster {
 	codec := runtime.NewParameterCodec(a.scheme)
 	return speaker.Cluster{
 		Services: gentype.NewClientWithList("services", a.core, codec, "",
@@ -70,23 +76,42 @@ func (a *api) cluster(namespace string) speaker.Cluster {
 	}
 }
 
-func (a *api) pods(namespace string) *gentype.Client[*corev1.Pod] {
+// Pods returns a client of Pods.
+func (a *API) Pods(namespace string) *gentype.Client[*corev1.Pod] {
 	return gentype.NewClient("pods", a.core, runtime.NewParameterCodec(a.scheme), namespace, func() *corev1.Pod { return &corev1.Pod{} })
 }
 
-func (a *api) nodes() *gentype.Client[*corev1.Node] {
+// Nodes returns a client of Nodes.
+func (a *API) Nodes() *gentype.Client[*corev1.Node] {
 	return gentype.NewClient("nodes", a.core, runtime.NewParameterCodec(a.scheme), "", func() *corev1.Node { return &corev1.Node{} })
 }
 
-func (a *api) daemonSets(namespace string) *gentype.Client[*appsv1.DaemonSet] {
+// DaemonSets returns a client of DaemonSets.
+func (a *API) DaemonSets(namespace string) *gentype.Client[*appsv1.DaemonSet] {
 	return gentype.NewClient("daemonsets", a.apps, runtime.NewParameterCodec(a.scheme), namespace, func() *appsv1.DaemonSet { return &appsv1.DaemonSet{} })
 }
 
-func (a *api) clerk() clerk {
+func (a *API) clerk() clerk {
 	codec := runtime.NewParameterCodec(a.scheme)
 	return clerk{
 		tokens: gentype.NewClient("tokenreviews", a.authentication, codec, "", func() *authenticationv1.TokenReview { return &authenticationv1.TokenReview{} }),
 		accesses: gentype.NewClient("subjectaccessreviews", a.authorizes, codec, "",
 			func() *authorizationv1.SubjectAccessReview { return &authorizationv1.SubjectAccessReview{} }),
 	}
+}
+
+// Config returns how the API server is reached: as the kubeconfig file says, or if that is none, as the Pod's service account.
+func Config(kubeconfig, program string) (config *rest.Config, err error) {
+	if kubeconfig == "" {
+		config, err = rest.InClusterConfig()
+	} else {
+		config, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find the API server: %w", err)
+	}
+	config.UserAgent = program
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	return config, nil
 }
