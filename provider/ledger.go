@@ -131,8 +131,7 @@ func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict
 		}
 		e := newEntry(svc)
 		l.entries[svc.UID] = e
-		alien := func(addr netip.Addr) bool { return !slices.Contains(e.wanted.Families, loadbalancer.FamilyOf(addr)) }
-		if why := l.allocator.Adopt(e.wanted, slices.DeleteFunc(service.Addresses(svc), alien)); !why.None() {
+		if why := l.allocator.Adopt(e.wanted, service.Addresses(svc)); !why.None() {
 			conflicts = append(conflicts, conflict{svc, why})
 		}
 		e.told.addrs = l.held(svc)

@@ -138,19 +138,6 @@ func TestEveryAddressStaysWhereAStatusShowsIt(t *testing.T) {
 	})
 }
 
-// Somebody writes it while nobody leads. What its Service cannot use, it is not given for that.
-func TestAnAddressOfAFamilyThatTheServiceDoesNotHaveIsNotAdopted(t *testing.T) {
-	full := `no free address in pool "vip": add addresses, or delete a Service that holds one`
-	tell(t, []step{
-		{then: "there is a pool of one", configure: "vip 10.0.0.0/32,fd00::/127"},
-		{then: "one has it, and others show what is not theirs", adopt: "shop/web shows=10.0.0.0 age=3; shop/api shows=fd00:1::1 families=4 age=2; shop/mail shows=192.0.2.1,fd00::1 families=6 age=1"},
-		{then: "api must not show it any more", ask: "shop/api shows=fd00:1::1 families=4"},
-		{then: "the empty status brings it back", see: "shop/api families=4", again: true},
-		{then: "and then it hears why", ask: "shop/api families=4", why: full},
-		{then: "mail keeps what it can use", ask: "shop/mail shows=192.0.2.1,fd00::1 families=6", addr: "fd00::1"},
-	})
-}
-
 func TestOfTwoOnOneAddressTheOlderKeepsIt(t *testing.T) {
 	tell(t, []step{
 		{then: "there is a pool", configure: "vip 10.0.0.0/30"},
