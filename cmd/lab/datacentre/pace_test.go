@@ -118,7 +118,7 @@ protocol bgp origin { local %[1]s as 100; neighbor %[5]s as %[3]d; passive on; %
 			least := map[string]time.Duration{}
 			for range 5 {
 				for from, do := range map[string]func(bool){
-					"node": func(on bool) { must(b, s.Admit(ctx, text(map[bool]string{true: "", false: nobody}[on]))) },
+					"node":   func(on bool) { must(b, s.Admit(ctx, text(map[bool]string{true: "", false: nobody}[on]))) },
 					"origin": func(on bool) { made(bird.Show(ctx, map[bool]string{true: "enable", false: "disable"}[on], "many"))(b) },
 				} {
 					began := time.Now()
