@@ -263,6 +263,7 @@ func (s *Speaker) report(problems []string) {
 		return
 	}
 	s.problems = problems
+	s.status.set(func(st *status) { st.shown.Problems = problems })
 	if s.config != nil {
 		s.status.failed(len(problems))
 	}
@@ -295,6 +296,7 @@ func (s *Speaker) readConfig() (stale bool) {
 		return true
 	}
 	s.config, s.ours = config, ours
+	s.status.set(func(st *status) { st.shown.Hash = stored.Data["hash"] })
 	klog.InfoS("Loaded configuration", "configmap", klog.KObj(stored), "hash", stored.Data["hash"], "ignored", ignored)
 	return false
 }

@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/metallb/cloud-provider-metallb/speaker"
 	"github.com/metallb/cloud-provider-metallb/speaker/bgp"
+	"github.com/metallb/cloud-provider-metallb/speaker/report"
 )
 
 // What --on-sigterm may be.
@@ -73,7 +75,7 @@ func newCommand() *cobra.Command {
 	fs.StringVar(&f.onSIGTERM, "on-sigterm", f.onSIGTERM, "What routers shall do with this node's routes when this process is told to end: keep them, withdraw them, or auto: keep them if another speaker is about to take its place, as $POD_NAME and $POD_NAMESPACE tell.")
 	fs.BoolVar(&f.IgnoreExcludeLabel, "ignore-exclude-lb", false, "Announce also from nodes labelled "+corev1.LabelNodeExcludeBalancers+".")
 	fs.StringVar(&f.WaitForURL, "wait-for-url", "", "URL that must answer with success before the first announcement, such as http://127.0.0.1:10256/healthz of kube-proxy.")
-	fs.StringVar(&f.address, "bind-address", "", "IP address on which health and metrics are served, by HTTPS. The default is every address of the node.")
+	fs.StringVar(&f.address, "bind-address", "", "IP address on which health, metrics and routes are served, by HTTPS. The default is every address of the node.")
 	fs.IntVar(&f.port, "secure-port", f.port, "Port on which health and metrics are served; 0 is none.")
 	fs.IntVar(&f.probePort, "probe-port", 0, "Port of 127.0.0.1 on which the kubelet's probes are answered, by HTTP; 0 is none. Nobody on the network can keep the kubelet from that.")
 	fs.StringVar(&f.certFile, "tls-cert-file", "", "File with the certificate, and its chain if there is one. The default is one that this process makes for itself.")
@@ -130,7 +132,10 @@ func run(f flags) error {
 			return s.Announced(told)
 		}
 		(&collector{node: f.NodeName, status: s.Status, announced: announced, sessions: sessions.List}).register()
-		stop, err := serve(f.serving, s.Status, asked.may, legacyregistry.Handler())
+		stop, err := serve(f.serving, s.Status, asked.may, map[string]http.Handler{
+			"/metrics":  legacyregistry.Handler(),
+			report.Path: &reporter{node: f.NodeName, status: s.Status, sessions: sessions.List, withheld: s.Withheld},
+		})
 		if err != nil {
 			return err
 		}
