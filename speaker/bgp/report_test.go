@@ -132,11 +132,10 @@ func TestASessionShowsItsStateAndItsAttempts(t *testing.T) {
 		shows("nobody listens", "Idle, 1 failed, 0 routes, terms false")
 		pass(time.Second)
 		shows("still nobody", fmt.Sprintf("Idle, %d failed, 0 routes, terms false", len(r.attempts())))
-		failed := len(r.attempts())
 		r.refuse(nil)
 		l := r.accept()
 		l.want("OPEN")
-		failed = len(r.attempts()) - 1
+		failed := len(r.attempts()) - 1
 		shows("connected", fmt.Sprintf("OpenSent, %d failed, 0 routes, terms false", failed))
 		l.say(hello)
 		l.want("KEEPALIVE")
