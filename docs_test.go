@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/speaker/report"
 )
 
 // Documentation is tested like code: what it shows must work, and what it lists must be there, all of it and nothing else.
@@ -462,6 +463,37 @@ func TestTheReferenceKnowsTheMetrics(t *testing.T) {
 		documented[name] = true
 	}
 	same(t, "metric", names, documented)
+}
+
+// Whoever reads /routes has nothing else to go by. A field in brackets is left out where it is empty.
+func TestTheReferenceKnowsTheFieldsOfRoutes(t *testing.T) {
+	fields := map[string]bool{}
+	var walk func(from reflect.Type, path string)
+	walk = func(from reflect.Type, path string) {
+		for i := range from.NumField() {
+			name, more, _ := strings.Cut(from.Field(i).Tag.Get("json"), ",")
+			name = path + name
+			of, list := from.Field(i).Type, false
+			for of.Kind() == reflect.Pointer || of.Kind() == reflect.Slice {
+				list = of.Kind() == reflect.Slice
+				of = of.Elem()
+			}
+			ours := of.PkgPath() == reflect.TypeFor[report.Document]().PkgPath()
+			if more != "" && !(ours && list) { // lists of ours are streamed, and always there
+				fields["["+name+"]"] = true
+			} else {
+				fields[name] = true
+			}
+			if ours && list {
+				name += "[]"
+			}
+			if ours {
+				walk(of, name+".")
+			}
+		}
+	}
+	walk(reflect.TypeFor[report.Document](), "")
+	same(t, "field", fields, column(t, "What a speaker has sent", 0))
 }
 
 // same reports what stands on one side only.

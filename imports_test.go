@@ -35,7 +35,8 @@ var rules = []rule{
 	{pkg: "service", may: []string{module + "/loadbalancer", "k8s.io/api/core/v1"}},
 	{pkg: "speaker/bfd", may: []string{module + "/loadbalancer", "github.com/gopacket/gopacket", "github.com/gopacket/gopacket/layers", "k8s.io/klog/v2", "golang.org/x/sys/"}},
 	{pkg: "speaker/bfd/seam", may: []string{"golang.org/x/sys/"}},
-	{pkg: "speaker/bgp", may: []string{module + "/loadbalancer", gobgp + "v3/pkg/packet/bgp", "k8s.io/klog/v2", "golang.org/x/sys/"}},
+	{pkg: "speaker/report", deep: true},
+	{pkg: "speaker/bgp", may: []string{module + "/loadbalancer", module + "/speaker/report", gobgp + "v3/pkg/packet/bgp", "k8s.io/klog/v2", "golang.org/x/sys/"}},
 }
 
 func TestEachPackageImportsOnlyWhatItMay(t *testing.T) {
@@ -76,6 +77,20 @@ func TestSpeakersLinkNoAPIGroupThatTheyDoNotUse(t *testing.T) {
 		for path := range needs(t, program) {
 			if group, ok := strings.CutPrefix(path, "k8s.io/api/"); ok && !slices.Contains(used, group) {
 				t.Errorf("%s links %s", program, path)
+			}
+		}
+	}
+}
+
+// What a program for workstations needs of the speaker, it must find on other systems than Linux.
+func TestWhatWorkstationsUseBuildsThere(t *testing.T) {
+	for _, system := range []string{"windows", "darwin"} {
+		t.Setenv("GOOS", system)
+		for _, name := range []string{"loadbalancer", "service", "speaker", "speaker/report"} {
+			for path, p := range needs(t, name) {
+				if p.Error != nil || path == "golang.org/x/sys/unix" && system == "windows" || path == module+"/speaker/bgp" {
+					t.Errorf("on %s, package %s needs %s: %v", system, name, path, p.Error)
+				}
 			}
 		}
 	}
@@ -151,6 +166,7 @@ type pkg struct {
 	GoFiles    []string
 	Imports    []string
 	Deps       []string
+	Error      *struct{ Err string }
 }
 
 // needs returns a package of this module, which must exist, and everything that it imports, also by way of others.
@@ -167,7 +183,7 @@ func (p pkg) needs(path string) bool { return slices.Contains(p.Deps, path) }
 
 func list(t *testing.T, args ...string) map[string]pkg {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-e", "-json=ImportPath,Standard,GoFiles,Imports,Deps"}, args...)...)
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-e", "-json=ImportPath,Standard,GoFiles,Imports,Deps,Error"}, args...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -240,6 +240,7 @@ func (s *Speaker) report(problems []string) {
 		return
 	}
 	s.problems = problems
+	s.status.set(func(st *status) { st.shown.Problems = problems })
 	if s.config != nil {
 		s.status.failed(len(problems))
 	}
@@ -256,6 +257,9 @@ func (s *Speaker) readConfig() (stale bool) {
 		s.status.failed(1)
 	}
 	s.config, s.ours = s.admitted.Config, s.admitted.Ours
+	if !stale && s.stored != nil {
+		s.status.set(func(st *status) { st.shown.Hash = s.stored.Data["hash"] })
+	}
 	return stale
 }
 

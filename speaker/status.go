@@ -1,12 +1,15 @@
 package speaker
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/speaker/report"
 )
 
 // A Status is what a Speaker tells others about itself.
@@ -17,12 +20,15 @@ type Status struct {
 	// Busy is for how long the round that goes on has been going on; 0: none does.
 	Busy time.Duration
 
-	Loaded bool // a configuration is in force
-	Stale  bool // what is stored as admitted now is not in force
+	Loaded bool   // a configuration is in force
+	Hash   string // its hash, as the admitted copy says it
+	Stale  bool   // what is stored as admitted now is not in force
 
 	Changes uint64 // of the cluster that were seen
 	Errors  uint64 // configurations that cannot be read, and peers that cannot be spoken to
 
+	// Problems are why some peers, or all, cannot be spoken to, as the log says it.
+	Problems []string
 	// Mute are routers to which the configuration wants sessions from this node, and none can be.
 	Mute []loadbalancer.Peer
 }
@@ -83,4 +89,19 @@ func (s *Speaker) Announced(told map[netip.Prefix]bool) (all []Announced) {
 		}
 	}
 	return all
+}
+
+// Withheld are the addresses that this node does not announce, by Service, and why. Anybody may call it, and take as long as it
+// likes.
+func (s *Speaker) Withheld() iter.Seq[report.Withheld] {
+	return func(yield func(report.Withheld) bool) {
+		told := func(e *entry) []Withheld { return e.told }
+		for _, all := range report.InOrder(&s.mu, s.decisions.services, strings.Compare, told) {
+			for _, w := range all {
+				if !yield(report.Withheld{Service: w.Service, Address: w.Addr, Why: w.Why}) {
+					return
+				}
+			}
+		}
+	}
 }

@@ -147,6 +147,47 @@ peers:
 	})
 }
 
+// What is withheld is told in the words of the log, by Service, with what the node does not speak to, and why.
+func TestWhatIsWithheldIsKnownWithItsReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := append(objects(t, "shop/web 10.0.0.1 192.0.2.1 | a:ready"), objects(t, "shop/api 10.0.0.2 Local | b:ready")...)
+		all = append(all, objects(t, "shop/other 10.0.0.4 class=example.com/lb | a:ready")...)
+		s := enact(t, Options{}, append(all, node(t, "a"), admitted(onePeer+onePool))...)
+		withheld := func(then string, want ...string) {
+			t.Helper()
+			var got []string
+			for w := range s.speaker.Withheld() {
+				got = append(got, fmt.Sprintf("%s %s: %s", w.Service, w.Address, w.Why))
+			}
+			same(t, then, got, want)
+		}
+		const local, stranger = "shop/api 10.0.0.2: externalTrafficPolicy is Local, and no endpoint on node a is ready", "shop/web 192.0.2.1: the address belongs to no pool of the admitted configuration"
+		withheld("at first", local, stranger)
+		s.put(svc(t, "shop/api 10.0.0.2 Local | a:ready").Slices[0])
+		withheld("a pod comes", stranger)
+		if got := s.speaker.Status(); got.Hash != "abc" || len(got.Problems) != 0 {
+			t.Errorf("the status is %+v", got)
+		}
+		s.put(admitted("peers: [{name: own, peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64512, source-address: node-ip}]\n" + onePool))
+		same(t, "problems", s.speaker.Status().Problems, []string{"peer own: source-address is node-ip, and node a has no InternalIP of the peer's IP version"})
+	})
+}
+
+// A reader that stops in the middle does not keep the loop from looking at what changes.
+func TestASlowReaderDoesNotKeepTheLoopWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := enact(t, Options{}, append(append(objects(t, "shop/api 10.0.0.2 Local | b:ready"), objects(t, "shop/web 10.0.0.1 Local | b:ready")...), node(t, "a"), admitted(onePeer+onePool))...)
+		for w := range s.speaker.Withheld() {
+			if w.Service == "shop/api" {
+				s.put(svc(t, "shop/web 10.0.0.1 Local | a:ready").Slices[0])
+				<-time.After(headStart)
+				synctest.Wait()
+				same(t, "announced", s.said.routes, []string{"10.0.0.1/32 pref 100"})
+			}
+		}
+	})
+}
+
 func TestSpeakersAnnounceTheClassesThatTheAdmittedCopyNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := append(objects(t, "shop/web 10.0.0.1 | a:ready"), objects(t, "shop/ours 10.0.0.2 class=metallb.universe.tf/metallb | a:ready")...)

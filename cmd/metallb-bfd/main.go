@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"os/signal"
 	"sync/atomic"
@@ -101,7 +102,7 @@ func run(f flags) error {
 			return fmt.Errorf("make a client: %w", err)
 		}
 		(&collector{sessions: responder.List, dropped: responder.Dropped}).register()
-		stop, err := agent.Serve(f.Serving, health, asked.May, legacyregistry.Handler())
+		stop, err := agent.Serve(f.Serving, health, asked.May, map[string]http.Handler{"/metrics": legacyregistry.Handler()})
 		if err != nil {
 			return err
 		}

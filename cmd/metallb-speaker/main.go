@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -25,6 +26,7 @@ import (
 	"github.com/metallb/cloud-provider-metallb/speaker"
 	"github.com/metallb/cloud-provider-metallb/speaker/bfd/seam"
 	"github.com/metallb/cloud-provider-metallb/speaker/bgp"
+	"github.com/metallb/cloud-provider-metallb/speaker/report"
 )
 
 // What --on-sigterm may be.
@@ -125,7 +127,10 @@ func run(f flags) error {
 			return s.Announced(told)
 		}
 		(&collector{node: f.NodeName, status: s.Status, announced: announced, sessions: sessions.List, responder: responder}).register()
-		stop, err := agent.Serve(f.Serving, health, asked.May, legacyregistry.Handler())
+		stop, err := agent.Serve(f.Serving, health, asked.May, map[string]http.Handler{
+			"/metrics":  legacyregistry.Handler(),
+			report.Path: &reporter{node: f.NodeName, status: s.Status, sessions: sessions.List, withheld: s.Withheld},
+		})
 		if err != nil {
 			return err
 		}

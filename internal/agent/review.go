@@ -37,7 +37,7 @@ const (
 	reviewBurst = 5
 )
 
-// Reviews ask the API server whether a token's user may get /metrics. Kubernetes' own authenticator and authorizer for that
+// Reviews ask the API server whether a token's user may get a page. Kubernetes' own authenticator and authorizer for that
 // would more than double this program, with the languages in which API servers write policies.
 //
 // Whoever comes with new tokens all the time must not keep others from being heard. So those whose token was good before have
@@ -46,8 +46,8 @@ type Reviews struct {
 	regulars, strangers desk
 
 	mu       sync.Mutex
-	verdicts map[[sha256.Size]byte]remembered // by token, which should not lie about in memory
-	good     map[[sha256.Size]byte]bool       // tokens that were allowed when they were asked about last
+	verdicts map[[sha256.Size]byte]remembered // by path and token, which should not lie about in memory
+	good     map[[sha256.Size]byte]bool       // of these, those that were allowed when they were asked about last
 	places   map[netip.Prefix]budget
 }
 
@@ -104,9 +104,9 @@ func reviewsBy(regulars, strangers clerk) *Reviews {
 
 var errTooMany = errors.New("too many new tokens")
 
-// May returns the verdict on a token that comes from an address.
-func (r *Reviews) May(ctx context.Context, token, from string) (verdict, error) {
-	key := sha256.Sum256([]byte(token))
+// May returns the verdict on a token that comes from an address and wants the page at a path.
+func (r *Reviews) May(ctx context.Context, path, token, from string) (verdict, error) {
+	key := sha256.Sum256([]byte(path + " " + token))
 	at, v, known := r.recall(key, from, time.Now())
 	if known {
 		return v, nil
@@ -122,7 +122,7 @@ func (r *Reviews) May(ctx context.Context, token, from string) (verdict, error) 
 	case <-ctx.Done():
 		return unknown, ctx.Err()
 	}
-	v, err := review(ctx, at.clerk, token)
+	v, err := review(ctx, at.clerk, path, token)
 	if err == nil {
 		r.remember(key, v, time.Now())
 	}
@@ -183,7 +183,7 @@ func (r *Reviews) remember(key [sha256.Size]byte, v verdict, now time.Time) {
 }
 
 // review asks the API server.
-func review(ctx context.Context, at clerk, token string) (verdict, error) {
+func review(ctx context.Context, at clerk, path, token string) (verdict, error) {
 	who, err := at.tokens.Create(ctx, &authenticationv1.TokenReview{
 		Spec: authenticationv1.TokenReviewSpec{Token: token},
 	}, metav1.CreateOptions{})
@@ -198,7 +198,7 @@ func review(ctx context.Context, at clerk, token string) (verdict, error) {
 	access, err := at.accesses.Create(ctx, &authorizationv1.SubjectAccessReview{
 		Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: user.Username, UID: user.UID, Groups: user.Groups, Extra: extra,
-			NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: "/metrics", Verb: "get"},
+			NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: path, Verb: "get"},
 		},
 	}, metav1.CreateOptions{})
 	if err != nil {

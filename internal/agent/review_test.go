@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -66,6 +67,7 @@ func TestTheAPIServerIsAskedWhoAndWhetherAndRememberedForAMoment(t *testing.T) {
 		r := o.reviews()
 		for _, step := range []struct {
 			then, token string
+			path        string // "/metrics" if empty
 			after       time.Duration
 			closed      bool
 			want        verdict
@@ -77,6 +79,8 @@ func TestTheAPIServerIsAskedWhoAndWhetherAndRememberedForAMoment(t *testing.T) {
 			{then: "even if the API server is gone", token: "p", closed: true, want: allowed},
 			{then: "but not for long", token: "p", after: 1, closed: true, fails: true},
 			{then: "a failure is not remembered", token: "p", want: allowed, asked: "who; may prometheus 7 [monitoring] map[pod:[p-0]] get /metrics"},
+			{then: "another page is another question", token: "p", path: "/routes", want: allowed, asked: "who; may prometheus 7 [monitoring] map[pod:[p-0]] get /routes"},
+			{then: "and another answer", token: "p", path: "/routes", closed: true, want: allowed},
 			{then: "one who may not", token: "e", want: forbidden, asked: "who; may eve  [] map[] get /metrics"},
 			{then: "once more", token: "e", want: forbidden},
 			{then: "nobody", token: "x", want: unknown, asked: "who"},
@@ -85,7 +89,7 @@ func TestTheAPIServerIsAskedWhoAndWhetherAndRememberedForAMoment(t *testing.T) {
 		} {
 			<-time.After(step.after)
 			o.closed, o.asked = step.closed, nil
-			got, err := r.May(t.Context(), step.token, "10.0.0.7:1234")
+			got, err := r.May(t.Context(), cmp.Or(step.path, "/metrics"), step.token, "10.0.0.7:1234")
 			if got != step.want || (err != nil) != step.fails {
 				t.Errorf("%s: verdict %d, %v, want %d", step.then, got, err, step.want)
 			}
@@ -122,7 +126,7 @@ func TestStrangersDoNotKeepOthersFromBeingHeard(t *testing.T) {
 		scrape := func(then, token, from string) {
 			t.Helper()
 			began := time.Now()
-			if v, err := r.May(t.Context(), token, from); v != allowed || err != nil || time.Since(began) > time.Second {
+			if v, err := r.May(t.Context(), "/metrics", token, from); v != allowed || err != nil || time.Since(began) > time.Second {
 				t.Errorf("%s: verdict %d, %v after %v", then, v, err, time.Since(began))
 			}
 		}
@@ -131,7 +135,7 @@ func TestStrangersDoNotKeepOthersFromBeingHeard(t *testing.T) {
 		defer cancel()
 		go func() {
 			for i := 0; ctx.Err() == nil; i++ {
-				go func() { _, _ = r.May(ctx, fmt.Sprint("stranger-", i), "10.0.0.7:2") }()
+				go func() { _, _ = r.May(ctx, "/metrics", fmt.Sprint("stranger-", i), "10.0.0.7:2") }()
 				<-time.After(time.Second / 300)
 			}
 		}()

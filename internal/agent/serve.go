@@ -32,7 +32,7 @@ type Serving struct {
 
 // AddFlags adds the flags of all that.
 func (s *Serving) AddFlags(fs *pflag.FlagSet) {
-	fs.StringVar(&s.Address, "bind-address", "", "IP address on which health and metrics are served, by HTTPS. The default is every address of the node.")
+	fs.StringVar(&s.Address, "bind-address", "", "IP address on which HTTPS is served: health, and to those who may get them metrics and the like. The default is every address of the node.")
 	fs.IntVar(&s.Port, "secure-port", s.Port, "Port on which health and metrics are served; 0 is none.")
 	fs.IntVar(&s.ProbePort, "probe-port", 0, "Port of 127.0.0.1 on which the kubelet's probes are answered, by HTTP; 0 is none. Nobody on the network can keep the kubelet from that.")
 	fs.StringVar(&s.CertFile, "tls-cert-file", "", "File with the certificate, and its chain if there is one. The default is one that this process makes for itself.")
@@ -68,17 +68,18 @@ func Probe(at Serving, status func() Health) (stop func(), err error) {
 	return func() { _ = server.Close() }, nil // the process ends next
 }
 
-// Serve answers HTTPS until the returned function is called. A port that is in use is an error at once.
-func Serve(at Serving, status func() Health, may judge, metrics http.Handler) (stop func(), err error) {
+// Serve answers HTTPS until the returned function is called: health to everybody, and pages, by their paths, to those who may. A port
+// that is in use is an error at once.
+func Serve(at Serving, status func() Health, may judge, pages map[string]http.Handler) (stop func(), err error) {
 	certificate, err := at.certificate()
 	if err != nil {
 		return nil, err
 	}
 	listener, err := net.Listen("tcp", net.JoinHostPort(at.Address, strconv.Itoa(at.Port)))
 	if err != nil {
-		return nil, fmt.Errorf("serve health and metrics: %w: choose another --secure-port, or 0 for none", err)
+		return nil, fmt.Errorf("serve HTTPS: %w: choose another --secure-port, or 0 for none", err)
 	}
-	server := patient(newHandler(status, may, metrics))
+	server := patient(newHandler(status, may, pages))
 	server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate}
 	crowd := &crowd{Listener: listener}
 	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
@@ -89,7 +90,7 @@ func Serve(at Serving, status func() Health, may judge, metrics http.Handler) (s
 	}
 	go func() {
 		if err := server.ServeTLS(crowd, "", ""); !errors.Is(err, http.ErrServerClosed) {
-			klog.ErrorS(err, "Health and metrics are no longer served")
+			klog.ErrorS(err, "HTTPS is no longer served")
 		}
 	}()
 	return func() { _ = server.Close() }, nil // the process ends next
@@ -129,7 +130,7 @@ type crowd struct {
 type guest struct {
 	net.Conn
 	crowd *crowd
-	let   bool // in: somebody who may get the metrics; guarded by crowd.mu
+	let   bool // in: somebody who may get a page; guarded by crowd.mu
 }
 
 type guestKey struct{}
@@ -158,7 +159,7 @@ func (g *guest) Close() error {
 	return g.Conn.Close()
 }
 
-// letIn notes that whoever asks may get the metrics, and keeps its connection.
+// letIn notes that whoever asks may get a page, and keeps its connection.
 func letIn(ctx context.Context) {
 	if g, ok := ctx.Value(guestKey{}).(*guest); ok {
 		g.crowd.mu.Lock()
@@ -209,8 +210,8 @@ func (s Serving) certificate() (func(*tls.ClientHelloInfo) (*tls.Certificate, er
 // certificateTime is for how long the certificate that was read is shown before the files are read again.
 const certificateTime = 10 * time.Second
 
-// A judge says whether whoever has the token may get the metrics. from is where the question comes from.
-type judge func(ctx context.Context, token, from string) (verdict, error)
+// A judge says whether whoever has the token may get the page at a path. from is where the question comes from.
+type judge func(ctx context.Context, path, token, from string) (verdict, error)
 
 // health answers probes, in words that name nothing in the cluster.
 func health(mux *http.ServeMux, status func() Health) {
@@ -222,33 +223,13 @@ func health(mux *http.ServeMux, status func() Health) {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { say(w, status().Missing) })
 }
 
-// newHandler answers health to everybody, and metrics to those who may. Only their connections are kept.
-func newHandler(status func() Health, may judge, metrics http.Handler) http.Handler {
+// newHandler answers health to everybody, and pages, by their paths, to those who may. Only their connections are kept.
+func newHandler(status func() Health, may judge, pages map[string]http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	health(mux, status)
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
-		token, ok := bearer(r)
-		if !ok {
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			http.Error(w, "metrics are for those whom the API server knows: send a bearer token", http.StatusUnauthorized)
-			return
-		}
-		switch verdict, err := may(r.Context(), token, r.RemoteAddr); {
-		case errors.Is(err, errTooMany):
-			http.Error(w, "too many new tokens come from where you are: ask again later", http.StatusTooManyRequests)
-		case err != nil:
-			http.Error(w, "the API server does not say who you are, or what you may: ask again later", http.StatusServiceUnavailable)
-		case verdict == unknown:
-			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
-			http.Error(w, "the API server does not know this token", http.StatusUnauthorized)
-		case verdict == forbidden:
-			http.Error(w, "you may not get /metrics: a ClusterRole with nonResourceURLs [/metrics] and verbs [get] lets you", http.StatusForbidden)
-		default:
-			letIn(r.Context())
-			w.Header().Del("Connection")
-			metrics.ServeHTTP(w, r)
-		}
-	})
+	for path, page := range pages {
+		mux.Handle("GET "+path, guarded(path, may, page))
+	}
 	return http.MaxBytesHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close") // unless it is somebody who will come again
 		mux.ServeHTTP(w, r)
@@ -268,4 +249,31 @@ func bearer(r *http.Request) (token string, ok bool) {
 	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
 	token = strings.TrimSpace(token)
 	return token, ok && strings.EqualFold(scheme, "Bearer") && token != ""
+}
+
+// guarded answers a page to those who may get it.
+func guarded(path string, may judge, page http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, ok := bearer(r)
+		if !ok {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			http.Error(w, path+" is for those whom the API server knows: send a bearer token", http.StatusUnauthorized)
+			return
+		}
+		switch verdict, err := may(r.Context(), path, token, r.RemoteAddr); {
+		case errors.Is(err, errTooMany):
+			http.Error(w, "too many new tokens come from where you are: ask again later", http.StatusTooManyRequests)
+		case err != nil:
+			http.Error(w, "the API server does not say who you are, or what you may: ask again later", http.StatusServiceUnavailable)
+		case verdict == unknown:
+			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+			http.Error(w, "the API server does not know this token", http.StatusUnauthorized)
+		case verdict == forbidden:
+			http.Error(w, fmt.Sprintf("you may not get %s: a ClusterRole with nonResourceURLs [%[1]s] and verbs [get] lets you", path), http.StatusForbidden)
+		default:
+			letIn(r.Context())
+			w.Header().Del("Connection")
+			page.ServeHTTP(w, r)
+		}
+	})
 }

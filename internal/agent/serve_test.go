@@ -23,11 +23,11 @@ import (
 )
 
 // byName gives the verdict that the token names.
-func byName(_ context.Context, token, _ string) (verdict, error) {
+func byName(_ context.Context, path, token, _ string) (verdict, error) {
 	switch token {
-	case "allowed":
+	case "allowed", "allowed " + path:
 		return allowed, nil
-	case "forbidden":
+	case "forbidden", "allowed /metrics", "allowed /routes":
 		return forbidden, nil
 	case "one too many":
 		return unknown, errTooMany
@@ -37,9 +37,12 @@ func byName(_ context.Context, token, _ string) (verdict, error) {
 	return unknown, nil
 }
 
-var figures = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "metallb_figures 1\n") })
+var figures = map[string]http.Handler{
+	"/metrics": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "metallb_figures 1\n") }),
+	"/routes":  http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "metallb_figures 2\n") }),
+}
 
-func TestHealthIsForEverybodyAndMetricsForThoseWhoMay(t *testing.T) {
+func TestHealthIsForEverybodyAndEachPageForThoseWhoMay(t *testing.T) {
 	var status Health
 	handler := newHandler(func() Health { return status }, byName, figures)
 	for _, test := range []struct {
@@ -64,6 +67,12 @@ func TestHealthIsForEverybodyAndMetricsForThoseWhoMay(t *testing.T) {
 		{name: "one of too many", ask: "GET /metrics", token: "Bearer one too many", code: 429, says: "ask again later"},
 		{name: "one who may", ask: "GET /metrics", token: "Bearer allowed", code: 200, says: "metallb_figures 1\n"},
 		{name: "one who may, in small letters", ask: "GET /metrics", token: "bearer allowed", code: 200, says: "metallb_figures 1\n"},
+		{name: "routes for nobody", ask: "GET /routes", code: 401, says: "/routes is for those whom the API server knows"},
+		{name: "routes for an unknown token", ask: "GET /routes", token: "Bearer stolen", code: 401, says: "does not know this token"},
+		{name: "routes for one who may get metrics only", ask: "GET /routes", token: "Bearer allowed /metrics", code: 403, says: "nonResourceURLs [/routes]"},
+		{name: "routes for one who may", ask: "GET /routes", token: "Bearer allowed /routes", code: 200, says: "metallb_figures 2\n"},
+		{name: "no metrics for one who may get routes only", ask: "GET /metrics", token: "Bearer allowed /routes", code: 403, says: "nonResourceURLs [/metrics]"},
+		{name: "nothing below routes", ask: "GET /routes/leaf", token: "Bearer allowed", code: 404},
 		{name: "one who may write", ask: "POST /metrics", token: "Bearer allowed", code: 405},
 		{name: "no profiles", ask: "GET /debug/pprof/", token: "Bearer allowed", code: 404},
 		{name: "nothing at the root", ask: "GET /", code: 404},

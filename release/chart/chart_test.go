@@ -288,6 +288,52 @@ func TestEachObjectIsWhatKubernetesAndTheOperatorExpect(t *testing.T) {
 	}
 }
 
+// Whoever may make a token for metallb-viewer shows it to speakers: it must be worth nothing anywhere else.
+func TestTheViewerMayGetRoutesAndNothingElse(t *testing.T) {
+	for _, c := range cases {
+		out, err := render(t, helm, c.values, append([]string{"--namespace=" + c.namespace}, c.args...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		accounts, granted := 0, []string{}
+		roles := map[string][]rbacv1.PolicyRule{}
+		all := objects(t, out)
+		for _, object := range all {
+			switch o := object.(type) {
+			case *corev1.ServiceAccount:
+				if o.Name == "metallb-viewer" {
+					accounts++
+				}
+			case *rbacv1.ClusterRole:
+				roles["ClusterRole "+o.Name] = o.Rules
+			case *rbacv1.Role:
+				roles["Role "+o.Name] = o.Rules
+			}
+		}
+		grant := func(ref rbacv1.RoleRef, subjects []rbacv1.Subject) {
+			for _, subject := range subjects {
+				if subject == (rbacv1.Subject{Kind: "ServiceAccount", Namespace: c.namespace, Name: "metallb-viewer"}) {
+					granted = append(granted, fmt.Sprintf("%+v", roles[ref.Kind+" "+ref.Name]))
+				} else if subject.Name == "metallb-viewer" {
+					t.Errorf("%s: %+v is not the account", c.name, subject)
+				}
+			}
+		}
+		for _, object := range all {
+			switch o := object.(type) {
+			case *rbacv1.ClusterRoleBinding:
+				grant(o.RoleRef, o.Subjects)
+			case *rbacv1.RoleBinding:
+				grant(o.RoleRef, o.Subjects)
+			}
+		}
+		want := fmt.Sprintf("%+v", []rbacv1.PolicyRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"/routes"}}})
+		if accounts != 1 || !slices.Equal(granted, []string{want}) {
+			t.Errorf("%s: %d accounts, which may %s, want %s", c.name, accounts, granted, want)
+		}
+	}
+}
+
 func clusterWide(object runtime.Object) bool {
 	switch object.(type) {
 	case *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding, *corev1.Namespace:

@@ -58,7 +58,7 @@ func FuzzFraming(f *testing.F) {
 			}
 			switch m.kind {
 			case 1:
-				_, _ = negotiate(leaf, m.body) // FuzzOpen looks at the result
+				_, _ = negotiate(leaf, m.body, false) // FuzzOpen looks at the result
 			case 3:
 				if text := newRefusal(m.body).Error(); strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) }) {
 					t.Errorf("%q could forge a log line", text)
@@ -79,7 +79,7 @@ func FuzzOpen(f *testing.F) {
 			return // readMessage sees to that
 		}
 		for _, peer := range []loadbalancer.Peer{leaf, spine} {
-			got, err := negotiate(peer, body)
+			got, err := negotiate(peer, body, false)
 			var n *notification
 			switch {
 			case err != nil && (!errors.As(err, &n) || n.code != 2):

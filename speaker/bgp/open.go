@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/speaker/report"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
@@ -20,6 +20,14 @@ func ownFamily(peer loadbalancer.Peer) bgp.RouteFamily {
 	return familyOf(netip.PrefixFrom(peer.Addr, 0))
 }
 
+// offered are the families that an OPEN offers.
+func offered(peer loadbalancer.Peer, reduced bool) []bgp.RouteFamily {
+	if reduced {
+		return []bgp.RouteFamily{ownFamily(peer)}
+	}
+	return families
+}
+
 // openMessage returns our OPEN. restarting says that the router has not been up since our process started, forwarding that
 // the host kept forwarding meanwhile (RFC 4724's R and F bits). A reduced OPEN offers only what no router refuses. In a wide
 // one, the lengths of the optional parameters have two bytes (RFC 9072).
@@ -27,10 +35,7 @@ func ownFamily(peer loadbalancer.Peer) bgp.RouteFamily {
 // Not offered: our host name (routers show it to everybody), messages of more than 4096 bytes (the codec refuses them), and
 // the N bit (RFC 8538: with it a dead node's routes would outlive the hold time).
 func openMessage(peer loadbalancer.Peer, restarting, forwarding, reduced, wide bool) ([]byte, error) {
-	families := families
-	if reduced {
-		families = []bgp.RouteFamily{ownFamily(peer)}
-	}
+	families := offered(peer, reduced)
 	var capabilities []bgp.ParameterCapabilityInterface
 	for _, family := range families {
 		capabilities = append(capabilities, bgp.NewCapMultiProtocol(family))
@@ -49,8 +54,7 @@ func openMessage(peer loadbalancer.Peer, restarting, forwarding, reduced, wide b
 		for _, family := range families {
 			kept = append(kept, bgp.NewCapGracefulRestartTuple(family, forwarding))
 		}
-		seconds := min(peer.RestartTime/time.Second, 4095) // it has 12 bits
-		capabilities = append(capabilities, bgp.NewCapGracefulRestart(restarting, false, uint16(seconds), kept))
+		capabilities = append(capabilities, bgp.NewCapGracefulRestart(restarting, false, uint16(restartTime(peer)/time.Second), kept))
 	}
 	b, err := bgp.NewBGPOpenMessage(asn16(peer.MyASN), uint16(peer.HoldTime/time.Second), peer.RouterID.String(),
 		[]bgp.OptionParameterInterface{bgp.NewOptionParameterCapability(capabilities)}).Serialize()
@@ -66,6 +70,11 @@ func openMessage(peer loadbalancer.Peer, restarting, forwarding, reduced, wide b
 	patch(b, all)
 	setLength(b)
 	return b, nil
+}
+
+// restartTime is what the router is told, in whole seconds, of which 12 bits count.
+func restartTime(peer loadbalancer.Peer) time.Duration {
+	return min(peer.RestartTime.Truncate(time.Second), 4095*time.Second)
 }
 
 // asn16 is asn where only 2 bytes are left for it (RFC 6793).
@@ -84,15 +93,19 @@ type terms struct {
 	hold     time.Duration // 0: no timers
 	// keepalive is the pause between two KEEPALIVEs, before jitter.
 	keepalive time.Duration
+	restart   time.Duration // for which the router keeps the routes when we go without a word; 0: it does not
 }
 
-// inWords names the families, for a log line.
-func (t terms) inWords() string {
-	var all []string
-	for _, family := range t.families {
-		all = append(all, map[bgp.RouteFamily]string{bgp.RF_IPv4_UC: "IPv4", bgp.RF_IPv6_UC: "IPv6"}[family])
+// shown are the terms as others are shown them.
+func (t terms) shown() *report.Terms {
+	all := &report.Terms{
+		HoldTime: int(t.hold / time.Second), KeepaliveTime: int(t.keepalive / time.Second), RestartTime: int(t.restart / time.Second),
+		FourOctetAS: t.as4, ExtendedNextHop: t.extended,
 	}
-	return strings.Join(all, " ")
+	for _, family := range t.families {
+		all.Families = append(all.Families, map[bgp.RouteFamily]string{bgp.RF_IPv4_UC: "IPv4", bgp.RF_IPv6_UC: "IPv6"}[family])
+	}
+	return all
 }
 
 // badOpen refuses the router's OPEN.
@@ -105,19 +118,19 @@ func malformedOpen(format string, args ...any) *notification {
 }
 
 // negotiate reads the body of the router's OPEN, of which readMessage has made sure that it has at least 10 bytes. It
-// returns a *notification if there can be no session.
-func negotiate(peer loadbalancer.Peer, body []byte) (terms, error) {
+// returns a *notification if there can be no session. What a reduced OPEN of ours did not offer is not agreed on.
+func negotiate(peer loadbalancer.Peer, body []byte, reduced bool) (terms, error) {
 	if body[0] != 4 {
 		return terms{}, badOpen(bgp.BGP_ERROR_SUB_UNSUPPORTED_VERSION_NUMBER, []byte{0, 4},
 			"the router speaks version %d of BGP", body[0])
 	}
-	offered, err := readCapabilities(body[9:])
+	theirs, err := readCapabilities(body[9:])
 	if err != nil {
 		return terms{}, err
 	}
 	asn, hold, id := uint32(binary.BigEndian.Uint16(body[1:])), binary.BigEndian.Uint16(body[3:]), netip.AddrFrom4([4]byte(body[5:]))
-	if offered.asn != nil {
-		asn = *offered.asn
+	if theirs.asn != nil {
+		asn = *theirs.asn
 	}
 	if asn != peer.ASN {
 		return terms{}, badOpen(bgp.BGP_ERROR_SUB_BAD_PEER_AS, nil,
@@ -134,11 +147,14 @@ func negotiate(peer loadbalancer.Peer, body []byte) (terms, error) {
 			"the router offers a hold time of %d s: BGP allows 0, or at least 3 s", hold)
 	}
 
-	t := terms{as4: offered.asn != nil, extended: offered.extended && peer.Addr.Is6(), hold: min(peer.HoldTime, time.Duration(hold)*time.Second)}
+	t := terms{as4: theirs.asn != nil, extended: theirs.extended && peer.Addr.Is6() && !reduced, hold: min(peer.HoldTime, time.Duration(hold)*time.Second)}
 	t.keepalive = min(peer.KeepaliveTime, t.hold/3)
-	for _, family := range families {
+	if theirs.keeps && !reduced {
+		t.restart = restartTime(peer)
+	}
+	for _, family := range offered(peer, reduced) {
 		// A router that says nothing about families speaks IPv4 (RFC 4760 §8).
-		if slices.Contains(offered.families, family) || len(offered.families) == 0 && family == bgp.RF_IPv4_UC {
+		if slices.Contains(theirs.families, family) || len(theirs.families) == 0 && family == bgp.RF_IPv4_UC {
 			t.families = append(t.families, family)
 		}
 	}
@@ -160,6 +176,7 @@ type capabilities struct {
 	asn      *uint32 // nil if the router knows only 2-byte AS numbers
 	families []bgp.RouteFamily
 	extended bool // IPv6 next hops of IPv4 prefixes
+	keeps    bool // routes of a speaker that restarts (RFC 4724)
 }
 
 // readCapabilities reads the optional parameters of an OPEN, from the byte with their length on.
@@ -203,6 +220,8 @@ func readCapabilities(b []byte) (capabilities, error) {
 				}
 				asn := binary.BigEndian.Uint32(value)
 				c.asn = &asn
+			case bgp.BGP_CAP_GRACEFUL_RESTART:
+				c.keeps = true
 			case bgp.BGP_CAP_EXTENDED_NEXTHOP:
 				if len(value)%6 != 0 {
 					return c, malformedOpen("its capability for extended next hops has %d bytes", len(value))

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,7 +77,6 @@ type session struct {
 	// complaints are what was logged since the session was last up about its not coming up. Some routers fail in two ways
 	// by turns; each is said once.
 	complaints map[string]bool
-	failures   int // since the session was last up
 
 	mu    sync.Mutex
 	shown Session // guarded by mu
@@ -103,7 +103,7 @@ func newSession(peer loadbalancer.Peer, s *Sessions) *session {
 	o := &session{
 		peer: peer, sessions: s, bell: make(chan struct{}, 1), edited: make(chan struct{}, 1), lost: make(chan struct{}, 1), ctx: ctx, leave: leave, done: make(chan struct{}),
 		complaints: map[string]bool{},
-		shown:      Session{Peer: peer.Name, Addr: peer.Addr, Port: peer.Port, ASN: peer.ASN, Since: time.Now()},
+		shown:      Session{Peer: peer.Name, Addr: peer.Addr, Port: peer.Port, ASN: peer.ASN, State: idle, Since: time.Now()},
 	}
 	o.desired.Store(&peer)
 	return o
@@ -216,15 +216,17 @@ func jitter(d time.Duration) time.Duration { return d - rand.N(d/4+1) }
 // down notes why the session is down, and logs it unless it was logged before.
 func (s *session) down(wasUp bool, err error) {
 	why := err.Error()
+	s.show(func(shown *Session) { shown.State = idle })
 	switch {
 	case wasUp:
 		s.show(func(shown *Session) {
-			shown.Up, shown.Since, shown.Prefixes, shown.LastError, shown.ledger = false, time.Now(), 0, why, nil
+			shown.Up, shown.Since, shown.Prefixes, shown.LastError, shown.Terms, shown.ledger = false, time.Now(), 0, why, nil, nil
 		})
 		klog.InfoS("Session is down", "peer", s.name(), "asn", s.peer.ASN, "why", why)
 	case !isFarewell(err) && s.ctx.Err() == nil: // else it is we who gave up
-		s.show(func(shown *Session) { shown.Failures, shown.LastError = shown.Failures+1, why })
-		s.failures++
+		s.show(func(shown *Session) {
+			shown.Failures, shown.Attempts, shown.LastError = shown.Failures+1, shown.Attempts+1, why
+		})
 		if !s.complaints[why] && len(s.complaints) < mostComplaints {
 			klog.ErrorS(err, "Session does not come up", "peer", s.name(), "asn", s.peer.ASN)
 			s.complaints[why] = true
@@ -234,6 +236,7 @@ func (s *session) down(wasUp bool, err error) {
 
 // connect has one conversation with the router. It returns for how long the session was up, and why it no longer is.
 func (s *session) connect() (up time.Duration, err error) {
+	s.show(func(shown *Session) { shown.State = connecting })
 	conn, err := s.sessions.dial(s.ctx, s.peer)
 	if err != nil {
 		return 0, s.dialError(err)
@@ -242,7 +245,8 @@ func (s *session) connect() (up time.Duration, err error) {
 	case <-s.lost: // an earlier connection's
 	default:
 	}
-	c := &conversation{session: s, link: newLink(conn), state: openSent}
+	c := &conversation{session: s, link: newLink(conn)}
+	c.enter(openSent)
 	err = c.run()
 	c.end(err)
 	if errors.Is(err, errLost) {
@@ -268,12 +272,26 @@ const (
 	established
 )
 
+// What sessions show of that, in RFC 4271's words.
+const (
+	idle       = "Idle" // also between two attempts
+	connecting = "Connect"
+)
+
+var stateNames = map[state]string{openSent: "OpenSent", openConfirm: "OpenConfirm", established: "Established"}
+
+func (c *conversation) enter(next state) {
+	c.state = next
+	c.show(func(shown *Session) { shown.State = stateNames[next] })
+}
+
 // A conversation is one connection of a session: what RFC 4271 calls an FSM.
 type conversation struct {
 	*session
 	link  *link
 	state state
 	terms terms // from openConfirm on
+	plain bool  // our OPEN was a reduced one
 
 	// hold fires when the router has been silent for too long (HoldTimer); keepalive when we have (KeepaliveTimer).
 	hold, keepalive *time.Timer
@@ -298,7 +316,7 @@ func (c *conversation) run() error {
 	if err != nil {
 		return err
 	}
-	c.reduced = false
+	c.plain, c.reduced = c.reduced, false
 	c.link.send(opening)
 	c.hold, c.keepalive, c.relook = time.NewTimer(openTime), time.NewTimer(openTime), time.NewTimer(openTime)
 	c.keepalive.Stop()
@@ -389,10 +407,10 @@ func (c *conversation) hear(m message) error {
 
 	case c.state == openSent && m.kind == bgp.BGP_MSG_OPEN:
 		var err error
-		if c.terms, err = negotiate(c.peer, m.body); err != nil {
+		if c.terms, err = negotiate(c.peer, m.body, c.plain); err != nil {
 			return err
 		}
-		c.state = openConfirm
+		c.enter(openConfirm)
 		c.link.send(keepaliveMessage)
 		c.startKeepaliveTimer()
 		c.startHoldTimer()
@@ -424,14 +442,16 @@ func (c *conversation) hear(m message) error {
 // establish sends the complete table and End-of-RIB, without a pause: while a router waits for that after a restart, it
 // keeps what we announced before.
 func (c *conversation) establish() {
-	c.state = established
+	c.enter(established)
 	c.since = time.Now()
 	c.met.Store(true)
 	c.startHoldTimer()
 	c.nodeIPs = c.desired.Load().NodeIPs
 	c.ledger = newLedger(c.peer, c.terms, c.nextHops())
+	failures, terms := 0, c.terms.shown()
 	c.show(func(shown *Session) {
-		shown.Up, shown.Since, shown.LastError, shown.ledger = true, c.since, "", c.ledger
+		failures = shown.Attempts
+		shown.Up, shown.Since, shown.LastError, shown.Attempts, shown.Terms, shown.ledger = true, c.since, "", 0, terms, c.ledger
 	})
 	c.tell()
 	c.due = time.Time{} // the initial table was due when the session was
@@ -440,12 +460,11 @@ func (c *conversation) establish() {
 	}
 	c.show(func(shown *Session) { shown.Updates += len(c.terms.families) })
 
-	args := []any{"peer", c.name(), "asn", c.peer.ASN, "families", c.terms.inWords(), "routes", len(c.ledger.told)}
-	if c.failures > 0 {
-		args = append(args, "failures", c.failures)
+	args := []any{"peer", c.name(), "asn", c.peer.ASN, "families", strings.Join(terms.Families, " "), "routes", len(c.ledger.told)}
+	if failures > 0 {
+		args = append(args, "failures", failures)
 	}
 	klog.InfoS("Session is up", args...)
-	c.failures = 0
 	clear(c.complaints)
 }
 

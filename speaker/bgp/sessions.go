@@ -18,6 +18,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 	"reflect"
@@ -29,6 +30,7 @@ import (
 	"time"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/speaker/report"
 	"golang.org/x/sys/unix"
 )
 
@@ -65,18 +67,37 @@ type Session struct {
 	ASN  uint32
 
 	Up    bool
+	State string    // RFC 4271's
 	Since time.Time // when the session last came up or went down, or was first asked for
 	// LastError says why the session is down, or why a route cannot be sent while it is up; empty if all is well.
 	LastError string
+	Terms     *report.Terms // nil: the session is not up
 
 	BFD bool // the peer has a bfd-profile
 
 	Failures int // attempts that did not bring the session up
+	Attempts int // of these, since it was last up
 	Updates  int // UPDATE messages sent
 	Prefixes int // prefixes announced now
 	Dropped  int // UPDATE messages of the router that were dropped
 
 	ledger *ledger // nil: the session is not up
+}
+
+// Routes are what the router knows now, by prefix, if the session is up, with the attributes that were on the wire. Anybody may
+// call it, and take as long as it likes.
+func (s Session) Routes() iter.Seq[report.Route] {
+	return func(yield func(report.Route) bool) {
+		if s.ledger == nil {
+			return
+		}
+		same := func(a *attributes) *attributes { return a }
+		for prefix, a := range report.InOrder(&s.ledger.mu, s.ledger.told, netip.Prefix.Compare, same) {
+			if !yield(a.shown(prefix)) {
+				return
+			}
+		}
+	}
 }
 
 // Told adds to all the prefixes that the router knows now, if the session is up. Anybody may call it.

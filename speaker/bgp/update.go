@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/speaker/report"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
@@ -272,6 +273,54 @@ func encodeAttributes(peer loadbalancer.Peer, as4 bool, family bgp.RouteFamily, 
 	}
 	encoded.others = b.String()
 	return encoded, nil
+}
+
+// shown reads the attributes of a prefix off the wire.
+func (a *attributes) shown(prefix netip.Prefix) report.Route {
+	r := report.Route{Prefix: prefix, ASPath: []uint32{}}
+	if a.reach != "" {
+		hop := []byte(a.reach[4:]) // after the family and its own length
+		r.NextHop, _ = netip.AddrFromSlice(hop[:a.reach[3]])
+	}
+	for rest := []byte(a.others); len(rest) > 0; {
+		one, err := bgp.GetPathAttribute(rest)
+		if err != nil || one.DecodeFromBytes(rest) != nil {
+			return r // nothing that was encoded here
+		}
+		rest = rest[one.Len():]
+		switch one := one.(type) {
+		case *bgp.PathAttributeOrigin:
+			r.Origin = map[uint8]string{bgp.BGP_ORIGIN_ATTR_TYPE_IGP: "IGP"}[one.Value]
+		case *bgp.PathAttributeAsPath:
+			for _, p := range one.Value {
+				r.ASPath = append(r.ASPath, p.GetAS()...)
+			}
+		case *bgp.PathAttributeAs4Path:
+			for _, p := range one.Value {
+				r.AS4Path = append(r.AS4Path, p.AS...)
+			}
+		case *bgp.PathAttributeNextHop:
+			r.NextHop, _ = netip.AddrFromSlice(one.Value)
+			r.NextHop = r.NextHop.Unmap()
+		case *bgp.PathAttributeLocalPref:
+			r.LocalPref = &one.Value
+		case *bgp.PathAttributeCommunities:
+			for _, c := range one.Value {
+				r.Communities = append(r.Communities, loadbalancer.Community(c).String())
+			}
+		case *bgp.PathAttributeExtendedCommunities:
+			for _, c := range one.Value { // only linkBandwidth's
+				if b, err := c.Serialize(); err == nil {
+					r.LinkBandwidth = math.Float32frombits(binary.BigEndian.Uint32(b[4:]))
+				}
+			}
+		case *bgp.PathAttributeLargeCommunities:
+			for _, c := range one.Values {
+				r.LargeCommunities = append(r.LargeCommunities, c.String())
+			}
+		}
+	}
+	return r
 }
 
 // linkBandwidth is a weight as the extended community that FRR and others read (draft-ietf-idr-link-bandwidth), here as the

@@ -564,7 +564,7 @@ func TestCapabilitiesNobodyHereReadsDoNotMatter(t *testing.T) {
 	odd := msg(1, "04 5ba0 001e 0a000001 0d 020b 4903 ff6162 4104 fa56ea01")
 	peer := leaf
 	peer.ASN = 4_200_000_001
-	got, err := negotiate(peer, odd[19:])
+	got, err := negotiate(peer, odd[19:], false)
 	if err != nil || !got.as4 || got.hold != 30*time.Second || got.keepalive != 10*time.Second || len(got.families) != 1 || got.extended {
 		t.Errorf("agreed on %+v, %v", got, err)
 	}
@@ -579,7 +579,7 @@ func TestAnOpenMayHaveLengthsOfTwoBytes(t *testing.T) {
 		{"more than 255 bytes", "04 fbf4 005a 0a000001 ff ff010c 020109 4104 0000fbf4 fa ff" + strings.Repeat("00", 255) + "0200"},
 		{"none", "04 fbf4 005a 0a000001 ff ff0000"},
 	} {
-		if got, err := negotiate(leaf, unhex(c.body)); err != nil || got.as4 != (c.what != "none") || len(got.families) != 1 {
+		if got, err := negotiate(leaf, unhex(c.body), false); err != nil || got.as4 != (c.what != "none") || len(got.families) != 1 {
 			t.Errorf("%s: agreed on %+v, %v", c.what, got, err)
 		}
 	}

@@ -510,7 +510,7 @@ func (p permission) String() string {
 func (in *installation) granted(ctx context.Context) (all []permission, err error) {
 	collect := func(namespace string, subjects []rbacv1.Subject, ref rbacv1.RoleRef) error {
 		for _, subject := range subjects {
-			if subject.Kind != rbacv1.ServiceAccountKind || subject.Namespace != configNamespace || subject.Name == "metallb-metrics" {
+			if subject.Kind != rbacv1.ServiceAccountKind || subject.Namespace != configNamespace || subject.Name == "metallb-metrics" || subject.Name == "metallb-viewer" {
 				continue
 			}
 			var rules []rbacv1.PolicyRule

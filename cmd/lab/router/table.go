@@ -3,9 +3,11 @@ package router
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -31,6 +33,7 @@ type Path struct {
 	LocalPref        *uint32  // nil: the peer sent none
 	Communities      []string // such as 65535:65281
 	LargeCommunities []string // such as 64500:1:2
+	LinkBandwidth    float32  // in bytes per second; 0: the peer sent none
 	Stale            bool     // kept for a peer that is gone (graceful restart)
 }
 
@@ -74,6 +77,13 @@ func parse(prefix string, from *api.Path) Path {
 		case *bgp.PathAttributeCommunities:
 			for _, community := range a.Value {
 				path.Communities = append(path.Communities, fmt.Sprintf("%d:%d", community>>16, community&0xffff))
+			}
+		case *bgp.PathAttributeExtendedCommunities:
+			for _, c := range a.Value {
+				// GoBGP has several types for it.
+				if b, err := c.Serialize(); err == nil && bgp.ExtendedCommunityAttrSubType(b[1]) == bgp.EC_SUBTYPE_LINK_BANDWIDTH {
+					path.LinkBandwidth = math.Float32frombits(binary.BigEndian.Uint32(b[4:]))
+				}
 			}
 		case *bgp.PathAttributeLargeCommunities:
 			for _, c := range a.Values {
