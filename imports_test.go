@@ -32,7 +32,7 @@ type rule struct {
 
 var rules = []rule{
 	{pkg: "loadbalancer", may: []string{"gopkg.in/yaml.v3", "go4.org/netipx"}, deep: true},
-	{pkg: "service", may: []string{module + "/loadbalancer", "k8s.io/api/core/v1"}},
+	{pkg: "service", may: []string{module + "/loadbalancer", "k8s.io/api/core/v1", "gopkg.in/yaml.v3", "go4.org/netipx"}},
 	{pkg: "speaker/bgp", may: []string{module + "/loadbalancer", gobgp + "v3/pkg/packet/bgp", "k8s.io/klog/v2", "golang.org/x/sys/"}},
 }
 

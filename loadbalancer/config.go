@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -96,6 +97,20 @@ func (p Peer) IBGP() bool { return p.ASN == p.MyASN }
 func (p Peer) SameRouter(q Peer) bool {
 	return p.Addr == q.Addr && p.Port == q.Port &&
 		(p.SourceAddress == q.SourceAddress || !p.SourceAddress.IsValid() || !q.SourceAddress.IsValid())
+}
+
+// SameSession reports whether one connection can serve both peers, as a speaker knows them. What only decides whether there is a
+// session, where its password was found, or what a session can change while it is up, does not matter.
+func (p Peer) SameSession(q Peer) bool {
+	for _, r := range []*Peer{&p, &q} {
+		r.Name, r.ConnectTime, r.NodeSelectors, r.SourceNodeIP, r.PasswordKey, r.NodeIPs = "", 0, nil, false, "", nil
+	}
+	return reflect.DeepEqual(p, q)
+}
+
+// SameNeighbor reports whether the router knows us as one neighbor by both.
+func (p Peer) SameNeighbor(q Peer) bool {
+	return p.Addr == q.Addr && p.Port == q.Port && p.SourceAddress == q.SourceAddress
 }
 
 // A Secret is a text that nothing prints.

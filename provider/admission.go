@@ -3,8 +3,6 @@ package provider
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -30,13 +28,13 @@ import (
 
 // Keys of the two ConfigMaps.
 const (
-	keyConfig     = "config"
-	keyHash       = "hash"
-	keyAdmittedAt = "admitted-at"
-	keyRefused    = "refused"
-	keyGivenUp    = "given-up"
+	keyConfig     = service.KeyConfig
+	keyHash       = service.KeyHash
+	keyAdmittedAt = service.KeyAdmittedAt
+	keyRefused    = service.KeyRefused
+	keyGivenUp    = service.KeyGivenUp
 	keyObserved   = "observed-resource-version"
-	keyConfirmed  = "confirmed"
+	keyConfirmed  = service.KeyConfirmed
 )
 
 const (
@@ -64,7 +62,7 @@ type admission struct {
 	// The rest belongs to whoever runs recall and run, one after the other.
 	inForce  state
 	config   *loadbalancer.Config // of the text in force; nil until one is admitted
-	refused  *refusal
+	refused  *service.Refusal
 	observed string          // version of the user's ConfigMap that was judged last
 	used     []string        // confirmations that are used up
 	parsed   parsed          // the user's text that is not in force
@@ -90,17 +88,6 @@ type parsed struct {
 	config   *loadbalancer.Config
 	warnings loadbalancer.Problems
 	problems loadbalancer.Problems
-}
-
-// A refusal is why the user's text is not in force, as operators find it in the admitted copy.
-type refusal struct {
-	Hash     string   `yaml:"hash"`
-	Time     string   `yaml:"time"`
-	Problems []string `yaml:"problems"`
-	// Services would lose their address, or their routes, at the time.
-	Services []string `yaml:"services,omitempty"`
-	// Kinds tell whether a later refusal of the same text is another one.
-	Kinds string `yaml:"kinds,omitempty"`
 }
 
 // newAdmission watches with one client and writes with the other.
@@ -157,7 +144,7 @@ func (a *admission) recall(ctx context.Context) (*loadbalancer.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("get configmap %s: %w", a.copyName(), err)
 	}
-	a.refused, a.observed = readRefusal(stored.Data[keyRefused]), stored.Data[keyObserved]
+	a.refused, a.observed = service.ReadRefusal(stored.Data[keyRefused]), stored.Data[keyObserved]
 	text, ok := stored.Data[keyConfig]
 	if !ok {
 		return nil, nil
@@ -168,7 +155,7 @@ func (a *admission) recall(ctx context.Context) (*loadbalancer.Config, error) {
 		klog.ErrorS(err, "Cannot read the admitted configuration", "configmap", klog.KRef(stored.Namespace, stored.Name))
 		return nil, nil
 	}
-	a.config, a.inForce = config, state{text, stored.Data[keyAdmittedAt], readRanges(stored.Data[keyGivenUp])}
+	a.config, a.inForce = config, state{text, stored.Data[keyAdmittedAt], service.ReadRanges(stored.Data[keyGivenUp])}
 	if used := stored.Data[keyConfirmed]; used != "" {
 		a.used = strings.Split(used, ",")
 	}
@@ -275,18 +262,18 @@ func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again
 	}
 	if ok && a.config != nil && text == a.inForce.text {
 		if a.refused != nil {
-			a.admitted(user, hashOf(text), "in force again")
+			a.admitted(user, service.Hash(text), "in force again")
 		}
 		a.refused = nil
 		a.warn(user, a.config.Admit(a.config, known).Warnings)
 		return 0, nil
 	}
-	if a.parsed.hash != hashOf(text) {
+	if a.parsed.hash != service.Hash(text) {
 		a.parsed = parse(text)
 	}
 	next := a.parsed
 	if !ok {
-		next = parsed{hash: hashOf(""), problems: loadbalancer.Problems{{Text: noText(user)}}}
+		next = parsed{hash: service.Hash(""), problems: loadbalancer.Problems{{Text: noText(user)}}}
 	}
 	if len(next.problems) > 0 {
 		a.refuse(user, next, loadbalancer.Verdict{})
@@ -313,7 +300,7 @@ func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again
 
 func parse(text string) parsed {
 	config, warnings, err := loadbalancer.Parse([]byte(text))
-	p := parsed{hash: hashOf(text), config: config, warnings: warnings}
+	p := parsed{hash: service.Hash(text), config: config, warnings: warnings}
 	if err != nil && !errors.As(err, &p.problems) {
 		p.problems = loadbalancer.Problems{{Text: err.Error()}}
 	}
@@ -411,7 +398,7 @@ func (a *admission) warn(user *corev1.ConfigMap, warnings loadbalancer.Problems)
 }
 
 func (a *admission) refuse(user *corev1.ConfigMap, next parsed, against loadbalancer.Verdict) {
-	r := &refusal{Hash: next.hash, Time: time.Now().UTC().Format(time.RFC3339)}
+	r := &service.Refusal{Hash: next.hash, Time: time.Now().UTC().Format(time.RFC3339)}
 	r.Kinds = fmt.Sprintf("unpeered %t untold %t lost %t waits %v", len(against.Unpeered) > 0, len(against.Untold) > 0, len(against.Lost) > 0, against.Waits) + against.Unsigned.First(5) + against.Unfit.First(5)
 	size := 0
 	note := func(list *[]string, text string) {
@@ -425,7 +412,7 @@ func (a *admission) refuse(user *corev1.ConfigMap, next parsed, against loadbala
 		r.Kinds += "\n" + service.Cut(p.Error(), mostOfAnEvent)
 		note(&r.Problems, p.Error())
 	}
-	r.Kinds = hashOf(r.Kinds)
+	r.Kinds = service.Hash(r.Kinds)
 	why := next.problems.First(5)
 	if reasons := against.Reasons(r.Hash); len(reasons) > 0 {
 		for _, reason := range reasons {
@@ -457,7 +444,7 @@ func (a *admission) want(s state) map[string]string {
 	want := map[string]string{}
 	if s.admittedAt != "" {
 		want = a.cloud.options.Ours.Data()
-		want[keyConfig], want[keyHash], want[keyAdmittedAt] = s.text, hashOf(s.text), s.admittedAt
+		want[keyConfig], want[keyHash], want[keyAdmittedAt] = s.text, service.Hash(s.text), s.admittedAt
 	}
 	if s.givenUp != nil {
 		want[keyGivenUp] = writeRanges(s.givenUp)
@@ -515,21 +502,7 @@ func (a *admission) store(ctx context.Context, want map[string]string) (again ti
 	return 0, err
 }
 
-func readRefusal(text string) *refusal {
-	var r refusal
-	if err := yaml.Unmarshal([]byte(text), &r); err != nil || r.Hash == "" {
-		return nil
-	}
-	return &r
-}
-
-// hashOf names a text, short enough to be typed.
-func hashOf(text string) string {
-	sum := sha256.Sum256([]byte(text))
-	return hex.EncodeToString(sum[:8])
-}
-
-// writeRanges and readRanges keep the addresses that are given up over a restart. Nobody else reads them.
+// writeRanges keeps the addresses that are given up over a restart, for service.ReadRanges.
 func writeRanges(set *netipx.IPSet) string {
 	const most = 200 << 10 // the copy must fit into a ConfigMap
 	var all []string
@@ -542,24 +515,6 @@ func writeRanges(set *netipx.IPSet) string {
 		all = append(all, text)
 	}
 	return strings.Join(all, ",")
-}
-
-func readRanges(text string) *netipx.IPSet {
-	if text == "" {
-		return nil
-	}
-	var b netipx.IPSetBuilder
-	for one := range strings.SplitSeq(text, ",") {
-		if r, err := netipx.ParseIPRange(one); err == nil {
-			b.AddRange(r)
-		}
-	}
-	set, err := b.IPSet()
-	if err != nil {
-		klog.ErrorS(err, "Cannot read which addresses are given up")
-		return nil
-	}
-	return set
 }
 
 // hold returns the addresses that Services hold, and lets nobody get another until resume: what is judged by them stays right.

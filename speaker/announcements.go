@@ -84,7 +84,7 @@ func (o *offer) withheld() string {
 // It is offers for every Service, and settle for every prefix that some offer has a part in. A Speaker calls these two for what
 // changed only, and gets the same.
 func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.Node, services []Service) (routes []loadbalancer.Route, withheld []Withheld) {
-	w := world{config, ours, node.Name, node.Labels, unfit(node), false}
+	w := world{config, ours, node.Name, node.Labels, Unfit(node), false}
 	services = slices.Clone(services)
 	slices.SortFunc(services, func(a, b Service) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
@@ -197,9 +197,9 @@ func meet(a, b []string) bool {
 	return len(a) == 0 || len(b) == 0 || slices.ContainsFunc(a, func(name string) bool { return slices.Contains(b, name) })
 }
 
-// unfit returns why no traffic from outside may be sent to the node, if so. Cordon, NotReady and taints are no reasons:
+// Unfit returns why no traffic from outside may be sent to the node, if so. Cordon, NotReady and taints are no reasons:
 // they say that the node shall not get new pods, not that its pods do not serve.
-func unfit(node *corev1.Node) string {
+func Unfit(node *corev1.Node) string {
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue {
 			return fmt.Sprintf("node %s is NetworkUnavailable", node.Name)

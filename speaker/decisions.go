@@ -313,7 +313,7 @@ func (d *decisions) settle(now time.Time, prefix netip.Prefix, at *destination, 
 	wanted, refused := settle(prefix, at.offers)
 	send, paced := pace(now, at.paced, wanted)
 	if d.world.drained {
-		send = shutDown(send)
+		send = ShutDown(send)
 	}
 	for _, o := range at.refused {
 		o.refused = slices.DeleteFunc(o.refused, func(p netip.Prefix) bool { return p == prefix })

@@ -193,7 +193,7 @@ func TestTheLoopSaysWhatOneSaysThatLooksAtEverything(t *testing.T) {
 				c.speaker.mu.Lock()
 				defer c.speaker.mu.Unlock()
 				folded, _ := Announcements(c.config, c.ours, c.node, plain(all))
-				whole, _ := oracleAnnouncements(c.config, c.node, served(c.ours, all), unfit(c.node), nil)
+				whole, _ := oracleAnnouncements(c.config, c.node, served(c.ours, all), Unfit(c.node), nil)
 				same(t, "announced without time", notation(folded), notation(whole))
 				var got, want []string
 				d := c.speaker.decisions

@@ -56,9 +56,9 @@ func matches(m loadbalancer.Mark, key, value string) bool {
 	return m.Key == key && (m.Any || m.Value == value)
 }
 
-// shutDown returns the routes as a node announces them that is being drained: still there for routers that have no other
+// ShutDown returns the routes as a node announces them that is being drained: still there for routers that have no other
 // path, and the last choice of those that have one.
-func shutDown(routes []loadbalancer.Route) []loadbalancer.Route {
+func ShutDown(routes []loadbalancer.Route) []loadbalancer.Route {
 	routes = slices.Clone(routes)
 	for i := range routes {
 		r := &routes[i]
@@ -103,7 +103,7 @@ func (d drain) withdrawal(o loadbalancer.Drain) time.Time {
 // look is what becomes of d, why no traffic from outside may be sent to the node, if so, and when that is so because it will
 // have been drained for long enough; zero if never.
 func (d drain) look(now time.Time, config *loadbalancer.Config, node *corev1.Node, drained string, since time.Time) (next drain, why string, end time.Time) {
-	next, why = d.next(now, drained, since), unfit(node)
+	next, why = d.next(now, drained, since), Unfit(node)
 	if end = next.withdrawal(config.Drain); !end.IsZero() && !now.Before(end) {
 		return next, cmp.Or(why, fmt.Sprintf("node %s is drained: %s", node.Name, drained)), time.Time{}
 	}

@@ -93,7 +93,7 @@ func TestDrainedRoutesAreTheLastChoice(t *testing.T) {
 		return some
 	}
 	before := routes()
-	same(t, "drained", notation(shutDown(before)), []string{
+	same(t, "drained", notation(ShutDown(before)), []string{
 		"10.0.0.1/32 pref 0 [65535:0] prepend 3",
 		"10.0.0.2/32 pref 0 [1234:1 65535:0 65535:65281 large:64500:2:1] prepend 13 weight 3 to leaf",
 		"10.0.0.3/32 pref 0 [65535:0] prepend 3",

@@ -78,7 +78,7 @@ func dying(svc *corev1.Service) string {
 func (m oracle) announcements(now time.Time, config *loadbalancer.Config, ours service.Ours, node *corev1.Node, all []oracleService, drained string, since time.Time) (
 	routes []loadbalancer.Route, withheld []Withheld, services []oracleService, next oracle, wake time.Time) {
 	next.drain = m.drain.next(now, drained, since)
-	why, at := unfit(node), next.drain.withdrawal(config.Drain)
+	why, at := Unfit(node), next.drain.withdrawal(config.Drain)
 	if !at.IsZero() && !now.Before(at) {
 		why, at = cmp.Or(why, fmt.Sprintf("node %s is drained: %s", node.Name, drained)), time.Time{}
 	}
@@ -89,7 +89,7 @@ func (m oracle) announcements(now time.Time, config *loadbalancer.Config, ours s
 	routes, withheld = oracleAnnouncements(config, node, services, why, young)
 	routes, next.weights, wake = oraclePace(now, m.weights, routes)
 	if drained != "" {
-		routes = shutDown(routes)
+		routes = ShutDown(routes)
 	}
 	for _, t := range []time.Time{at, late, leave} {
 		wake = earlier(wake, t)

@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -99,9 +98,9 @@ func (s *Sessions) Update(peers []loadbalancer.Peer, changed map[netip.Prefix][]
 	s.leaving = slices.DeleteFunc(s.leaving, (*session).ended)
 	left, sessions := slices.Clone(s.sessions), make([]*session, len(peers))
 	for _, fits := range []func(a, b loadbalancer.Peer) bool{
-		func(a, b loadbalancer.Peer) bool { return a.Name == b.Name && sameSession(a, b) },
-		sameSession,
-		sameNeighbor,
+		func(a, b loadbalancer.Peer) bool { return a.Name == b.Name && a.SameSession(b) },
+		loadbalancer.Peer.SameSession,
+		loadbalancer.Peer.SameNeighbor,
 	} {
 		for i, peer := range peers {
 			at := slices.IndexFunc(left, func(o *session) bool { return fits(peer, *o.desired.Load()) })
@@ -210,20 +209,6 @@ func (s *Sessions) end(ctx context.Context, f farewell) {
 		case <-ctx.Done():
 		}
 	}
-}
-
-// sameSession reports whether one connection can serve both. What only decides whether there is a session, where its
-// password was found, or what a session can change while it is up, does not matter.
-func sameSession(a, b loadbalancer.Peer) bool {
-	for _, p := range []*loadbalancer.Peer{&a, &b} {
-		p.Name, p.ConnectTime, p.NodeSelectors, p.SourceNodeIP, p.PasswordKey, p.NodeIPs = "", 0, nil, false, "", nil
-	}
-	return reflect.DeepEqual(a, b)
-}
-
-// sameNeighbor reports whether the router knows us as one neighbor by both.
-func sameNeighbor(a, b loadbalancer.Peer) bool {
-	return a.Addr == b.Addr && a.Port == b.Port && a.SourceAddress == b.SourceAddress
 }
 
 // dial connects to the peer.
