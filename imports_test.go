@@ -33,9 +33,9 @@ type rule struct {
 var rules = []rule{
 	{pkg: "loadbalancer", may: []string{"gopkg.in/yaml.v3", "go4.org/netipx"}, deep: true},
 	{pkg: "service", may: []string{module + "/loadbalancer", "k8s.io/api/core/v1", "gopkg.in/yaml.v3", "go4.org/netipx"}},
-	{pkg: "cmd/kubectl-metallb/inspect", may: []string{module + "/loadbalancer", module + "/service", module + "/speaker", "k8s.io/api/", "k8s.io/apimachinery/pkg/apis/meta/v1", "gopkg.in/yaml.v3", "go4.org/netipx"}},
+	{pkg: "cmd/kubectl-metallb/inspect", may: []string{module + "/loadbalancer", module + "/service", module + "/speaker", module + "/speaker/report", "k8s.io/api/", "k8s.io/apimachinery/pkg/apis/meta/v1", "gopkg.in/yaml.v3", "go4.org/netipx"}},
 	{pkg: "cmd/kubectl-metallb/print", may: []string{module + "/cmd/kubectl-metallb/inspect", "sigs.k8s.io/yaml"}},
-	{pkg: "cmd/kubectl-metallb/cluster", may: []string{module + "/cmd/kubectl-metallb/inspect", module + "/loadbalancer", module + "/service", module + "/speaker", "k8s.io/api/", "k8s.io/apimachinery/", "k8s.io/client-go/", "gopkg.in/yaml.v3"}},
+	{pkg: "cmd/kubectl-metallb/cluster", may: []string{module + "/cmd/kubectl-metallb/inspect", module + "/loadbalancer", module + "/service", module + "/speaker", module + "/speaker/report", "k8s.io/api/", "k8s.io/apimachinery/", "k8s.io/client-go/", "k8s.io/streaming/pkg/httpstream", "gopkg.in/yaml.v3"}},
 	{pkg: "speaker/bgp", may: []string{module + "/loadbalancer", gobgp + "v3/pkg/packet/bgp", "k8s.io/klog/v2", "golang.org/x/sys/"}},
 }
 

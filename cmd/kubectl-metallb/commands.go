@@ -92,6 +92,7 @@ Services that wait, addresses that no node announces, and drained nodes. For eac
 				}
 			}
 		})
+	p.asks(cmd)
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "Show it again every two seconds.")
 	return cmd
 }
@@ -100,14 +101,13 @@ Services that wait, addresses that no node announces, and drained nodes. For eac
 var reachable = []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.EndpointSlices, inspect.Nodes, inspect.Pods, inspect.Secrets}
 
 func (p *plugin) why() *cobra.Command {
-	var node string
 	cmd := command("why [NAMESPACE/]SERVICE [--node NODE]", "Why a Service is reachable, or not",
 		`follows the chain from a Service to the routers, for each of its addresses and on each node: class, request, pool, advertisement, node,
 endpoints, session, sent. The first link that breaks is the reason, in the words of the events and of the speaker's log.`,
 		cobra.ExactArgs(1), func(cmd *cobra.Command, args []string) error {
 			return p.look(cmd, reachable, func(v *inspect.View) (int, []inspect.Unread, error) {
 				namespace, name := p.qualified(args[0])
-				why, err := v.Why(namespace, name, node)
+				why, err := v.Why(namespace, name, p.node)
 				if err != nil {
 					return 0, nil, err
 				}
@@ -115,10 +115,11 @@ endpoints, session, sent. The first link that breaks is the reason, in the words
 				if !why.Announced {
 					code = exitProblem
 				}
-				return code, why.Unread, p.show(why, func() { print.Why(p.Out, why, node, p.output == print.Wide) })
+				return code, why.Unread, p.show(why, func() { print.Why(p.Out, why, p.node, p.output == print.Wide) })
 			})
 		})
-	cmd.Flags().StringVar(&node, "node", "", "Show each link of the chain on this node.")
+	p.asks(cmd)
+	cmd.Flags().StringVar(&p.node, "node", "", "Show each link of the chain on this node.")
 	cmd.ValidArgsFunction = p.complete((*inspect.View).ServiceNames, inspect.Services)
 	p.completeFlag(cmd, "node", (*inspect.View).NodeNames, inspect.Nodes)
 	return cmd
@@ -139,9 +140,10 @@ func (p *plugin) routes() *cobra.Command {
 	var f inspect.Filter
 	cmd := command("routes [PREFIX] [--node NODE] [--peer PEER] [--service SERVICE]", "What routers are to hear, route by route",
 		`lists what each node is to tell each of its peers: prefix, next hop, attributes. With a prefix or an address, it lists those that have to
-do with it.`,
+do with it. With --live, what was sent stands beside it where it differs.`,
 		cobra.MaximumNArgs(1), func(cmd *cobra.Command, args []string) error {
 			f := f
+			f.Node = p.node
 			if len(args) > 0 {
 				prefix, err := prefixOf(args[0])
 				if err != nil {
@@ -158,10 +160,15 @@ do with it.`,
 				if err != nil {
 					return 0, nil, err
 				}
-				return exitFine, routes.Unread, p.show(routes, func() { print.Routes(p.Out, routes) })
+				code := exitFine
+				if routes.Differ() {
+					code = exitChanges
+				}
+				return code, routes.Unread, p.show(routes, func() { print.Routes(p.Out, routes) })
 			})
 		})
-	cmd.Flags().StringVar(&f.Node, "node", "", "Only of this node.")
+	p.asks(cmd)
+	cmd.Flags().StringVar(&p.node, "node", "", "Only of this node.")
 	cmd.Flags().StringVar(&f.Peer, "peer", "", "Only to this peer, by its name or address.")
 	cmd.Flags().StringVar(&f.Service, "service", "", "Only for the addresses of this Service.")
 	p.completeFlag(cmd, "node", (*inspect.View).NodeNames, inspect.Nodes)
@@ -182,7 +189,7 @@ func prefixOf(text string) (netip.Prefix, error) {
 }
 
 func (p *plugin) peers() *cobra.Command {
-	return command("peers", "The sessions that nodes are to have", `lists the sessions that each node is to have with its routers, and why one cannot be.`,
+	cmd := command("peers", "The sessions that nodes are to have", `lists the sessions that each node is to have with its routers, and why one cannot be or, with --live, is not up.`,
 		cobra.NoArgs, func(cmd *cobra.Command, _ []string) error {
 			return p.look(cmd, reachable, func(v *inspect.View) (int, []inspect.Unread, error) {
 				peers := v.Peers()
@@ -193,6 +200,8 @@ func (p *plugin) peers() *cobra.Command {
 				return code, peers.Unread, p.show(peers, func() { print.Peers(p.Out, peers) })
 			})
 		})
+	p.asks(cmd)
+	return cmd
 }
 
 func (p *plugin) pools() *cobra.Command {
@@ -354,11 +363,12 @@ func (p *plugin) wait() *cobra.Command {
 				case err != nil:
 					return false, exitProblem, err.Error()
 				case why.Announced:
-					return true, exitFine, fmt.Sprintf("intended: Service %s is announced", why.Service)
+					return true, exitFine, fmt.Sprintf("%s: Service %s is announced", why.Source, why.Service)
 				}
-				return false, exitProblem, fmt.Sprintf("intended: Service %s is not announced: %s", why.Service, why.Reason)
+				return false, exitProblem, fmt.Sprintf("%s: Service %s is not announced: %s", why.Source, why.Service, why.Reason)
 			})
 		})
+	p.asks(announced)
 	announced.ValidArgsFunction = p.complete((*inspect.View).ServiceNames, inspect.Services)
 	admitted.Long = strings.Replace(admitted.Long, "kubectl metallb ", "kubectl metallb wait ", 1)
 	announced.Long = strings.Replace(announced.Long, "kubectl metallb ", "kubectl metallb wait ", 1)
@@ -401,7 +411,7 @@ func (p *plugin) until(cmd *cobra.Command, timeout time.Duration, kinds []inspec
 }
 
 func (p *plugin) dumpCommand() *cobra.Command {
-	return command("dump FOLDER", "Write down all that the other commands need",
+	cmd := command("dump FOLDER", "Write down all that the other commands need",
 		`writes all that the other commands need into a folder, which must be empty or new: no Secret, and no password. Every other command reads
 it with --dump FOLDER.`,
 		cobra.ExactArgs(1), func(cmd *cobra.Command, args []string) error {
@@ -421,4 +431,6 @@ it with --dump FOLDER.`,
 			}
 			return nil
 		})
+	p.asks(cmd)
+	return cmd
 }

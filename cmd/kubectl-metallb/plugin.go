@@ -35,6 +35,9 @@ type plugin struct {
 	at     cluster.Installation
 	dump   string // the folder to read instead of a cluster
 	output string
+	// live asks the speakers as well, and direct dials their nodes.
+	live, direct bool
+	node         string // the one that is asked about; empty: all
 
 	now     func() time.Time
 	version string
@@ -72,28 +75,33 @@ func (p *plugin) snapshot(ctx context.Context, kinds ...inspect.Kind) (*inspect.
 	if p.dump != "" {
 		return cluster.Load(p.dump)
 	}
-	client, err := p.connect()
+	client, config, err := p.connect()
 	if err != nil {
 		return nil, err
 	}
-	return cluster.Read(ctx, client, p.at, p.now(), kinds...)
+	s, err := cluster.Read(ctx, client, p.at, p.now(), kinds...)
+	if err == nil && (p.live || p.direct) {
+		cluster.Speakers{Client: client, Config: config, Direct: p.direct}.Ask(ctx, s, p.node)
+	}
+	return s, err
 }
 
-func (p *plugin) connect() (kubernetes.Interface, error) {
+func (p *plugin) connect() (kubernetes.Interface, *rest.Config, error) {
 	config, err := p.flags.ToRESTConfig()
 	if err != nil {
-		return nil, fmt.Errorf("the kubeconfig cannot be used: %w", err)
+		return nil, nil, fmt.Errorf("the kubeconfig cannot be used: %w", err)
 	}
 	// What kubectl falls back to. Nobody has that by intention.
 	if config.Host == "http://localhost:8080" {
-		return nil, errors.New("the kubeconfig names no cluster: set KUBECONFIG, or use --kubeconfig and --context")
+		return nil, nil, errors.New("the kubeconfig names no cluster: set KUBECONFIG, or use --kubeconfig and --context")
 	}
 	config = rest.CopyConfig(config)
 	// A large list is read in pages, one after the other: nothing here needs to be held back.
 	config.QPS, config.Burst = -1, 0
 	config.UserAgent = "kubectl-metallb/" + p.version
 	config.AcceptContentTypes, config.ContentType = "application/vnd.kubernetes.protobuf,application/json", "application/vnd.kubernetes.protobuf"
-	return kubernetes.NewForConfig(config)
+	client, err := kubernetes.NewForConfig(config)
+	return client, config, err
 }
 
 // look takes a snapshot, and hands what follows from it to answer, which returns how the command ends and what it lacks.
@@ -181,6 +189,12 @@ func (p *plugin) qualified(name string) (namespace, short string) {
 		return namespace, short
 	}
 	return p.namespace(), name
+}
+
+// asks gives a command the flags by which speakers are asked.
+func (p *plugin) asks(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&p.live, "live", false, "Ask the speakers what they have sent, through the API server.")
+	cmd.Flags().BoolVar(&p.direct, "direct", false, "Ask them on their nodes' addresses instead.")
 }
 
 // complete offers names for an argument.

@@ -30,7 +30,7 @@ func TestAKubeconfigThatIsBrokenIsToldOfInASentence(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "kubeconfig")
 	for text, want := range map[string]string{
 		"not: [yaml": "kubectl metallb: the kubeconfig cannot be used: ",
-		"apiVersion: v1\nkind: Config\ncurrent-context: x\ncontexts: [{name: x, context: {cluster: gone, user: u}}]\n":                                                              "kubectl metallb: the kubeconfig cannot be used: ",
+		"apiVersion: v1\nkind: Config\ncurrent-context: x\ncontexts: [{name: x, context: {cluster: gone, user: u}}]\n":                                                              "kubectl metallb: the kubeconfig names no cluster: ",
 		"apiVersion: v1\nkind: Config\ncurrent-context: x\ncontexts: [{name: x, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n": "kubectl metallb: the API server does not answer: ",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

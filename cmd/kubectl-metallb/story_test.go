@@ -23,6 +23,7 @@ import (
 	"github.com/metallb/cloud-provider-metallb/cmd/kubectl-metallb/cluster"
 	"github.com/metallb/cloud-provider-metallb/cmd/kubectl-metallb/inspect"
 	"github.com/metallb/cloud-provider-metallb/service"
+	"github.com/metallb/cloud-provider-metallb/speaker/report"
 )
 
 var update = flag.Bool("update", false, "write what the commands print into testdata")
@@ -41,6 +42,9 @@ type story struct {
 	Keys        []string          `json:"keys"` // of the passwords' Secret
 	Nodes       []storyNode       `json:"nodes"`
 	Services    []storyService    `json:"services"`
+	// Told is what speakers say, if they are asked; Silent are nodes whose speakers do not answer.
+	Told   []report.Document `json:"told"`
+	Silent map[string]string `json:"silent"`
 	// Unread are kinds that may not be read.
 	Unread []inspect.Kind `json:"unread"`
 	// Files are what commands name.
@@ -138,6 +142,16 @@ func (s story) snapshot() *inspect.Snapshot {
 	}
 	for i, svc := range s.Services {
 		svc.add(out, i)
+	}
+	for _, document := range s.Told {
+		document.Version = report.Version
+		if document.Hash == "" {
+			document.Hash = service.Hash(s.Config)
+		}
+		out.Asked, out.Told = true, append(out.Told, &document)
+	}
+	for _, node := range sortedKeys(s.Silent) {
+		out.Asked, out.Unread = true, append(out.Unread, inspect.Unread{Kind: inspect.Told, Node: node, Why: s.Silent[node]})
 	}
 	for _, kind := range s.Unread {
 		u := inspect.Unread{Kind: kind, Verb: "list", Why: "you are not allowed to"}

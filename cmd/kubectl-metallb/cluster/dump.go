@@ -29,6 +29,7 @@ type contents struct {
 	Hash       string           `json:"hash"`
 	Masked     bool             `json:"masked"`
 	Keys       []string         `json:"keys"` // of the passwords' Secret
+	Asked      bool             `json:"asked"`
 	Unread     []inspect.Unread `json:"unread"`
 	// Objects are how many there are of each kind.
 	Objects map[string]int `json:"objects"`
@@ -58,6 +59,7 @@ func parts(s *inspect.Snapshot) []part {
 		{"endpointslices.json", func() int { return len(s.Slices) }, &s.Slices},
 		{"nodes.json", func() int { return len(s.Nodes) }, &s.Nodes},
 		{"pods.json", func() int { return len(s.Pods) }, &s.Pods},
+		{"told.json", func() int { return len(s.Told) }, &s.Told},
 	}
 }
 
@@ -90,7 +92,7 @@ func Dump(s *inspect.Snapshot, folder, program string) error {
 		masked.Masked = masked.Masked || changed
 	}
 	about := contents{Format: dumpFormat, Program: program, Taken: s.Taken, Namespace: s.Namespace, ConfigName: s.ConfigName, Hash: s.Hash, Masked: masked.Masked,
-		Keys: s.Keys, Unread: s.Unread, Objects: map[string]int{}}
+		Keys: s.Keys, Asked: s.Asked, Unread: s.Unread, Objects: map[string]int{}}
 	for _, p := range parts(&masked) {
 		if err := write(filepath.Join(folder, p.name), p.data); err != nil {
 			return err
@@ -127,7 +129,7 @@ func Load(folder string) (*inspect.Snapshot, error) {
 	if about.Format != dumpFormat {
 		return nil, fmt.Errorf("%s was written by %s in format %d, and this program reads format %d: use that program", folder, about.Program, about.Format, dumpFormat)
 	}
-	s := &inspect.Snapshot{Taken: about.Taken, Namespace: about.Namespace, ConfigName: about.ConfigName, Hash: about.Hash, Masked: about.Masked, Keys: about.Keys, Unread: about.Unread}
+	s := &inspect.Snapshot{Taken: about.Taken, Namespace: about.Namespace, ConfigName: about.ConfigName, Hash: about.Hash, Masked: about.Masked, Keys: about.Keys, Asked: about.Asked, Unread: about.Unread}
 	for _, p := range parts(s) {
 		path := filepath.Join(folder, p.name)
 		text, err := os.ReadFile(path)

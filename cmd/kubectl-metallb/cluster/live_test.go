@@ -61,7 +61,7 @@ func TestASnapshotComesBackFromADumpAsItWas(t *testing.T) {
 		t.Errorf("over another: %v", err)
 	}
 	files, err := filepath.Glob(filepath.Join(folder, "*"))
-	if err != nil || len(files) != 8 {
+	if err != nil || len(files) != 9 {
 		t.Fatal(files, err)
 	}
 	for _, path := range files {

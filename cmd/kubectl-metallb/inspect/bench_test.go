@@ -29,6 +29,7 @@ address-pools: [{name: big, cidr: [10.128.0.0/16]}]
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%03d", i)}}
 		node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("10.1.0.%d", i)}}
 		s.Nodes = append(s.Nodes, node)
+		s.Pods = append(s.Pods, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: node.Name, Labels: map[string]string{componentLabel: theSpeaker}}, Spec: corev1.PodSpec{NodeName: node.Name}})
 	}
 	yes := true
 	for i := range services {

@@ -59,11 +59,10 @@ func (v *View) Drain(name string) (Drain, error) {
 			moves[r.Prefix] = &Move{Prefix: r.Prefix, Services: []string{}, To: []string{}, Alone: []string{}}
 		}
 	}
-	for _, other := range v.nodes {
+	for other, o := range ahead(v.nodes, v.now) {
 		if other == node || v.speakerOf(other.Name) == speakerNone && len(v.speakers) > 0 {
 			continue
 		}
-		o := v.now(other)
 		label := other.Name
 		if o.drained != "" {
 			label += " (drained as well)"

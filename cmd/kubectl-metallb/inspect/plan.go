@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"go4.org/netipx"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/service"
@@ -243,9 +244,14 @@ func (v *View) reroute(next *loadbalancer.Config, after []speaker.Service, p *Pl
 		}
 		return changes[prefix]
 	}
-	for _, node := range v.nodes {
+	type change struct {
+		before, then map[netip.Prefix]map[netip.AddrPort]string
+	}
+	for _, c := range ahead(v.nodes, func(node *corev1.Node) change {
 		was := v.now(node)
-		before, then := v.heard(was), v.heard(v.outlook(next, node, after, was.peers))
+		return change{v.heard(was), v.heard(v.outlook(next, node, after, was.peers))}
+	}) {
+		before, then := c.before, c.then
 		for prefix, heard := range before {
 			switch now := then[prefix]; {
 			case now == nil:

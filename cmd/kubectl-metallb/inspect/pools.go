@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/service"
 )
 
@@ -106,6 +105,3 @@ func (v *View) waiting() []Waiting {
 	slices.SortStableFunc(all, func(a, b Waiting) int { return cmp.Compare(min(1, len(a.Addresses)), min(1, len(b.Addresses))) })
 	return all
 }
-
-// stray reports whether no pool owns the address.
-func (v *View) stray(h loadbalancer.Holding) bool { return v.config().Pool(h.Addr) == nil }

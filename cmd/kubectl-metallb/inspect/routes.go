@@ -6,11 +6,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/service"
+	"github.com/metallb/cloud-provider-metallb/speaker/report"
 )
 
 // A Filter says which routes are asked for; the zero Filter asks for all.
@@ -40,6 +42,19 @@ type Route struct {
 	ASPath      []uint32 `json:"asPath"`
 	Communities []string `json:"communities,omitempty"`
 	Weight      uint16   `json:"weight,omitempty"`
+	// LinkBandwidth is what was sent as a weight.
+	LinkBandwidth float32 `json:"linkBandwidth,omitempty"`
+	// Sent is set if a speaker told that it has sent this; else it is intended.
+	Sent bool `json:"sent"`
+	// Differs says what is not as intended, where speakers were asked.
+	Differs string `json:"differs,omitempty"`
+
+	fixedHop bool // the operator named the source address
+}
+
+// Differ reports whether something was sent otherwise than intended.
+func (r Routes) Differ() bool {
+	return slices.ContainsFunc(r.Routes, func(r Route) bool { return r.Differs != "" })
 }
 
 // Routes returns what the nodes are to tell their peers, in the order of nodes, peers and prefixes.
@@ -65,17 +80,21 @@ func (v *View) Routes(f Filter) (Routes, error) {
 	if f.Peer != "" && !slices.ContainsFunc(v.config().Peers, func(p loadbalancer.Peer) bool { return names(f.Peer, p) }) {
 		return all, unknown("peer named", f.Peer, v.PeerNames())
 	}
-	for _, node := range nodes {
-		o := v.now(node)
+	for node, o := range ahead(nodes, v.now) {
 		for _, p := range o.peers {
 			if f.Peer != "" && !names(f.Peer, p) {
 				continue
 			}
+			takes := func(prefix netip.Prefix) bool {
+				return f.takes(prefix) && (f.Service == "" || slices.ContainsFunc(addrs, prefix.Contains))
+			}
+			var intended []Route
 			for _, r := range o.hears(p) {
-				if f.takes(r.Prefix) && (f.Service == "" || slices.ContainsFunc(addrs, r.Prefix.Contains)) {
-					all.Routes = append(all.Routes, wire(node.Name, p, r))
+				if takes(r.Prefix) {
+					intended = append(intended, wire(node.Name, p, r))
 				}
 			}
+			all.Routes = append(all.Routes, v.compare(node.Name, p, intended, takes)...)
 		}
 	}
 	return all, nil
@@ -103,7 +122,7 @@ func wire(node string, p loadbalancer.Peer, r loadbalancer.Route) Route {
 		w.Communities = append(w.Communities, c.String())
 	}
 	if p.SourceAddress.IsValid() && p.SourceAddress.Is4() == r.Prefix.Addr().Is4() {
-		w.NextHop = p.SourceAddress
+		w.NextHop, w.fixedHop = p.SourceAddress, true
 		return w
 	}
 	for _, addr := range p.NodeIPs {
@@ -134,6 +153,9 @@ func (r Route) Attributes() string {
 	if r.Weight > 0 {
 		all = append(all, fmt.Sprintf("weight %d", r.Weight))
 	}
+	if r.LinkBandwidth > 0 {
+		all = append(all, fmt.Sprintf("link bandwidth %g", r.LinkBandwidth))
+	}
 	return strings.Join(all, " ")
 }
 
@@ -152,15 +174,27 @@ type Session struct {
 	MyASN   uint32     `json:"myASN"`
 	// Prefixes is how many the router is to hear.
 	Prefixes int `json:"prefixes"`
-	// Problem is why the session cannot be, if so.
+	// Problem is why the session cannot be, or is not up, if so.
 	Problem string `json:"problem,omitempty"`
+	// Told is what the speaker says of the session, if it was asked: without its routes.
+	Told *SessionTold `json:"sent,omitempty"`
+}
+
+// SessionTold is how a session is.
+type SessionTold struct {
+	State    string        `json:"state"`
+	Since    time.Time     `json:"since,omitzero"`
+	Attempts int           `json:"attempts"`
+	Reason   string        `json:"reason,omitempty"`
+	Terms    *report.Terms `json:"terms,omitempty"`
+	Prefixes int           `json:"prefixes"`
 }
 
 // Peers returns the sessions of all nodes.
 func (v *View) Peers() Peers {
 	all := Peers{Sessions: []Session{}, Unread: v.lacks(needsOf(v.Config, ConfigMaps, Services, EndpointSlices, Nodes, Pods)...)}
-	for _, node := range v.nodes {
-		all.Sessions = append(all.Sessions, v.sessionsOf(v.now(node))...)
+	for _, o := range ahead(v.nodes, v.now) {
+		all.Sessions = append(all.Sessions, v.sessionsOf(o)...)
 	}
 	return all
 }
@@ -171,7 +205,16 @@ func (v *View) sessionsOf(o *outlook) (all []Session) {
 		missing = fmt.Sprintf("no speaker runs on node %s", o.node.Name)
 	}
 	add := func(p loadbalancer.Peer, problem string, prefixes int) {
-		all = append(all, Session{Node: o.node.Name, Peer: p.Name, Address: p.Addr, ASN: p.ASN, MyASN: p.MyASN, Problem: problem, Prefixes: prefixes})
+		s := Session{Node: o.node.Name, Peer: p.Name, Address: p.Addr, ASN: p.ASN, MyASN: p.MyASN, Problem: problem, Prefixes: prefixes}
+		if told := v.toldOf(o.node.Name, p.Name); told != nil {
+			s.Told = &SessionTold{told.State, told.Since, told.Attempts, told.Reason, told.Terms, len(told.Routes)}
+			if told.State != established {
+				s.Problem = cmp.Or(s.Problem, downText(told))
+			}
+		} else if v.told[o.node.Name] != nil {
+			s.Problem = cmp.Or(s.Problem, "the speaker knows no such peer")
+		}
+		all = append(all, s)
 	}
 	for _, p := range o.peers {
 		add(p, missing, len(o.hears(p)))

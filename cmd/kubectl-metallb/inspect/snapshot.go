@@ -8,6 +8,8 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/metallb/cloud-provider-metallb/speaker/report"
 )
 
 // A Kind is a kind of object that answers depend on, as in a rule of Kubernetes' RBAC.
@@ -22,6 +24,9 @@ const (
 	ConfigMaps     Kind = "configmaps"
 	Secrets        Kind = "secrets"
 	Leases         Kind = "leases"
+	// Tokens of the ServiceAccount by which speakers are asked, and what they answer.
+	Tokens Kind = "serviceaccounts/token"
+	Told   Kind = "routes"
 )
 
 // Kinds are all of them.
@@ -48,6 +53,10 @@ type Snapshot struct {
 	// Keys are those of the passwords' Secret that have a value.
 	Keys []string
 
+	// Asked is set if speakers were asked what they have sent, and Told are their answers.
+	Asked bool
+	Told  []*report.Document
+
 	Unread []Unread
 }
 
@@ -57,11 +66,16 @@ type Unread struct {
 	// Verb is what would have to be allowed, and Namespace where; empty: in the whole cluster.
 	Verb      string `json:"verb"`
 	Namespace string `json:"namespace,omitempty"`
-	Why       string `json:"why"`
+	// Node is that of the speaker that did not answer.
+	Node string `json:"node,omitempty"`
+	Why  string `json:"why"`
 }
 
 // String says what could not be read, what for, and why.
 func (u Unread) String() string {
+	if u.Kind == Told {
+		return fmt.Sprintf("the speaker on node %s does not answer: %s", u.Node, u.Why)
+	}
 	where := "in the whole cluster"
 	if u.Namespace != "" {
 		where = "in namespace " + u.Namespace

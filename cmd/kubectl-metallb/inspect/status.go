@@ -69,10 +69,11 @@ const (
 // NodeStatus is one node at a glance.
 type NodeStatus struct {
 	Node     string `json:"node"`
-	Speaker  string `json:"speaker"`  // running, not ready, none, or unknown
-	Sessions int    `json:"sessions"` // that it is to have
-	Mute     int    `json:"mute"`     // that it should have and cannot
-	Prefixes int    `json:"prefixes"` // that it is to announce
+	Speaker  string `json:"speaker"`      // running, not ready, none, or unknown
+	Sessions int    `json:"sessions"`     // that it is to have
+	Mute     int    `json:"mute"`         // that it should have and cannot
+	Up       *int   `json:"up,omitempty"` // sessions that are up, if the speaker told
+	Prefixes int    `json:"prefixes"`     // that it is to announce
 	Drained  string `json:"drained,omitempty"`
 	Unfit    string `json:"unfit,omitempty"`
 }
@@ -169,7 +170,7 @@ func without(waiting []Waiting) (n number) {
 	return n
 }
 
-// lookAtNodes asks every node in turn, so that not more than one outlook is in memory.
+// lookAtNodes asks every node in turn, so that only few outlooks are in memory.
 func (v *View) lookAtNodes(s *Status, problem func(next, format string, args ...any)) {
 	type address struct {
 		why   string
@@ -195,16 +196,9 @@ func (v *View) lookAtNodes(s *Status, problem func(next, format string, args ...
 		}
 	}
 	var alone []string
-	for _, node := range v.nodes {
-		o := v.now(node)
+	for node, o := range ahead(v.nodes, v.now) {
 		n := NodeStatus{Node: node.Name, Speaker: v.speakerOf(node.Name), Sessions: len(o.peers), Mute: len(o.mute), Drained: o.drained, Unfit: speaker.Unfit(v.forgiven(node))}
-		prefixes := map[netip.Prefix]bool{}
-		for _, p := range o.peers {
-			for _, r := range o.hears(p) {
-				prefixes[r.Prefix] = true
-			}
-		}
-		n.Prefixes = len(prefixes)
+		n.Prefixes = o.prefixes()
 		s.Nodes = append(s.Nodes, n)
 		switch {
 		case n.Speaker == speakerNone:
@@ -212,6 +206,22 @@ func (v *View) lookAtNodes(s *Status, problem func(next, format string, args ...
 			continue
 		case n.Speaker == speakerNotReady:
 			problem(fmt.Sprintf("kubectl -n %s logs %s", v.Namespace, v.speakers[node.Name].Name), "the speaker on node %s is not ready", node.Name)
+		}
+		if document := v.told[node.Name]; document != nil {
+			up := 0
+			for _, p := range o.peers {
+				switch told := v.toldOf(node.Name, p.Name); {
+				case told == nil:
+				case told.State == established:
+					up++
+				default:
+					problem("kubectl metallb peers --live", "node %s: %s", node.Name, downText(told))
+				}
+			}
+			s.Nodes[len(s.Nodes)-1].Up = &up
+			if stale := v.stale(document); stale != "" {
+				problem(fmt.Sprintf("kubectl -n %s logs %s", v.Namespace, v.speakers[node.Name].Name), "%s", stale)
+			}
 		}
 		for _, text := range o.problems {
 			problem("kubectl metallb peers", "node %s: %s", node.Name, text)

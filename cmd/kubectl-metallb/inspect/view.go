@@ -3,7 +3,9 @@ package inspect
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/service"
 	"github.com/metallb/cloud-provider-metallb/speaker"
+	"github.com/metallb/cloud-provider-metallb/speaker/report"
 )
 
 // A View is a Snapshot and what follows from it.
@@ -30,6 +33,7 @@ type View struct {
 	services  []speaker.Service // by namespace and name
 	nodes     []*corev1.Node    // by name
 	speakers  map[string]*corev1.Pod
+	told      map[string]*report.Document // by node
 	allocator *loadbalancer.Allocator
 	conflicts map[string]loadbalancer.Reason // by UID, of Services that show an address which another keeps
 }
@@ -43,7 +47,7 @@ const (
 
 // Look finds out what follows from a snapshot.
 func Look(s *Snapshot) *View {
-	v := &View{Snapshot: s, speakers: map[string]*corev1.Pod{}}
+	v := &View{Snapshot: s, speakers: map[string]*corev1.Pod{}, told: map[string]*report.Document{}}
 	var givenUp string
 	if s.Admitted != nil {
 		data := s.Admitted.Data
@@ -60,6 +64,9 @@ func Look(s *Snapshot) *View {
 		if pod.Labels[componentLabel] == theSpeaker && pod.Spec.NodeName != "" && (v.speakers[pod.Spec.NodeName] == nil || ready(pod)) {
 			v.speakers[pod.Spec.NodeName] = pod
 		}
+	}
+	for _, document := range s.Told {
+		v.told[document.Node] = document
 	}
 	v.services = withSlices(s.Services, s.Slices)
 	v.allocator, v.conflicts = v.adopt()
@@ -193,6 +200,27 @@ func (v *View) outlook(config *loadbalancer.Config, node *corev1.Node, services 
 // now is outlook by what is in force.
 func (v *View) now(node *corev1.Node) *outlook { return v.outlook(v.config(), node, v.services, nil) }
 
+// ahead computes something of every node, in their order, and some of it ahead while its caller is busy: on as many cores as there
+// are. The caller goes through all of it.
+func ahead[T any](nodes []*corev1.Node, compute func(*corev1.Node) T) iter.Seq2[*corev1.Node, T] {
+	return func(yield func(*corev1.Node, T) bool) {
+		results := make(chan chan T, runtime.GOMAXPROCS(0)-1)
+		go func() {
+			defer close(results)
+			for _, node := range nodes {
+				result := make(chan T, 1)
+				results <- result
+				go func() { result <- compute(node) }()
+			}
+		}()
+		for _, node := range nodes {
+			if !yield(node, <-<-results) {
+				panic("the rest is computed for nobody")
+			}
+		}
+	}
+}
+
 // forgiven returns the node without the label that its speaker was told to ignore.
 func (v *View) forgiven(node *corev1.Node) *corev1.Node {
 	pod := v.speakers[node.Name]
@@ -237,6 +265,7 @@ func (v *View) passwords(config *loadbalancer.Config) map[string]speaker.Passwor
 
 // needs are the kinds on which the sessions of a configuration depend.
 func needsOf(config *loadbalancer.Config, kinds ...Kind) []Kind {
+	kinds = append(kinds, Tokens, Told) // they are missing only if they were asked for
 	if config != nil && slices.ContainsFunc(config.Peers, func(p loadbalancer.Peer) bool { return p.PasswordKey != "" }) {
 		return append(kinds, Secrets)
 	}
@@ -251,6 +280,17 @@ func (o *outlook) hears(p loadbalancer.Peer) (all []loadbalancer.Route) {
 		}
 	}
 	return all
+}
+
+// prefixes counts those that some peer hears. Routes are in the order of their prefixes.
+func (o *outlook) prefixes() (n int) {
+	var last netip.Prefix
+	for _, r := range o.routes {
+		if r.Prefix != last && slices.ContainsFunc(o.peers, func(p loadbalancer.Peer) bool { return r.For(p.Name) }) {
+			n, last = n+1, r.Prefix
+		}
+	}
+	return n
 }
 
 // told reports whether some peer hears a route for the address of which nothing is withheld.

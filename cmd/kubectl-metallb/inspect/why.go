@@ -30,6 +30,8 @@ type Link struct {
 	Name  string `json:"name"`
 	State State  `json:"state"`
 	Text  string `json:"text"`
+	// Told is set if the speaker said so; else it was computed.
+	Told bool `json:"told,omitempty"`
 }
 
 // Why is the chain from a Service to the routers.
@@ -40,6 +42,8 @@ type Why struct {
 	Addresses []WhyAddress `json:"addresses"`
 	// Announced is set if each of the addresses is announced by some node that was asked about; there is one at least.
 	Announced bool `json:"announced"`
+	// Source is "sent" if the speakers that matter told so, and "intended" if it was computed.
+	Source string `json:"source"`
 	// Reason is the first link that breaks, if not.
 	Reason string   `json:"reason,omitempty"`
 	Unread []Unread `json:"unread,omitempty"`
@@ -84,14 +88,19 @@ func (v *View) Why(namespace, name, node string) (Why, error) {
 	for _, n := range nodes {
 		outlooks = append(outlooks, v.outlook(v.config(), n, beside, nil))
 	}
-	w.Announced = w.Reason == ""
+	w.Announced, w.Source = w.Reason == "", "intended"
 	for _, addr := range service.Addresses(svc.Service) {
 		a := WhyAddress{Address: addr, Pool: v.pool(addr)}
 		some := false
 		for _, o := range outlooks {
 			n := v.end(svc, addr, o)
-			if n.Reason = firstBroken(slices.Concat(w.Links, []Link{a.Pool}, n.Links)); n.Reason == "" {
-				n.Announces, some = true, true
+			n.Reason = firstBroken(slices.Concat(w.Links, []Link{a.Pool}, n.Links))
+			// Where the speaker was asked, what it has sent counts, whatever is intended.
+			if sent := n.Links[len(n.Links)-1]; n.Reason == "" || sent.State == OK || sent.State == Remark {
+				n.Announces, n.Reason, some = true, "", true
+			}
+			if n.Links[len(n.Links)-1].Told {
+				w.Source = "sent"
 			}
 			a.Nodes = append(a.Nodes, n)
 		}
@@ -255,9 +264,9 @@ func asksFor(r loadbalancer.Request) string {
 func (v *View) pool(addr netip.Addr) Link {
 	pool := v.config().Pool(addr)
 	if pool == nil {
-		return Link{"pool", Broken, "the address belongs to no pool of the admitted configuration"}
+		return Link{Name: "pool", State: Broken, Text: "the address belongs to no pool of the admitted configuration"}
 	}
-	l := Link{"pool", OK, fmt.Sprintf("pool %q owns it", pool.Name)}
+	l := Link{Name: "pool", State: OK, Text: fmt.Sprintf("pool %q owns it", pool.Name)}
 	if holders := v.allocator.Holders(addr); len(holders) > 1 {
 		var names []string
 		for _, h := range holders {
@@ -320,7 +329,7 @@ func (v *View) end(svc *speaker.Service, addr netip.Addr, o *outlook) WhyNode {
 	if withheld != "" && advertisement.State == OK && fit.State != Broken && unserved == "" && svc.DeletionTimestamp == nil && v.Ours.Serves(svc.Service) {
 		advertisement.State, advertisement.Text = Broken, withheld // another Service's address is in its way
 	}
-	n.Links = []Link{advertisement, fit, endpoints, v.session(routes, o), {"sent", Unknown, notAsked}}
+	n.Links = []Link{advertisement, fit, endpoints, v.session(routes, o), v.sent(svc, addr, routes, o)}
 	return n
 }
 
@@ -356,6 +365,8 @@ func (v *View) session(routes []loadbalancer.Route, o *outlook) Link {
 		l.State, l.Text = Broken, fmt.Sprintf("no speaker runs on node %s", o.node.Name)
 	case len(routes) == 0:
 		l.Text = "nothing to announce"
+	case len(names) > 0 && v.told[o.node.Name] != nil:
+		return v.sessionTold(routes, o)
 	case len(names) > 0:
 		l.Text = fmt.Sprintf("to %s; %s whether it is up", strings.Join(names, " and "), notAsked)
 	case len(o.mute) > 0:

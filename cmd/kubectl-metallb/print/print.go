@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"sigs.k8s.io/yaml"
 
@@ -84,9 +85,9 @@ func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
 // Why writes the chain of a Service. With one node, each of its links is a line.
 func Why(w io.Writer, why inspect.Why, node string, wide bool) {
 	p := page{w}
-	verdict := "intended: announced"
+	verdict := why.Source + ": announced"
 	if !why.Announced {
-		verdict = "intended: not announced: " + oneLine(why.Reason)
+		verdict = why.Source + ": not announced: " + oneLine(why.Reason)
 	}
 	if len(why.Unread) > 0 {
 		verdict += " (as far as could be read)"
@@ -122,23 +123,29 @@ func Why(w io.Writer, why inspect.Why, node string, wide bool) {
 		return
 	}
 	p.line("")
-	rows = [][]string{{"ADDRESS", "NODE", "INTENDED", "LINK", "WHY"}}
+	rows = [][]string{{"ADDRESS", "NODE", "ANNOUNCED", "LINK", "WHY"}}
 	for _, a := range why.Addresses {
 		for _, n := range a.Nodes {
-			row := []string{a.Address.String(), n.Node, "announced", "-", "-"}
+			row := []string{a.Address.String(), n.Node, "intended", "-", "-"}
 			i := slices.IndexFunc(n.Links, func(l inspect.Link) bool { return l.State == inspect.Broken })
 			switch {
 			case n.Announces:
 				row[4] = n.Links[0].Text
+				if sent := n.Links[len(n.Links)-1]; sent.Told {
+					row[2], row[4] = "sent", oneLine(sent.Text)
+				}
 				for _, l := range n.Links {
 					if l.State == inspect.Remark {
 						row[4] += "; " + oneLine(l.Text)
 					}
 				}
 			case i >= 0:
-				row[2], row[3], row[4] = "no", n.Links[i].Name, oneLine(n.Links[i].Text)
+				row[2], row[3], row[4] = "not intended", n.Links[i].Name, oneLine(n.Links[i].Text)
+				if n.Links[i].Told {
+					row[2] = "not sent"
+				}
 			default:
-				row[2], row[4] = "no", oneLine(n.Reason)
+				row[2], row[4] = "not intended", oneLine(n.Reason)
 			}
 			rows = append(rows, row)
 		}
@@ -149,13 +156,13 @@ func Why(w io.Writer, why inspect.Why, node string, wide bool) {
 // Routes writes what routers are to hear.
 func Routes(w io.Writer, routes inspect.Routes) {
 	p := page{w}
-	rows := [][]string{{"NODE", "PEER", "PREFIX", "NEXT HOP", "ATTRIBUTES", "SOURCE"}}
+	rows := [][]string{{"NODE", "PEER", "PREFIX", "NEXT HOP", "ATTRIBUTES", "SOURCE", ""}}
 	for _, r := range routes.Routes {
 		hop := "-"
 		if r.NextHop.IsValid() {
 			hop = r.NextHop.String()
 		}
-		rows = append(rows, []string{r.Node, r.Peer, r.Prefix.String(), hop, orDash(r.Attributes()), "intended"})
+		rows = append(rows, []string{r.Node, r.Peer, r.Prefix.String(), hop, orDash(r.Attributes()), source(r.Sent), differs(r.Differs)})
 	}
 	if len(rows) == 1 {
 		p.line("intended: no route")
@@ -164,11 +171,33 @@ func Routes(w io.Writer, routes inspect.Routes) {
 	p.table(rows)
 }
 
+func source(sent bool) string {
+	if sent {
+		return "sent"
+	}
+	return "intended"
+}
+
+func differs(in string) string {
+	if in == "" {
+		return ""
+	}
+	return "DIFFERS: " + in
+}
+
 // Peers writes the sessions.
 func Peers(w io.Writer, peers inspect.Peers) {
 	p := page{w}
+	told := [][]string{{"NODE", "PEER", "ADDRESS", "STATE", "ATTEMPTS", "PREFIXES", "SOURCE", "LAST REASON"}}
 	rows := [][]string{{"NODE", "PEER", "ADDRESS", "AS", "OUR AS", "PREFIXES", "SOURCE", "PROBLEM"}}
 	for _, s := range peers.Sessions {
+		if t := s.Told; t != nil {
+			state := t.State
+			if !t.Since.IsZero() {
+				state += " since " + t.Since.UTC().Format(time.RFC3339)
+			}
+			told = append(told, []string{s.Node, s.Peer, s.Address.String(), state, fmt.Sprint(t.Attempts), fmt.Sprint(t.Prefixes), "sent", orDash(oneLine(t.Reason))})
+		}
 		rows = append(rows, []string{s.Node, s.Peer, s.Address.String(), fmt.Sprint(s.ASN), fmt.Sprint(s.MyASN), fmt.Sprint(s.Prefixes), "intended", orDash(oneLine(s.Problem))})
 	}
 	if len(rows) == 1 {
@@ -176,6 +205,10 @@ func Peers(w io.Writer, peers inspect.Peers) {
 		return
 	}
 	p.table(rows)
+	if len(told) > 1 {
+		p.line("")
+		p.table(told)
+	}
 }
 
 // Pools writes the pools, and who waits. Of one pool it writes the holders.
@@ -265,6 +298,9 @@ func Status(w io.Writer, s inspect.Status, wide bool) {
 			mark = "drained: " + n.Drained
 		}
 		sessions := fmt.Sprint(n.Sessions)
+		if n.Up != nil {
+			sessions = fmt.Sprintf("%d, %d up (sent)", n.Sessions, *n.Up)
+		}
 		if n.Mute > 0 {
 			sessions = fmt.Sprintf("%d, and %d that cannot be", n.Sessions, n.Mute)
 		}
