@@ -201,6 +201,7 @@ func (v *View) lookAtNodes(s *Status, problem func(next, format string, args ...
 		n.Prefixes = o.prefixes()
 		s.Nodes = append(s.Nodes, n)
 		switch {
+		case n.Speaker == speakerNone && len(v.speakers) == 0: // perhaps they run elsewhere than in Pods
 		case n.Speaker == speakerNone:
 			alone = append(alone, node.Name)
 			continue
@@ -245,6 +246,9 @@ func (v *View) lookAtNodes(s *Status, problem func(next, format string, args ...
 	}
 	if len(v.lacks(EndpointSlices, Nodes)) > 0 {
 		return // nobody knows who announces what
+	}
+	if len(v.speakers) == 0 && len(v.lacks(Pods)) == 0 {
+		problem(fmt.Sprintf("kubectl -n %s get daemonsets", v.Namespace), "there is no Pod of a speaker in namespace %s", v.Namespace)
 	}
 	if len(alone) > 0 {
 		problem(fmt.Sprintf("kubectl -n %s get pods -o wide -l %s=%s", v.Namespace, componentLabel, theSpeaker), "no speaker runs on node %s%s", alone[0], andMore(len(alone)-1))
