@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -249,7 +250,13 @@ func (v *View) reroute(next *loadbalancer.Config, after []speaker.Service, p *Pl
 	}
 	for _, c := range ahead(v.nodes, func(node *corev1.Node) change {
 		was := v.now(node)
-		return change{v.heard(was), v.heard(v.outlook(next, node, after, was.peers))}
+		then := v.outlook(next, node, after, was.peers)
+		if !reflect.DeepEqual(was.peers, then.peers) {
+			return change{heard(was, was.routes), heard(then, then.routes)}
+		}
+		// What is equal is most of it, and need not be written out.
+		left, new := unequal(was.routes, then.routes)
+		return change{heard(was, left), heard(then, new)}
 	}) {
 		before, then := c.before, c.then
 		for prefix, heard := range before {
@@ -272,11 +279,37 @@ func (v *View) reroute(next *loadbalancer.Config, after []speaker.Service, p *Pl
 	slices.SortFunc(p.Prefixes, func(a, b PrefixChange) int { return comparePrefixes(a.Prefix, b.Prefix) })
 }
 
-// heard is what each router hears from a node, by prefix and router, whatever the names of peers are.
-func (v *View) heard(o *outlook) map[netip.Prefix]map[netip.AddrPort]string {
+// unequal returns the routes of prefixes that are not the same in both lists, which are in the order of their prefixes.
+func unequal(a, b []loadbalancer.Route) (left, right []loadbalancer.Route) {
+	group := func(all []loadbalancer.Route) (n int) {
+		for n < len(all) && all[n].Prefix == all[0].Prefix {
+			n++
+		}
+		return n
+	}
+	for len(a)+len(b) > 0 {
+		i, j := group(a), group(b)
+		switch {
+		case i > 0 && (j == 0 || comparePrefixes(a[0].Prefix, b[0].Prefix) < 0):
+			left, j = append(left, a[:i]...), 0
+		case i == 0 || comparePrefixes(a[0].Prefix, b[0].Prefix) > 0:
+			right, i = append(right, b[:j]...), 0
+		case !slices.EqualFunc(a[:i], b[:j], loadbalancer.Route.Equal):
+			left, right = append(left, a[:i]...), append(right, b[:j]...)
+		}
+		a, b = a[i:], b[j:]
+	}
+	return left, right
+}
+
+// heard is what each router hears from a node of these routes, by prefix and router, whatever the names of peers are.
+func heard(o *outlook, routes []loadbalancer.Route) map[netip.Prefix]map[netip.AddrPort]string {
 	all := map[netip.Prefix]map[netip.AddrPort]string{}
 	for _, peer := range o.peers {
-		for _, r := range o.hears(peer) {
+		for _, r := range routes {
+			if !r.For(peer.Name) {
+				continue
+			}
 			if all[r.Prefix] == nil {
 				all[r.Prefix] = map[netip.AddrPort]string{}
 			}
