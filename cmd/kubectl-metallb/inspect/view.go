@@ -334,13 +334,14 @@ func (u NoSuch) Error() string {
 	return text
 }
 
-// unknown finds the nearest of the names that there are, at most three.
+// unknown finds the nearest of the names that there are, at most three. That its namespace is right makes a name no nearer.
 func unknown(what, name string, known []string) NoSuch {
 	u := NoSuch{What: what, Name: name}
+	own := len(name[strings.LastIndex(name, "/")+1:])
 	left := slices.Clone(known)
 	for range 3 {
 		best, letters := loadbalancer.Nearest(name, slices.Values(left))
-		if best == "" || letters > 1+len(name)/3 {
+		if best == "" || letters > 1+own/3 {
 			break
 		}
 		u.Nearest = append(u.Nearest, best)
