@@ -25,6 +25,12 @@ help: ## list the targets
 build: ## static programs in bin/
 	$(COMPILE) $(GO) build -ldflags '$(LINK)' -o bin/ ./cmd/...
 
+plugin: ## kubectl-metallb for this machine in bin/
+	$(COMPILE) $(GO) build -ldflags '$(LINK)' -o bin/ ./cmd/kubectl-metallb
+
+plugin-archives: ## kubectl-metallb for Linux, macOS and Windows on amd64 and arm64, and its Krew manifest, in bin/plugin
+	cd release && $(GO) run ./plugin --version $(VERSION) --out '$(CURDIR)/bin/plugin'
+
 images: ## OCI archives of both programs for amd64 and arm64 in bin/images
 	cd release && $(GO) run ./images --version $(VERSION) --out '$(CURDIR)/bin/images'
 
@@ -104,6 +110,9 @@ bench-lab: build routers ## what a speaker costs before a real API server, again
 	cd cmd/lab && $(COMPILE) $(GO) run $(RUN) ./bench '$(CURDIR)/bin/metallb-speaker'
 	cd cmd/lab && $(GO) test -run '^$$' -timeout 60m -v -bench 'FromStatusToRoute' -benchtime 1x ./datacentre
 
+plan-long: ## what kubectl metallb plan says of 200 random edits, and what then happens
+	PLAN_RUNS=200 $(GO) test -count=1 -v -run 'APlanIsRight' ./cmd/kubectl-metallb/inspect
+
 fuzz: ## every fuzz target for FUZZTIME (60s)
 	@for package in $$($(GO) list ./...); do \
 	  for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
@@ -115,4 +124,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help compiler routers race build images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench bench-controller bench-lab fuzz fmt
+.PHONY: help compiler routers race build plugin plugin-archives plan-long images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench bench-controller bench-lab fuzz fmt

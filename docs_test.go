@@ -70,6 +70,11 @@ func TestEveryYAMLBlockIsWhatItSays(t *testing.T) {
 				if len(checkObjects(b.text)) == 0 {
 					t.Errorf("%s: Kubernetes accepts this", at)
 				}
+			case "yaml pipeline":
+				var pipeline map[string]any
+				if err := yaml.Unmarshal([]byte(b.text), &pipeline); err != nil || len(pipeline) == 0 {
+					t.Errorf("%s: %v", at, err)
+				}
 			case "sh", "text", "mermaid", "frr", "bird":
 			default:
 				t.Errorf("%s: a block marked %q: see docs/CONTRIBUTING.md for the words there are", at, b.info)

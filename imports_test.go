@@ -32,7 +32,10 @@ type rule struct {
 
 var rules = []rule{
 	{pkg: "loadbalancer", may: []string{"gopkg.in/yaml.v3", "go4.org/netipx"}, deep: true},
-	{pkg: "service", may: []string{module + "/loadbalancer", "k8s.io/api/core/v1"}},
+	{pkg: "service", may: []string{module + "/loadbalancer", "k8s.io/api/core/v1", "gopkg.in/yaml.v3", "go4.org/netipx"}},
+	{pkg: "cmd/kubectl-metallb/inspect", may: []string{module + "/loadbalancer", module + "/service", module + "/speaker", module + "/speaker/report", "k8s.io/api/", "k8s.io/apimachinery/pkg/apis/meta/v1", "gopkg.in/yaml.v3", "go4.org/netipx"}},
+	{pkg: "cmd/kubectl-metallb/print", may: []string{module + "/cmd/kubectl-metallb/inspect", "sigs.k8s.io/yaml"}},
+	{pkg: "cmd/kubectl-metallb/cluster", may: []string{module + "/cmd/kubectl-metallb/inspect", module + "/loadbalancer", module + "/service", module + "/speaker", module + "/speaker/report", "k8s.io/api/", "k8s.io/apimachinery/", "k8s.io/client-go/", "k8s.io/streaming/pkg/httpstream", "gopkg.in/yaml.v3"}},
 	{pkg: "speaker/bfd", may: []string{module + "/loadbalancer", "github.com/gopacket/gopacket", "github.com/gopacket/gopacket/layers", "k8s.io/klog/v2", "golang.org/x/sys/"}},
 	{pkg: "speaker/bfd/seam", may: []string{"golang.org/x/sys/"}},
 	{pkg: "speaker/report", deep: true},
@@ -66,6 +69,34 @@ func TestSpeakerAndProviderNeverMeet(t *testing.T) {
 			if path == module+"/"+other || strings.HasPrefix(path, module+"/"+other+"/") {
 				t.Errorf("package %s needs %s", pkg, path)
 			}
+		}
+	}
+}
+
+// The plugin runs on workstations, whose users may build it on any of these systems.
+func TestThePluginLinksNothingOfTheDaemonsAndBuildsOnEverySystem(t *testing.T) {
+	for _, system := range []string{"linux", "darwin", "windows"} {
+		t.Setenv("GOOS", system)
+		t.Setenv("CGO_ENABLED", "0")
+		for path, p := range needs(t, "cmd/kubectl-metallb") {
+			if p.Incomplete {
+				t.Errorf("it does not build on %s: %s", system, path)
+			}
+			for _, not := range []string{module + "/provider", module + "/speaker/bgp", gobgp, "k8s.io/cloud-provider", "k8s.io/apiserver"} {
+				if path == not || strings.HasPrefix(path, strings.TrimSuffix(not, "/")+"/") {
+					t.Errorf("on %s it links %s", system, path)
+				}
+			}
+		}
+	}
+}
+
+// What inspect answers must not depend on when it is asked, or on where.
+func TestThePluginComputesWithoutClockAndFiles(t *testing.T) {
+	imports := needs(t, "cmd/kubectl-metallb/inspect")[module+"/cmd/kubectl-metallb/inspect"].Imports
+	for _, not := range []string{"os", "net", "net/http", "context", "sync", "io/fs", "math/rand/v2"} {
+		if slices.Contains(imports, not) {
+			t.Errorf("package inspect imports %s", not)
 		}
 	}
 }
@@ -167,6 +198,7 @@ type pkg struct {
 	Imports    []string
 	Deps       []string
 	Error      *struct{ Err string }
+	Incomplete bool // it, or what it imports, cannot be built
 }
 
 // needs returns a package of this module, which must exist, and everything that it imports, also by way of others.
@@ -183,7 +215,7 @@ func (p pkg) needs(path string) bool { return slices.Contains(p.Deps, path) }
 
 func list(t *testing.T, args ...string) map[string]pkg {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-e", "-json=ImportPath,Standard,GoFiles,Imports,Deps,Error"}, args...)...)
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-e", "-json=ImportPath,Standard,GoFiles,Imports,Deps,Error,Incomplete"}, args...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -125,6 +126,20 @@ func (c *Config) ProfileOf(p Peer) (BFDProfile, bool) {
 		return BFDProfile{}, false
 	}
 	return c.BFDProfiles[i], true
+}
+
+// SameSession reports whether one connection can serve both peers, as a speaker knows them. What only decides whether there is a
+// session, where its password was found, or what a session can change while it is up, does not matter.
+func (p Peer) SameSession(q Peer) bool {
+	for _, r := range []*Peer{&p, &q} {
+		r.Name, r.ConnectTime, r.NodeSelectors, r.SourceNodeIP, r.PasswordKey, r.NodeIPs, r.BFDProfile = "", 0, nil, false, "", nil, ""
+	}
+	return reflect.DeepEqual(p, q)
+}
+
+// SameNeighbor reports whether the router knows us as one neighbor by both.
+func (p Peer) SameNeighbor(q Peer) bool {
+	return p.Addr == q.Addr && p.Port == q.Port && p.SourceAddress == q.SourceAddress
 }
 
 // A Secret is a text that nothing prints.

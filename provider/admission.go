@@ -3,8 +3,6 @@ package provider
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -30,13 +28,13 @@ import (
 
 // Keys of the two ConfigMaps.
 const (
-	keyConfig     = "config"
-	keyHash       = "hash"
-	keyAdmittedAt = "admitted-at"
-	keyRefused    = "refused"
-	keyGivenUp    = "given-up"
+	keyConfig     = service.KeyConfig
+	keyHash       = service.KeyHash
+	keyAdmittedAt = service.KeyAdmittedAt
+	keyRefused    = service.KeyRefused
+	keyGivenUp    = service.KeyGivenUp
 	keyObserved   = "observed-resource-version"
-	keyConfirmed  = "confirmed"
+	keyConfirmed  = service.KeyConfirmed
 )
 
 const (
@@ -76,9 +74,9 @@ type admittedCopy struct {
 	text, at string // in force, and since when; empty until one is
 	// givenUp are addresses that the operator took away from Services on purpose. Those that hold one still are to move.
 	givenUp  *netipx.IPSet
-	used     []string // confirmations that are used up
-	refused  *refusal // of the user's text, if it is not in force
-	observed string   // version of the user's ConfigMap that was judged last
+	used     []string         // confirmations that are used up
+	refused  *service.Refusal // of the user's text, if it is not in force
+	observed string           // version of the user's ConfigMap that was judged last
 }
 
 // parsed is a text and what became of it, so that it is parsed once.
@@ -87,17 +85,6 @@ type parsed struct {
 	config   *loadbalancer.Config
 	warnings loadbalancer.Problems
 	problems loadbalancer.Problems
-}
-
-// A refusal is why the user's text is not in force, as operators find it in the admitted copy.
-type refusal struct {
-	Hash     string   `yaml:"hash"`
-	Time     string   `yaml:"time"`
-	Problems []string `yaml:"problems"`
-	// Services would lose their address, or their routes, at the time.
-	Services []string `yaml:"services,omitempty"`
-	// Kinds tell whether a later refusal of the same text is another one.
-	Kinds string `yaml:"kinds,omitempty"`
 }
 
 // newAdmission watches with one client, and tells of failures to read; it writes with the other.
@@ -237,18 +224,18 @@ func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again
 	a.typos = typos
 	if ok && a.config != nil && text == a.is.text {
 		if a.is.refused != nil {
-			a.admitted(user, hashOf(text), "in force again")
+			a.admitted(user, service.Hash(text), "in force again")
 		}
 		a.is.refused = nil
 		a.warn(user, a.config.Admit(a.config, known).Warnings)
 		return 0, nil
 	}
-	if a.parsed.hash != hashOf(text) {
+	if a.parsed.hash != service.Hash(text) {
 		a.parsed = parse(text)
 	}
 	next := a.parsed
 	if !ok {
-		next = parsed{hash: hashOf(""), problems: loadbalancer.Problems{{Text: noText(user)}}}
+		next = parsed{hash: service.Hash(""), problems: loadbalancer.Problems{{Text: noText(user)}}}
 	}
 	if len(next.problems) > 0 {
 		a.refuse(user, next, loadbalancer.Verdict{})
@@ -276,7 +263,7 @@ func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again
 
 func parse(text string) parsed {
 	config, warnings, err := loadbalancer.Parse([]byte(text))
-	p := parsed{hash: hashOf(text), config: config, warnings: warnings}
+	p := parsed{hash: service.Hash(text), config: config, warnings: warnings}
 	if err != nil && !errors.As(err, &p.problems) {
 		p.problems = loadbalancer.Problems{{Text: err.Error()}}
 	}
@@ -359,7 +346,7 @@ func (a *admission) warn(user *corev1.ConfigMap, warnings loadbalancer.Problems)
 }
 
 func (a *admission) refuse(user *corev1.ConfigMap, next parsed, against loadbalancer.Verdict) {
-	r := &refusal{Hash: next.hash, Time: time.Now().UTC().Format(time.RFC3339)}
+	r := &service.Refusal{Hash: next.hash, Time: time.Now().UTC().Format(time.RFC3339)}
 	r.Kinds = fmt.Sprintf("unpeered %t untold %t lost %t waits %v", len(against.Unpeered) > 0, len(against.Untold) > 0, len(against.Lost) > 0, against.Waits) + against.Unsigned.First(5) + against.Unfit.First(5)
 	size := 0
 	note := func(list *[]string, text string) {
@@ -373,7 +360,7 @@ func (a *admission) refuse(user *corev1.ConfigMap, next parsed, against loadbala
 		r.Kinds += "\n" + service.Cut(p.Error(), mostOfAnEvent)
 		note(&r.Problems, p.Error())
 	}
-	r.Kinds = hashOf(r.Kinds)
+	r.Kinds = service.Hash(r.Kinds)
 	why := next.problems.First(5)
 	if reasons := against.Reasons(r.Hash); len(reasons) > 0 {
 		for _, reason := range reasons {
@@ -402,13 +389,9 @@ func (a *admission) refuse(user *corev1.ConfigMap, next parsed, against loadbala
 
 // readCopy reads what data writes.
 func readCopy(data map[string]string) admittedCopy {
-	is := admittedCopy{text: data[keyConfig], at: data[keyAdmittedAt], givenUp: readRanges(data[keyGivenUp]), observed: data[keyObserved]}
+	is := admittedCopy{text: data[keyConfig], at: data[keyAdmittedAt], givenUp: service.ReadRanges(data[keyGivenUp]), refused: service.ReadRefusal(data[keyRefused]), observed: data[keyObserved]}
 	if used := data[keyConfirmed]; used != "" {
 		is.used = strings.Split(used, ",")
-	}
-	var r refusal
-	if err := yaml.Unmarshal([]byte(data[keyRefused]), &r); err == nil && r.Hash != "" {
-		is.refused = &r
 	}
 	return is
 }
@@ -418,7 +401,7 @@ func (is admittedCopy) data(ours service.Ours) map[string]string {
 	want := map[string]string{}
 	if is.at != "" {
 		want = ours.Data()
-		want[keyConfig], want[keyHash], want[keyAdmittedAt] = is.text, hashOf(is.text), is.at
+		want[keyConfig], want[keyHash], want[keyAdmittedAt] = is.text, service.Hash(is.text), is.at
 	}
 	if is.givenUp != nil {
 		want[keyGivenUp] = writeRanges(is.givenUp)
@@ -474,13 +457,7 @@ func (a *admission) store(ctx context.Context, is admittedCopy) (again time.Dura
 	return 0, err
 }
 
-// hashOf names a text, short enough to be typed.
-func hashOf(text string) string {
-	sum := sha256.Sum256([]byte(text))
-	return hex.EncodeToString(sum[:8])
-}
-
-// writeRanges and readRanges keep the addresses that are given up over a restart. Nobody else reads them.
+// writeRanges keeps the addresses that are given up over a restart, for service.ReadRanges.
 func writeRanges(set *netipx.IPSet) string {
 	const most = 200 << 10 // the copy must fit into a ConfigMap
 	var all []string
@@ -492,16 +469,6 @@ func writeRanges(set *netipx.IPSet) string {
 		text = text[:strings.LastIndexByte(text[:most], ',')]
 	}
 	return text
-}
-
-func readRanges(text string) *netipx.IPSet {
-	var all []netipx.IPRange
-	for one := range strings.SplitSeq(text, ",") {
-		if r, err := netipx.ParseIPRange(one); err == nil {
-			all = append(all, r)
-		}
-	}
-	return union(nil, all)
 }
 
 // with adds addresses that Services lose to a set, which may be nil.

@@ -148,7 +148,7 @@ func (c *council) want(then, config string, refused ...string) {
 	if got := slices.Sorted(maps.Keys(stored)); !slices.Equal(got, want) {
 		c.t.Errorf("%s: the copy has keys %q, want %q", then, got, want)
 	}
-	if stored["config"] != config || config != "" && stored["hash"] != hashOf(config) {
+	if stored["config"] != config || config != "" && stored["hash"] != service.Hash(config) {
 		c.t.Errorf("%s: in force is\n%s\nwith hash %s", then, stored["config"], stored["hash"])
 	}
 	for _, some := range refused {
@@ -168,7 +168,7 @@ func TestATextIsAdmittedOrRefusedAndTheCopyFollows(t *testing.T) {
 		}
 
 		c.write("address-pools: 7")
-		c.want("the first text does not parse", "", "hash: "+hashOf("address-pools: 7"), `time: "2000-01-01T00:00:01Z"`, "address-pools")
+		c.want("the first text does not parse", "", "hash: "+service.Hash("address-pools: 7"), `time: "2000-01-01T00:00:01Z"`, "address-pools")
 		same(t, "events", c.book.take(), []string{
 			"metallb-system/config Warning InvalidConfig no configuration is in force: line 1: address-pools: \"7\" is not a list: begin each item with \"- \" (column 16)"})
 
@@ -181,11 +181,11 @@ func TestATextIsAdmittedOrRefusedAndTheCopyFollows(t *testing.T) {
 		if addr, err := ensure(t, c.cloud, "shop/web"); addr != "10.0.0.0" {
 			t.Errorf("it is not in force: %v", err)
 		}
-		same(t, "events", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + hashOf(first) + " is in force: 1 pool, 0 peers", "shop/web Normal IPAllocated assigned 10.0.0.0 from pool vip"})
+		same(t, "events", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + service.Hash(first) + " is in force: 1 pool, 0 peers", "shop/web Normal IPAllocated assigned 10.0.0.0 from pool vip"})
 
 		broken := first + "peers:\n- peer-address: 10.0.0.300\n"
 		c.write(broken)
-		c.want("a broken edit", first, "hash: "+hashOf(broken), "peers[0]")
+		c.want("a broken edit", first, "hash: "+service.Hash(broken), "peers[0]")
 		if events := c.book.take(); len(events) != 1 || !strings.HasPrefix(events[0],
 			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:01Z stays in force: line 5: peers[0]") {
 			t.Errorf("events %q", events)
@@ -234,12 +234,12 @@ func TestATextThatTakesAddressesAwayWaitsUntilTheyAreFree(t *testing.T) {
 		c.book.take()
 		c.want("the user's text is the first", first)
 		c.write(next)
-		c.want("two would lose their address", first, "hash: "+hashOf(next), "- shop/web 10.0.0.0\n", "- shop/api 10.0.0.1\n", "no pool would own the address of Service shop/web, 10.0.0.0 and 1 more")
+		c.want("two would lose their address", first, "hash: "+service.Hash(next), "- shop/web 10.0.0.0\n", "- shop/api 10.0.0.1\n", "no pool would own the address of Service shop/web, 10.0.0.0 and 1 more")
 		if strings.Contains(c.stored()["refused"], "blog") || strings.Contains(c.stored()["refused"], "stray") {
 			t.Errorf("others would not: %s", c.stored()["refused"])
 		}
 		same(t, "events", c.book.take(), []string{
-			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:00Z stays in force: no pool would own the address of Service shop/web, 10.0.0.0 and 1 more: keep a pool that does, or delete the Service, or annotate this ConfigMap with metallb.universe.tf/renumber: " + hashOf(next) + " to move such Services"})
+			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:00Z stays in force: no pool would own the address of Service shop/web, 10.0.0.0 and 1 more: keep a pool that does, or delete the Service, or annotate this ConfigMap with metallb.universe.tf/renumber: " + service.Hash(next) + " to move such Services"})
 		refusedAt := `time: "2000-01-01T00:00:01Z"`
 		<-time.After(time.Hour)
 
@@ -274,7 +274,7 @@ func TestAnOperatorWhoNamesTheTextRenumbers(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		refused := "metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:00Z stays in force: no pool would own the address of Service shop/web, 10.0.0.0 and 1 more: keep a pool that does, or delete the Service, or annotate this ConfigMap with metallb.universe.tf/renumber: " + hashOf(next) + " to move such Services"
+		refused := "metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:00Z stays in force: no pool would own the address of Service shop/web, 10.0.0.0 and 1 more: keep a pool that does, or delete the Service, or annotate this ConfigMap with metallb.universe.tf/renumber: " + service.Hash(next) + " to move such Services"
 		c.write(next)
 		same(t, "events", c.book.take(), []string{refused})
 		named("0123456789abcdef")
@@ -283,7 +283,7 @@ func TestAnOperatorWhoNamesTheTextRenumbers(t *testing.T) {
 		synctest.Wait()
 		c.want("another text is named", first, "which names another text")
 
-		named(hashOf(next))
+		named(service.Hash(next))
 		if c.stored()["config"] != next {
 			t.Errorf("the text is named, and not in force: %s", c.stored()["refused"])
 		}
@@ -297,7 +297,7 @@ func TestAnOperatorWhoNamesTheTextRenumbers(t *testing.T) {
 		if _, err := ensure(t, c.cloud, "shop/api shows=10.0.0.1 age=2"); words(err) != waits {
 			t.Errorf("api hears %v", err)
 		}
-		same(t, "events of moving", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + hashOf(next) + " is in force: 1 pool, 0 peers", "shop/web Normal Renumbered 10.0.0.0 became 10.0.0.2 of pool vip"})
+		same(t, "events of moving", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + service.Hash(next) + " is in force: 1 pool, 0 peers", "shop/web Normal Renumbered 10.0.0.0 became 10.0.0.2 of pool vip"})
 		c.end()
 
 		// The rest follows when there is room, also after a restart.
@@ -341,7 +341,7 @@ func TestAnEditThatCutsNodesOffIsRefusedUntilItIsConfirmedOnce(t *testing.T) {
 		}
 		c.write(cut)
 		same(t, "events of a selector", c.book.take(), []string{
-			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:00Z stays in force: Node n2 would have no peer: keep one whose node-selectors select it and whose password-key has a value, or annotate this ConfigMap with metallb.universe.tf/confirm: " + hashOf(cut) + " to let such Nodes announce nothing"})
+			"metallb-system/config Warning InvalidConfig the configuration admitted at 2000-01-01T00:00:00Z stays in force: Node n2 would have no peer: keep one whose node-selectors select it and whose password-key has a value, or annotate this ConfigMap with metallb.universe.tf/confirm: " + service.Hash(cut) + " to let such Nodes announce nothing"})
 
 		named := func(text, annotation, hash string) {
 			object := configMap("config", map[string]string{"config": text})
@@ -351,25 +351,25 @@ func TestAnEditThatCutsNodesOffIsRefusedUntilItIsConfirmedOnce(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		named(cut, "renumber", hashOf(cut))
+		named(cut, "renumber", service.Hash(cut))
 		if c.stored()["config"] != first {
 			t.Error("renumber is for addresses, and takes peers away")
 		}
-		named(cut, "confirm", hashOf(cut))
-		if c.stored()["config"] != cut || c.stored()["confirmed"] != "confirm="+hashOf(cut) {
+		named(cut, "confirm", service.Hash(cut))
+		if c.stored()["config"] != cut || c.stored()["confirmed"] != "confirm="+service.Hash(cut) {
 			t.Errorf("it is confirmed, and the copy says %q", c.stored())
 		}
-		named(first, "confirm", hashOf(cut))
+		named(first, "confirm", service.Hash(cut))
 		c.book.take()
 		c.end()
 		c = convene(t, client, "shop/web shows=10.0.0.1")
 		c.book.take()
-		named(cut, "confirm", hashOf(cut))
+		named(cut, "confirm", service.Hash(cut))
 		if events := strings.Join(c.book.take(), "\n"); c.stored()["config"] != first || !strings.Contains(events, "was used already, and counts once: remove it, and write it again") {
 			t.Errorf("the confirmation counts twice: %s", events)
 		}
 		c.write(cut)
-		named(cut, "confirm", hashOf(cut))
+		named(cut, "confirm", service.Hash(cut))
 		if c.stored()["config"] != cut {
 			t.Error("it was removed and written again, and does not count")
 		}
@@ -391,7 +391,7 @@ func TestAnEditThatCutsNodesOffIsRefusedUntilItIsConfirmedOnce(t *testing.T) {
 func TestWhatAVerdictNeedsAndCannotReadLetsATextWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first := text("vip 10.0.0.0/30") + "peers:\n- {peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64501}\n"
-		client := fake.NewClientset(configMap("config", map[string]string{"config": first}), configMap("config-admitted", map[string]string{"config": first, "hash": hashOf(first), "admitted-at": "1999-12-31T23:00:00Z"}))
+		client := fake.NewClientset(configMap("config", map[string]string{"config": first}), configMap("config-admitted", map[string]string{"config": first, "hash": service.Hash(first), "admitted-at": "1999-12-31T23:00:00Z"}))
 		forbidden := func(k8stesting.Action) (bool, runtime.Object, error) {
 			return true, nil, apierrors.NewForbidden(corev1.Resource("nodes"), "", errors.New("no"))
 		}
@@ -425,7 +425,7 @@ func TestWhatAVerdictNeedsAndCannotReadLetsATextWait(t *testing.T) {
 func TestATextWaitsWhileNodesCannotBeReadAnyMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first := text("vip 10.0.0.0/30") + "peers:\n- {peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64501}\n"
-		client := fake.NewClientset(configMap("config", map[string]string{"config": first}), configMap("config-admitted", map[string]string{"config": first, "hash": hashOf(first), "admitted-at": "1999-12-31T23:00:00Z"}),
+		client := fake.NewClientset(configMap("config", map[string]string{"config": first}), configMap("config-admitted", map[string]string{"config": first, "hash": service.Hash(first), "admitted-at": "1999-12-31T23:00:00Z"}),
 			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
 		var refused atomic.Bool
 		var current atomic.Pointer[watch.FakeWatcher]
@@ -476,7 +476,7 @@ func TestANodesOwnAddressIsNotHandedOutAndNotTakenAway(t *testing.T) {
 		vip := text("vip 10.0.0.0/30")
 		c.write(vip)
 		same(t, "events", c.book.take(), []string{
-			"metallb-system/config Normal ConfigAdmitted the text " + hashOf(vip) + " is in force: 1 pool, 0 peers",
+			"metallb-system/config Normal ConfigAdmitted the text " + service.Hash(vip) + " is in force: 1 pool, 0 peers",
 			`metallb-system/config Warning ConfigWarning address-pools[0]: pool "vip" owns 10.0.0.0, which is Node n1's own address: it is not handed out; take it out of the pool`})
 		if addr, err := ensure(t, c.cloud, "shop/api"); addr != "10.0.0.2" {
 			t.Errorf("api has %q, %v", addr, err)
@@ -603,7 +603,7 @@ func TestATextThatIsTakenBackIsToldToBeInForceAgain(t *testing.T) {
 		c.write(first + "colour: blue\n")
 		c.book.take()
 		c.write(first)
-		same(t, "events", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + hashOf(first) + " is in force again: 1 pool, 0 peers"})
+		same(t, "events", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + service.Hash(first) + " is in force again: 1 pool, 0 peers"})
 		c.write(first)
 		same(t, "events of a touch", c.book.take(), nil)
 	})
@@ -661,11 +661,11 @@ func TestARefusalIsWrittenOnceWhateverHappensToTheServicesItNames(t *testing.T) 
 			c.write(broken)
 			<-time.After(10 * time.Second)
 			synctest.Wait()
-			c.want("a broken text", text("vip 10.0.0.0/23"), "hash: "+hashOf(broken))
+			c.want("a broken text", text("vip 10.0.0.0/23"), "hash: "+service.Hash(broken))
 			c.write(next)
 			<-time.After(10 * time.Second)
 			synctest.Wait()
-			c.want("one that takes an address away", text("vip 10.0.0.0/23"), "hash: "+hashOf(next))
+			c.want("one that takes an address away", text("vip 10.0.0.0/23"), "hash: "+service.Hash(next))
 		}
 		c.remove("config")
 		if refused := c.stored()["refused"]; refused != "" {
@@ -745,7 +745,7 @@ func TestWhatALaterVersionAdmittedIsInForceHereToo(t *testing.T) {
 		later := text("vip 10.0.0.0/30") + "  colour: blue\nteapots: [1, 2]\n"
 		client := fake.NewClientset(
 			configMap("config", map[string]string{"config": later}),
-			configMap("config-admitted", map[string]string{"config": later, "hash": hashOf(later), "admitted-at": "1999-12-31T23:00:00Z"}))
+			configMap("config-admitted", map[string]string{"config": later, "hash": service.Hash(later), "admitted-at": "1999-12-31T23:00:00Z"}))
 		c := convene(t, client, "shop/web shows=10.0.0.3")
 		defer c.end()
 		c.want("after a rollback", later)
@@ -764,12 +764,12 @@ func TestWhatAnEarlierVersionRefusedMayBeAdmittedNow(t *testing.T) {
 		first, next := text("vip 10.0.0.0/30"), text("vip 10.0.0.0/29")
 		client := fake.NewClientset(
 			configMap("config", map[string]string{"config": next}),
-			configMap("config-admitted", map[string]string{"config": first, "hash": hashOf(first), "admitted-at": "1999-12-31T23:00:00Z",
-				"refused": "hash: " + hashOf(next) + "\ntime: \"1999-12-31T23:30:00Z\"\nproblems: ['line 2: not supported by this version']\n"}))
+			configMap("config-admitted", map[string]string{"config": first, "hash": service.Hash(first), "admitted-at": "1999-12-31T23:00:00Z",
+				"refused": "hash: " + service.Hash(next) + "\ntime: \"1999-12-31T23:30:00Z\"\nproblems: ['line 2: not supported by this version']\n"}))
 		c := convene(t, client, "")
 		defer c.end()
 		c.want("after an upgrade", next)
-		same(t, "events", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + hashOf(next) + " is in force: 1 pool, 0 peers"})
+		same(t, "events", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + service.Hash(next) + " is in force: 1 pool, 0 peers"})
 	})
 }
 
@@ -807,12 +807,12 @@ func TestABrokenCopyIsReplacedByTheUsersText(t *testing.T) {
 }
 
 func TestAHashNamesAText(t *testing.T) {
-	for text, want := range map[string]string{"": "e3b0c44298fc1c14", "peers: []\n": hashOf("peers: []\n")} {
-		if got := hashOf(text); got != want || len(got) != 16 {
+	for text, want := range map[string]string{"": "e3b0c44298fc1c14", "peers: []\n": service.Hash("peers: []\n")} {
+		if got := service.Hash(text); got != want || len(got) != 16 {
 			t.Errorf("%q: %s, want %s", text, got, want)
 		}
 	}
-	if hashOf("a") == hashOf("b") {
+	if service.Hash("a") == service.Hash("b") {
 		t.Error("two texts have one hash")
 	}
 }

@@ -84,7 +84,7 @@ func (o *offer) withheld() string {
 // changed only, and gets the same.
 func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.Node, services []Service) (routes []loadbalancer.Route, withheld []Withheld) {
 	drained, _ := Drained(config, node)
-	w := world{config, ours, node.Name, node.Labels, unfit(node, false), drained != ""}
+	w := world{config, ours, node.Name, node.Labels, Unfit(node, false), drained != ""}
 	all := make([]offer, 0, len(services))
 	for _, svc := range services {
 		if r := recordOf(svc.Service); w.serves(r) {
@@ -208,9 +208,9 @@ func meet(a, b []string) bool {
 	return len(a) == 0 || len(b) == 0 || slices.ContainsFunc(a, func(name string) bool { return slices.Contains(b, name) })
 }
 
-// unfit returns why no traffic from outside may be sent to the node, if so. Cordon, NotReady and taints are no reasons:
+// Unfit returns why no traffic from outside may be sent to the node, if so. Cordon, NotReady and taints are no reasons:
 // they say that the node shall not get new pods, not that its pods do not serve. The label that excludes it may be ignored.
-func unfit(node *corev1.Node, ignoreLabel bool) string {
+func Unfit(node *corev1.Node, ignoreLabel bool) string {
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue {
 			return fmt.Sprintf("node %s is NetworkUnavailable", node.Name)

@@ -193,7 +193,7 @@ func TestTheLoopSaysWhatOneSaysThatLooksAtEverything(t *testing.T) {
 				c.speaker.mu.Lock()
 				defer c.speaker.mu.Unlock()
 				folded, _ := Announcements(c.config, c.ours, c.node, plain(all))
-				whole, _ := oracleAnnouncements(c.config, c.node, served(c.ours, all), unfit(c.node, false), nil)
+				whole, _ := oracleAnnouncements(c.config, c.node, served(c.ours, all), Unfit(c.node, false), nil)
 				if whole, _, _ = oraclePace(time.Time{}, nil, whole); drained != "" {
 					whole = shutDown(whole)
 				}

@@ -79,7 +79,7 @@ func dying(svc *corev1.Service) string {
 func (m oracle) announcements(now time.Time, config *loadbalancer.Config, ours service.Ours, node *corev1.Node, all []oracleService, drained string, since time.Time) (
 	routes []loadbalancer.Route, withheld []Withheld, services []oracleService, next oracle, wake time.Time) {
 	next.drain = m.drain.next(now, drained, since)
-	why, at := unfit(node, false), time.Time{}
+	why, at := Unfit(node, false), time.Time{}
 	if next.drain.why != "" && config.Drain.WithdrawAfter > 0 {
 		at = next.drain.since.Add(config.Drain.WithdrawAfter)
 	}
@@ -452,7 +452,7 @@ func (m memory) announcements(now time.Time, config *loadbalancer.Config, ours s
 	var end time.Time
 	next.drain, why, end = m.drain.look(now, config.Drain, node.Name, drained, since)
 	d.wakeups.set(subject{}, end)
-	d.look(now, world{config, ours, node.Name, node.Labels, cmp.Or(unfit(node, false), why), drained != ""})
+	d.look(now, world{config, ours, node.Name, node.Labels, cmp.Or(Unfit(node, false), why), drained != ""})
 	routes, withheld = d.all()
 	return routes, withheld, next, d.wakeups.first()
 }

@@ -214,7 +214,7 @@ func (s *Speaker) round(seen sight) {
 	}
 	drained, since := Drained(s.config, s.node)
 	drain, over, end := s.drain.look(now, s.config.Drain, s.node.Name, drained, since)
-	unfit := cmp.Or(unfit(s.node, s.options.IgnoreExcludeLabel), over)
+	unfit := cmp.Or(Unfit(s.node, s.options.IgnoreExcludeLabel), over)
 	s.mu.Lock()
 	s.decisions.wakeups.set(subject{}, end)
 	o := s.decisions.look(now, world{s.config, s.ours, s.node.Name, s.node.Labels, unfit, drained != ""})

@@ -117,7 +117,7 @@ func (s *session) want(peer loadbalancer.Peer, changed bool, since time.Time) {
 		s.show(func(shown *Session) { shown.Peer, shown.ASN = peer.Name, peer.ASN })
 		changed = true
 	}
-	if !sameSession(*before, peer) {
+	if !before.SameSession(peer) {
 		knock(s.edited)
 	}
 	if changed || !slices.Equal(before.NodeIPs, peer.NodeIPs) {
@@ -182,7 +182,7 @@ func (s *session) run() {
 		default:
 		}
 		now := *s.desired.Load()
-		if !sameSession(s.peer, now) {
+		if !s.peer.SameSession(now) {
 			clear(s.complaints) // whoever edited it wants to read whether that helped
 		}
 		s.peer = now
@@ -373,7 +373,7 @@ func (c *conversation) run() error {
 			}
 		case <-turn:
 			turn = nil
-			if !sameSession(c.peer, *c.desired.Load()) {
+			if !c.peer.SameSession(*c.desired.Load()) {
 				// A router that keeps the routes over a restart must not be told: a NOTIFICATION makes it forget them.
 				return farewell{silent: c.peer.RestartTime > 0, subcode: ceaseReconfigured, why: "the configuration of this peer changed"}
 			}

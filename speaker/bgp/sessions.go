@@ -21,7 +21,6 @@ import (
 	"iter"
 	"net"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -136,7 +135,7 @@ func (s *Sessions) Update(peers []loadbalancer.Peer, changed map[netip.Prefix][]
 	s.leaving = slices.DeleteFunc(s.leaving, (*session).ended)
 	left, sessions := slices.Clone(s.sessions), make([]*session, len(peers))
 	for i, peer := range peers {
-		if at := slices.IndexFunc(left, func(o *session) bool { return sameNeighbor(peer, *o.desired.Load()) }); at >= 0 {
+		if at := slices.IndexFunc(left, func(o *session) bool { return peer.SameNeighbor(*o.desired.Load()) }); at >= 0 {
 			sessions[i] = left[at]
 			left = slices.Delete(left, at, at+1)
 		}
@@ -235,20 +234,6 @@ func (s *Sessions) end(ctx context.Context, f farewell) {
 		case <-ctx.Done():
 		}
 	}
-}
-
-// sameSession reports whether one connection can serve both. What only decides whether there is a session, where its
-// password was found, or what a session can change while it is up, does not matter.
-func sameSession(a, b loadbalancer.Peer) bool {
-	for _, p := range []*loadbalancer.Peer{&a, &b} {
-		p.Name, p.ConnectTime, p.NodeSelectors, p.SourceNodeIP, p.PasswordKey, p.NodeIPs, p.BFDProfile = "", 0, nil, false, "", nil, ""
-	}
-	return reflect.DeepEqual(a, b)
-}
-
-// sameNeighbor reports whether the router knows us as one neighbor by both.
-func sameNeighbor(a, b loadbalancer.Peer) bool {
-	return a.Addr == b.Addr && a.Port == b.Port && a.SourceAddress == b.SourceAddress
 }
 
 // dial connects to the peer.

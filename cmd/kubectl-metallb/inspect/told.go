@@ -1,0 +1,202 @@
+package inspect
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/service"
+	"github.com/metallb/cloud-provider-metallb/speaker"
+	"github.com/metallb/cloud-provider-metallb/speaker/report"
+)
+
+// established is RFC 4271's name of the state in which routes are sent.
+const established = "Established"
+
+// sessionTold tells how the sessions are that are to hear the routes.
+func (v *View) sessionTold(routes []loadbalancer.Route, o *outlook) Link {
+	l := Link{Name: "session", State: OK, Told: true}
+	var up, down []string
+	for _, p := range o.peers {
+		if !slices.ContainsFunc(routes, func(r loadbalancer.Route) bool { return r.For(p.Name) }) {
+			continue
+		}
+		switch s := v.toldOf(o.node.Name, p.Name); {
+		case s == nil:
+			down = append(down, fmt.Sprintf("%s (%s): the speaker knows no such peer", p.Name, p.Addr))
+		case s.State == established:
+			up = append(up, fmt.Sprintf("%s (%s) since %s", p.Name, p.Addr, s.Since.UTC().Format(time.RFC3339)))
+		default:
+			down = append(down, downText(s))
+		}
+	}
+	switch {
+	case len(up) == 0:
+		l.State, l.Text = Broken, "no session is up: "+strings.Join(down, "; ")
+	case len(down) > 0:
+		l.State, l.Text = Remark, "up: "+strings.Join(up, " and ")+"; down: "+strings.Join(down, "; ")
+	default:
+		l.Text = "up: " + strings.Join(up, " and ")
+	}
+	return l
+}
+
+func downText(s *report.Session) string {
+	text := fmt.Sprintf("%s (%s) is %s", s.Peer, s.Address, s.State)
+	if s.Attempts > 0 {
+		text += fmt.Sprintf(" after %s", count(s.Attempts, "attempt"))
+	}
+	if s.Reason != "" {
+		text += ": " + s.Reason
+	}
+	return text
+}
+
+// toldOf returns what the node's speaker says of a session, or nil.
+func (v *View) toldOf(node, peer string) *report.Session {
+	if document := v.told[node]; document != nil {
+		for i := range document.Sessions {
+			if document.Sessions[i].Peer == peer {
+				return &document.Sessions[i]
+			}
+		}
+	}
+	return nil
+}
+
+// sent tells what the speaker has sent for the address.
+func (v *View) sent(svc *speaker.Service, addr netip.Addr, routes []loadbalancer.Route, o *outlook) Link {
+	document := v.told[o.node.Name]
+	if document == nil {
+		text := notAsked
+		if v.Asked {
+			text = "the speaker does not answer"
+		}
+		return Link{Name: "sent", State: Unknown, Text: text}
+	}
+	prefixes := map[netip.Prefix]bool{}
+	for _, r := range routes {
+		prefixes[r.Prefix] = true
+	}
+	if pool := v.config().Pool(addr); pool != nil {
+		for i := range pool.Advertisements {
+			prefixes[pool.Advertisements[i].Prefix(addr)] = true
+		}
+	}
+	for _, w := range document.Withheld {
+		if w.Service == service.Name(svc.Service) && w.Address == addr {
+			return Link{Name: "sent", State: Broken, Text: "withheld: " + w.Why, Told: true}
+		}
+	}
+	var texts []string
+	for i := range document.Sessions {
+		s := &document.Sessions[i]
+		for _, r := range s.Routes {
+			if prefixes[r.Prefix] {
+				texts = append(texts, fmt.Sprintf("to %s: %s next hop %s %s", s.Peer, r.Prefix, r.NextHop, routeTold(o.node.Name, s.Peer, r).Attributes()))
+			}
+		}
+	}
+	switch stale := v.stale(document); {
+	case len(texts) > 0 && stale != "":
+		return Link{Name: "sent", State: Remark, Text: strings.Join(texts, "; ") + "; " + stale, Told: true}
+	case len(texts) > 0:
+		return Link{Name: "sent", State: OK, Text: strings.Join(texts, "; "), Told: true}
+	case stale != "":
+		return Link{Name: "sent", State: Broken, Text: "nothing was sent: " + stale, Told: true}
+	}
+	return Link{Name: "sent", State: Broken, Text: "nothing was sent", Told: true}
+}
+
+// stale says that a speaker acts on another configuration than the one in force, if so.
+func (v *View) stale(document *report.Document) string {
+	if v.Admitted == nil || document.Hash == v.Admitted.Data[service.KeyHash] {
+		return ""
+	}
+	if document.Hash == "" {
+		return fmt.Sprintf("the speaker on node %s has no configuration", document.Node)
+	}
+	return fmt.Sprintf("the speaker on node %s acts on configuration %s, and %s is in force", document.Node, document.Hash, v.Admitted.Data[service.KeyHash])
+}
+
+// routeTold is a route as the speaker says that it was sent.
+func routeTold(node, peer string, r report.Route) Route {
+	told := Route{Node: node, Peer: peer, Prefix: r.Prefix, NextHop: r.NextHop, LocalPref: r.LocalPref, ASPath: r.ASPath, Communities: slices.Clone(r.Communities), LinkBandwidth: r.LinkBandwidth, Sent: true}
+	if len(r.AS4Path) > 0 {
+		told.ASPath = r.AS4Path
+	}
+	for _, c := range r.LargeCommunities {
+		told.Communities = append(told.Communities, "large:"+c)
+	}
+	return told
+}
+
+// weighs finds the large community that says the same as a link bandwidth: <our AS>:77:<weight>.
+func weighs(community string) bool {
+	return strings.HasPrefix(community, "large:") && strings.Contains(community, ":77:")
+}
+
+// differs says in what a route was sent otherwise than intended. Its next hop is the kernel's choice where the operator named no
+// source address, and a weight takes its time to follow.
+func differs(intended, sent Route) string {
+	var all []string
+	if intended.fixedHop && intended.NextHop != sent.NextHop {
+		all = append(all, "next hop")
+	}
+	if (intended.LocalPref == nil) != (sent.LocalPref == nil) || intended.LocalPref != nil && *intended.LocalPref != *sent.LocalPref {
+		all = append(all, "local preference")
+	}
+	if !slices.Equal(intended.ASPath, sent.ASPath) {
+		all = append(all, "AS path")
+	}
+	named := func(r Route) []string {
+		return slices.Sorted(slices.Values(slices.DeleteFunc(slices.Clone(r.Communities), weighs)))
+	}
+	if !slices.Equal(named(intended), named(sent)) {
+		all = append(all, "communities")
+	}
+	if (intended.Weight > 0) != (sent.LinkBandwidth > 0) {
+		all = append(all, "weight")
+	}
+	return strings.Join(all, ", ")
+}
+
+// compare marks intended routes that were sent, and adds those that were sent and are not intended. Routes are of one node and one
+// peer.
+func (v *View) compare(node string, p loadbalancer.Peer, intended []Route, takes func(netip.Prefix) bool) (all []Route) {
+	session := v.toldOf(node, p.Name)
+	if v.told[node] == nil {
+		return intended
+	}
+	sent := map[netip.Prefix]Route{}
+	if session != nil {
+		for _, r := range session.Routes {
+			if takes(r.Prefix) {
+				sent[r.Prefix] = routeTold(node, p.Name, r)
+			}
+		}
+	}
+	for _, r := range intended {
+		is, ok := sent[r.Prefix]
+		delete(sent, r.Prefix)
+		switch {
+		case !ok:
+			r.Differs = "not sent"
+			all = append(all, r)
+		default:
+			if is.Differs = differs(r, is); is.Differs != "" {
+				all = append(all, r)
+			}
+			all = append(all, is)
+		}
+	}
+	for _, is := range sent {
+		is.Differs = "not intended"
+		all = append(all, is)
+	}
+	slices.SortStableFunc(all, func(a, b Route) int { return comparePrefixes(a.Prefix, b.Prefix) })
+	return all
+}
