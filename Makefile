@@ -87,8 +87,9 @@ e2e: race routers ## the lab's tests: real kube-apiserver, etcd, controllers, ro
 	cd cmd/lab && $(COMPILE) $(GO) vet ./... && $(GO) mod tidy -diff
 	$(COMPILE) cmd/lab/e2e '$(CURDIR)/bin/race'
 
-e2e-long: race ## the lab's random history with 2,000 steps, and 100 shuffles of one input
+e2e-long: race routers ## the lab's random history with 2,000 steps, 100 shuffles of one input, and BFD over one hop and two, IPv4 and IPv6
 	cd cmd/lab && LAB_STEPS=2000 LAB_BIN='$(CURDIR)/bin/race' $(GO) test -count=1 -timeout 80m -v -run 'TestARandomHistory|TestTheEnd' ./loopback
+	cd cmd/lab && LAB_SCENES=all LAB_BIN='$(CURDIR)/bin/race' $(GO) test -count=1 -timeout 40m -v ./bfd
 
 test: ## everything: check, check-release, then e2e, with the time that each took
 	@for stage in check check-release e2e; do \

@@ -257,9 +257,7 @@ func (s *Speaker) readConfig() (stale bool) {
 		s.status.failed(1)
 	}
 	s.config, s.ours = s.admitted.Config, s.admitted.Ours
-	if !stale && s.stored != nil {
-		s.status.set(func(st *status) { st.shown.Hash = s.stored.Data["hash"] })
-	}
+	s.status.set(func(st *status) { st.shown.Hash = s.admitted.Hash })
 	return stale
 }
 

@@ -17,6 +17,7 @@ import (
 type Admitted struct {
 	Config *loadbalancer.Config // nil: none was admitted yet
 	Ours   service.Ours
+	Hash   string // as the copy says it
 	text   string
 	broken bool // the text cannot be read
 }
@@ -45,7 +46,7 @@ func (a *Admitted) Read(stored *corev1.ConfigMap) (stale, failed bool) {
 		klog.ErrorS(err, "Kept the previous configuration", "configmap", klog.KObj(stored))
 		return true, true
 	}
-	a.Config, a.Ours = config, ours
+	a.Config, a.Ours, a.Hash = config, ours, stored.Data["hash"]
 	klog.InfoS("Loaded configuration", "configmap", klog.KObj(stored), "hash", stored.Data["hash"], "ignored", ignored)
 	return false, false
 }
