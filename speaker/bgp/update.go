@@ -150,7 +150,11 @@ func (l *ledger) update(news map[netip.Prefix][]loadbalancer.Route, all bool, ag
 
 	// What is new goes first: when a pool's aggregate gives way to its parts, routers always know one of them.
 	slices.SortFunc(changed, func(a, b change) int {
-		return cmp.Or(cmp.Compare(b.attributes.others, a.attributes.others), cmp.Compare(a.attributes.reach, b.attributes.reach), a.prefix.Compare(b.prefix))
+		x, y := a.attributes, b.attributes
+		if (x.others == "") != (y.others == "") {
+			return cmp.Compare(y.others, x.others) // withdrawn
+		}
+		return cmp.Or(cmp.Compare(x.reach, y.reach), cmp.Compare(x.others, y.others), a.prefix.Compare(b.prefix))
 	})
 	messages, n = appendUpdates(nil, changed)
 	return messages, n, err

@@ -376,8 +376,8 @@ func TestOnlyDifferencesAreTold(t *testing.T) {
 		{then: "the first of two for one prefix counts", table: doubled},
 		{then: "and goes on to count", table: doubled},
 		{then: "the router asks for everything", table: preferred, again: []bgp.RouteFamily{bgp.RF_IPv4_UC}, want: []string{
-			"announce 192.0.2.2/32 path via 10.0.0.2 pref 200",
-			"announce 192.0.2.1/32,192.0.2.3/32 path via 10.0.0.2 pref 100"}},
+			"announce 192.0.2.1/32,192.0.2.3/32 path via 10.0.0.2 pref 100",
+			"announce 192.0.2.2/32 path via 10.0.0.2 pref 200"}},
 		{then: "one of IPv6 comes", table: append(routes("2001:db8::1/128"), preferred...),
 			want: []string{"announce 2001:db8::1/128 via 2001:db8::2 path pref 100"}},
 		{then: "the router asks for all of IPv6", table: append(routes("2001:db8::1/128"), preferred...), again: []bgp.RouteFamily{bgp.RF_IPv6_UC},
