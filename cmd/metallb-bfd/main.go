@@ -131,7 +131,9 @@ func run(f flags) error {
 // answered all the same.
 func tellSpeakers(responder *bfd.Responder) {
 	word := func(s bfd.Status) seam.Word {
-		return seam.Word{Router: s.Router, Local: s.Local, Up: s.State == bfd.Up, AdminDown: s.State == bfd.AdminDown || s.AdminDown}
+		w := seam.Word{Router: s.Router, Local: s.Local, Up: s.State == bfd.Up, AdminDown: s.State == bfd.AdminDown || s.AdminDown}
+		w.Died = s.Downs > 0 && !w.Up && !w.AdminDown
+		return w
 	}
 	server, err := seam.NewServer(seam.Name, func() (all []seam.Word) {
 		for _, s := range responder.List() {

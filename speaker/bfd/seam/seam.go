@@ -33,6 +33,8 @@ type Word struct {
 	Up     bool       `json:"up"`
 	// AdminDown says that the router took its side down on purpose: it is not dead.
 	AdminDown bool `json:"adminDown,omitempty"`
+	// Died says that it was up since the responder runs, and is down, not on purpose: news for a speaker that has just begun to listen.
+	Died bool `json:"died,omitempty"`
 }
 
 const (
@@ -166,7 +168,8 @@ func (s *Server) speak(conn *net.UnixConn) {
 // A Client hears words.
 type Client struct {
 	Name string
-	// Down is told of a router whose session went down, not on purpose, once each time that the session was up before.
+	// Down is told of a router whose session went down, not on purpose, once each time that the session was up before; also if that
+	// was before we listened.
 	Down func(router, local netip.Addr)
 	// There is told whether there is a responder, when that changes; at first there is none.
 	There func(bool)
@@ -211,7 +214,7 @@ func (c *Client) hear(ctx context.Context, conn *net.UnixConn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	type session struct{ router, local netip.Addr }
-	up := map[session]bool{}
+	up := map[session]bool{} // of all that we heard of
 	in := bufio.NewScanner(conn)
 	in.Buffer(make([]byte, 0, longestWord), longestWord)
 	for in.Scan() {
@@ -220,14 +223,10 @@ func (c *Client) hear(ctx context.Context, conn *net.UnixConn) {
 			return
 		}
 		key := session{w.Router, w.Local}
-		if was := up[key]; was && !w.Up && !w.AdminDown {
+		if was, known := up[key]; !w.Up && !w.AdminDown && (was || w.Died && !known) {
 			c.Down(w.Router, w.Local)
 		}
-		if w.Up {
-			up[key] = true
-		} else {
-			delete(up, key)
-		}
+		up[key] = w.Up
 	}
 }
 

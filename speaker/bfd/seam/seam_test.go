@@ -101,6 +101,24 @@ func TestADeathIsHeardOncePerLife(t *testing.T) {
 	}
 }
 
+func TestADeathFromBeforeIsHeardOnce(t *testing.T) {
+	r, _ := respond(t, name(t), Word{Router: leaf, Died: true}, Word{Router: spine})
+	heard := listen(t, name(t))
+	next(t, heard, "there true")
+	next(t, heard, "down 10.0.0.1 invalid IP")
+	r.waitFor(t, 1)
+	r.Tell(Word{Router: leaf, Died: true})  // is dead
+	r.Tell(Word{Router: leaf, Up: true})    // lives
+	r.Tell(Word{Router: spine, Up: true})   // lives
+	r.Tell(Word{Router: spine, Died: true}) // dies
+	next(t, heard, "down fe80::1%eth0 invalid IP")
+	select {
+	case got := <-heard:
+		t.Errorf("it hears %q, too", got)
+	default:
+	}
+}
+
 // waitFor waits until so many listen.
 func (s *Server) waitFor(t *testing.T, n int) {
 	t.Helper()
