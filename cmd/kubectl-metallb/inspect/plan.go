@@ -163,7 +163,7 @@ func (v *View) renumber(next *loadbalancer.Config, lost []loadbalancer.Holding, 
 			after[i].Service = &changed
 		}
 		strays := func(addr netip.Addr) bool { return v.config().Pool(addr) != nil && next.Pool(addr) == nil }
-		c := ServiceChange{Service: service.Name(svc.Service), From: slices.Concat([]netip.Addr{}, from), To: slices.Concat([]netip.Addr{}, to)}
+		c := ServiceChange{Service: service.Name(svc.Service), From: append([]netip.Addr{}, from...), To: append([]netip.Addr{}, to...)}
 		switch {
 		case len(to) < len(from) || slices.ContainsFunc(to, strays):
 			c.What = Loses

@@ -24,8 +24,8 @@ var page embed.FS
 var types = map[string]string{".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 
 const (
-	// fresh is how long what was read is good for: so long, or so many times as long as it took to read, so that a large cluster is
-	// not read all the time.
+	// fresh is how long what was read is good for: so long, or so many times as long as reading and computing took, so that a large
+	// cluster does not keep the API server and this machine busy.
 	fresh = 3 * time.Second
 	rests = 3
 	// largestText is how much of a configuration is taken: the largest that can be admitted, and a ConfigMap around it.
@@ -50,7 +50,10 @@ type look struct {
 	done chan struct{} // closed when the rest is set
 	view *inspect.View
 	err  error
-	good time.Time
+	read time.Time // when it was
+
+	mu    sync.Mutex
+	spent time.Duration // on reading and computing
 
 	// computing has one place: a view answers one question at a time, and an answer without arguments once.
 	computing chan struct{}
@@ -68,7 +71,7 @@ func (g *glass) look(ctx context.Context) (*look, error) {
 		}
 		l = &look{done: make(chan struct{}), computing: make(chan struct{}, 1), answers: map[string]json.RawMessage{}}
 		g.last = l
-		go l.read(g.ctx, g.cluster) // for all: that one of them goes away does not end it
+		go l.take(g.ctx, g.cluster) // for all: that one of them goes away does not end it
 	}
 	g.mu.Unlock()
 	select {
@@ -82,21 +85,30 @@ func (g *glass) look(ctx context.Context) (*look, error) {
 func (l *look) stale() bool {
 	select {
 	case <-l.done:
-		return !time.Now().Before(l.good)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return time.Since(l.read) >= max(fresh, rests*l.spent)
 	default:
 		return false
 	}
 }
 
-func (l *look) read(ctx context.Context, c Cluster) {
+// since adds the time from then on to what was spent.
+func (l *look) since(began time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.spent += time.Since(began)
+}
+
+func (l *look) take(ctx context.Context, c Cluster) {
 	defer close(l.done)
 	began := time.Now()
 	s, err := c.Read(ctx)
 	if l.err = err; err == nil {
 		l.view = inspect.Look(s)
 	}
-	now := time.Now()
-	l.good = now.Add(max(fresh, rests*now.Sub(began)))
+	l.since(began)
+	l.read = time.Now()
 }
 
 // wait returns when nothing reads any more. The glass's context has ended.
@@ -246,6 +258,7 @@ func (l *look) answer(r *http.Request, once bool, ask ask, c Cluster) (json.RawM
 	if text, ok := l.answers[r.URL.Path]; once && ok {
 		return text, nil
 	}
+	defer l.since(time.Now())
 	value, command, found, err := ask(l.view, r)
 	if err != nil {
 		return nil, err

@@ -342,7 +342,7 @@ func TestASlowReadIsOneForAllWhoAsk(t *testing.T) {
 
 func TestWhatWasReadIsGoodForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		takes, reads := time.Duration(0), 0
+		takes, computes, reads := time.Duration(0), time.Duration(0), 0
 		c := cluster()
 		read := c.Read
 		c.Read = func(ctx context.Context) (*inspect.Snapshot, error) {
@@ -350,20 +350,26 @@ func TestWhatWasReadIsGoodForAWhile(t *testing.T) {
 			time.Sleep(takes) // the bubble's clock
 			return read(ctx)
 		}
+		c.Remarks = func(*inspect.View) []string {
+			time.Sleep(computes)
+			return nil
+		}
 		b := opened(t, c)
 		for _, step := range []struct {
-			after, takes time.Duration
-			reads        int
-			then         string
+			after, takes, computes time.Duration
+			reads                  int
+			then                   string
 		}{
-			{0, 0, 1, "the first reads"},
-			{2 * time.Second, 0, 1, "two seconds later that is good still"},
-			{time.Second, 10 * time.Second, 2, "a second later it is not, and a long read follows"},
-			{29 * time.Second, 0, 2, "which rests for three times as long"},
-			{time.Second, 0, 3, "and no longer"},
+			{0, 0, 0, 1, "the first reads"},
+			{2 * time.Second, 0, 0, 1, "two seconds later that is good still"},
+			{time.Second, 10 * time.Second, 0, 2, "a second later it is not, and a long read follows"},
+			{29 * time.Second, 0, 0, 2, "which rests for three times as long"},
+			{time.Second, time.Second, 9 * time.Second, 3, "and no longer; now a long computation follows a short read"},
+			{20 * time.Second, 0, 0, 3, "which rests for three times as long as both took, counted from the read"},
+			{time.Second, 0, 0, 4, "and no longer"},
 		} {
 			time.Sleep(step.after)
-			takes = step.takes
+			takes, computes = step.takes, step.computes
 			if b.send("GET", "/api/status.json", ""); reads != step.reads {
 				t.Errorf("%s: %d reads", step.then, reads)
 			}

@@ -137,7 +137,7 @@ function draw(id, data, make) {
 
 function drawStatus({ answer, command, taken, remarks = [] }) {
   const c = answer.config;
-  $("force").textContent = (c.hash ? `Configuration ${c.hash} in force since ${c.admittedAt}` : "No configuration in force") +
+  $("force").textContent = (c.hash ? `Configuration ${c.hash} in force${c.admittedAt ? ` since ${c.admittedAt}` : ""}` : "No configuration in force") +
     `; your text is ${c.state}; leader: ${answer.leader || "nobody"}; ${answer.services} Services`;
   $("read").textContent = `read at ${new Date(taken).toLocaleTimeString()}`;
   const refused = c.state === "refused" && c.refused;
