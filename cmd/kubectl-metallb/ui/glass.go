@@ -111,13 +111,17 @@ func (l *look) take(ctx context.Context, c Cluster) {
 	l.read = time.Now()
 }
 
-// wait returns when nothing reads any more. The glass's context has ended.
-func (g *glass) wait() {
+// wait returns when nothing reads any more, or the context ends. The glass's own has ended before.
+func (g *glass) wait(ctx context.Context) {
 	g.mu.Lock()
 	l := g.last
 	g.mu.Unlock()
-	if l != nil {
-		<-l.done
+	if l == nil {
+		return
+	}
+	select {
+	case <-l.done:
+	case <-ctx.Done(): // what helps kubectl to log in may wait for somebody
 	}
 }
 

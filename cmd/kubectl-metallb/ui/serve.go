@@ -67,6 +67,6 @@ func Serve(ctx context.Context, out, trouble io.Writer, c Cluster) error {
 		err = errors.Join(err, server.Close())
 	}
 	<-ended // it says that the server was closed
-	g.wait()
+	g.wait(last)
 	return err
 }

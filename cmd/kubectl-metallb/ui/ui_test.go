@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"runtime"
 	"runtime/pprof"
 	"strings"
 	"sync/atomic"
@@ -310,8 +311,12 @@ func TestASlowReadIsOneForAllWhoAsk(t *testing.T) {
 		read := c.Read
 		c.Read = func(ctx context.Context) (*inspect.Snapshot, error) {
 			reads.Add(1)
-			<-slow
-			return read(ctx)
+			select {
+			case <-slow:
+				return read(ctx)
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
 		}
 		b := opened(t, c)
 		impatient, leave := context.WithCancel(t.Context())
@@ -415,10 +420,11 @@ func TestItListensOn127001Only(t *testing.T) {
 
 func TestNothingGoesOnAfterTheEnd(t *testing.T) {
 	c := cluster()
-	reading := make(chan struct{})
+	reading, release := make(chan struct{}), make(chan struct{})
 	c.Read = func(ctx context.Context) (*inspect.Snapshot, error) {
 		close(reading)
 		<-ctx.Done()
+		<-release
 		return nil, ctx.Err()
 	}
 	address, end, ended := started(t, c)
@@ -444,17 +450,31 @@ func TestNothingGoesOnAfterTheEnd(t *testing.T) {
 	}()
 	<-reading
 	end()
+	<-answered // with whatever
+	for goes := func() bool { return strings.Contains(stacks(t), "ui.(*glass).wait") }; !goes(); runtime.Gosched() {
+		select {
+		case err := <-ended:
+			t.Fatal("it did not wait for the read under way", err)
+		default:
+		}
+	}
+	close(release)
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	var stacks bytes.Buffer
-	if err := pprof.Lookup("goroutine").WriteTo(&stacks, 2); err != nil {
-		t.Fatal(err)
-	}
 	for _, goes := range []string{"ui.Serve", "ui.(*glass)", "ui.(*look)", "ui.(*guard)"} {
-		if strings.Contains(stacks.String(), goes) {
-			t.Errorf("%s goes on:\n%s", goes, stacks.String())
+		if all := stacks(t); strings.Contains(all, goes) {
+			t.Errorf("%s goes on:\n%s", goes, all)
 		}
 	}
-	<-answered // with whatever
+}
+
+// stacks are those of all goroutines.
+func stacks(t *testing.T) string {
+	t.Helper()
+	var all bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&all, 2); err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
 }
