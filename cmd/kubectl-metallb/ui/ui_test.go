@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 	"regexp"
 	"runtime"
 	"runtime/pprof"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -301,6 +303,49 @@ func TestThePageNeedsNothingFromElsewhere(t *testing.T) {
 			t.Errorf("page.js looks for %s", id)
 		}
 	}
+}
+
+// WCAG 2.1 asks for a contrast of 4.5 between text and what is behind it, in either scheme.
+func TestColoursCanBeReadInLightAndDark(t *testing.T) {
+	schemes := regexp.MustCompile(`(?s):root \{(.*?)\}`).FindAllStringSubmatch(files(t)["/page.css"], -1)
+	if len(schemes) != 2 {
+		t.Fatalf("%d schemes", len(schemes))
+	}
+	for i, scheme := range schemes {
+		light := map[string]float64{}
+		for _, m := range regexp.MustCompile(`--([a-z-]+): #([0-9a-f]+)`).FindAllStringSubmatch(scheme[1], -1) {
+			light[m[1]] = luminance(t, m[2])
+		}
+		for _, pair := range []string{"ink ground", "ink raised", "quiet ground", "quiet raised", "accent ground", "good good-ground", "bad bad-ground", "bad ground", "mark mark-ground"} {
+			text, behind, _ := strings.Cut(pair, " ")
+			a, b := light[text], light[behind]
+			if contrast := (max(a, b) + 0.05) / (min(a, b) + 0.05); contrast < 4.5 {
+				t.Errorf("scheme %d: %s: %.1f", i, pair, contrast)
+			}
+		}
+	}
+}
+
+// luminance is WCAG's, of a colour as the style sheet writes it.
+func luminance(t *testing.T, hex string) (sum float64) {
+	t.Helper()
+	if len(hex) == 3 {
+		hex = string([]byte{hex[0], hex[0], hex[1], hex[1], hex[2], hex[2]})
+	}
+	for i, weight := range []float64{0.2126, 0.7152, 0.0722} {
+		n, err := strconv.ParseUint(hex[2*i:2*i+2], 16, 8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := float64(n) / 255
+		if v <= 0.04045 {
+			v /= 12.92
+		} else {
+			v = math.Pow((v+0.055)/1.055, 2.4)
+		}
+		sum += weight * v
+	}
+	return sum
 }
 
 func TestASlowReadIsOneForAllWhoAsk(t *testing.T) {
