@@ -5,17 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/metallb/cloud-provider-metallb/cmd/kubectl-metallb/cluster"
 	"github.com/metallb/cloud-provider-metallb/cmd/kubectl-metallb/inspect"
 	"github.com/metallb/cloud-provider-metallb/cmd/kubectl-metallb/print"
+	"github.com/metallb/cloud-provider-metallb/cmd/kubectl-metallb/ui"
 )
 
 // root is the program with its flags.
@@ -51,7 +52,7 @@ It ends with 0 if all is well, 1 if something is wrong or refused, 2 if somethin
 			return nil
 		},
 	}
-	root.AddCommand(p.status(), p.why(), p.routes(), p.peers(), p.pools(), p.validate(), p.plan(), p.drain(), p.wait(), p.dumpCommand())
+	root.AddCommand(p.status(), p.why(), p.routes(), p.peers(), p.pools(), p.validate(), p.plan(), p.drain(), p.wait(), p.dumpCommand(), p.ui())
 	return root
 }
 
@@ -145,7 +146,7 @@ do with it. With --live, what was sent stands beside it where it differs.`,
 			f := f
 			f.Node = p.node
 			if len(args) > 0 {
-				prefix, err := prefixOf(args[0])
+				prefix, err := inspect.ParsePrefix(args[0])
 				if err != nil {
 					return err
 				}
@@ -175,17 +176,6 @@ do with it. With --live, what was sent stands beside it where it differs.`,
 	p.completeFlag(cmd, "peer", (*inspect.View).PeerNames, inspect.ConfigMaps)
 	p.completeFlag(cmd, "service", (*inspect.View).ServiceNames, inspect.Services)
 	return cmd
-}
-
-func prefixOf(text string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
-		return netip.PrefixFrom(addr, addr.BitLen()), nil
-	}
-	prefix, err := netip.ParsePrefix(text)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("%q is neither a prefix nor an address", text)
-	}
-	return prefix.Masked(), nil
 }
 
 func (p *plugin) peers() *cobra.Command {
@@ -287,11 +277,7 @@ prints the annotation. It ends with 0 if nothing would change, 2 if something wo
 				return err
 			}
 			return p.look(cmd, reachable, func(v *inspect.View) (int, []inspect.Unread, error) {
-				annotations := text.Annotations
-				if annotations == nil && v.User != nil {
-					annotations = v.User.Annotations
-				}
-				plan := v.Plan(text.Text, annotations)
+				plan := v.PlanOf(text)
 				code := exitFine
 				switch {
 				case !plan.Admitted:
@@ -433,4 +419,41 @@ it with --dump FOLDER.`,
 		})
 	p.asks(cmd)
 	return cmd
+}
+
+func (p *plugin) ui() *cobra.Command {
+	cmd := command("ui", "A page in the browser that shows the same, and refreshes itself",
+		`serves a page on 127.0.0.1, for one browser on this machine, and prints its URL: sessions of nodes with routers, pools, why a Service is
+reachable or not, and what a configuration would do. It installs nothing and changes nothing.`,
+		cobra.NoArgs, func(cmd *cobra.Command, _ []string) error {
+			if p.dump == "" {
+				if _, _, err := p.connect(); err != nil {
+					return err // now, and not in the browser
+				}
+			}
+			return ui.Serve(cmd.Context(), p.Out, p.ErrOut, p.cluster(cmd))
+		})
+	p.asks(cmd)
+	return cmd
+}
+
+// cluster is what a page shows that the command was started for.
+func (p *plugin) cluster(cmd *cobra.Command) ui.Cluster {
+	c := ui.Cluster{
+		Read:    func(ctx context.Context) (*inspect.Snapshot, error) { return p.snapshot(ctx, inspect.Kinds...) },
+		Remarks: p.mismatches,
+	}
+	// Not all flags: a token or a password has no business in a page.
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if slices.Contains([]string{"kubeconfig", "context", "cluster", "user", "server", "as", "dump", "config-namespace", "config-name"}, f.Name) {
+			c.Flags = append(c.Flags, "--"+f.Name+"="+f.Value.String())
+		}
+	})
+	switch {
+	case p.direct:
+		c.Asks = []string{"--direct"}
+	case p.live:
+		c.Asks = []string{"--live"}
+	}
+	return c
 }

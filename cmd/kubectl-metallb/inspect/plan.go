@@ -76,6 +76,15 @@ type PrefixChange struct {
 // Changes reports whether anything would change beside the text.
 func (p Plan) Changes() bool { return len(p.Services)+len(p.Sessions)+len(p.Prefixes) > 0 }
 
+// PlanOf tells what a text would do, with the annotations of its own ConfigMap if it is in one, and else with those in the cluster.
+func (v *View) PlanOf(t Text) Plan {
+	annotations := t.Annotations
+	if annotations == nil && v.User != nil {
+		annotations = v.User.Annotations
+	}
+	return v.Plan(t.Text, annotations)
+}
+
 // Plan tells what the text would do. by are the annotations that it would come with.
 func (v *View) Plan(text string, annotations map[string]string) Plan {
 	p := Plan{
@@ -154,7 +163,7 @@ func (v *View) renumber(next *loadbalancer.Config, lost []loadbalancer.Holding, 
 			after[i].Service = &changed
 		}
 		strays := func(addr netip.Addr) bool { return v.config().Pool(addr) != nil && next.Pool(addr) == nil }
-		c := ServiceChange{Service: service.Name(svc.Service), From: slices.Concat([]netip.Addr{}, from), To: slices.Concat([]netip.Addr{}, to)}
+		c := ServiceChange{Service: service.Name(svc.Service), From: append([]netip.Addr{}, from...), To: append([]netip.Addr{}, to...)}
 		switch {
 		case len(to) < len(from) || slices.ContainsFunc(to, strays):
 			c.What = Loses
