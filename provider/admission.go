@@ -124,8 +124,11 @@ func (a *admission) recall(ctx context.Context) (*loadbalancer.Config, error) {
 			klog.ErrorS(err, "Cannot read the admitted configuration", "configmap", klog.KRef(stored.Namespace, stored.Name))
 		}
 	}
-	if a.config == nil {
+	switch {
+	case a.config == nil:
 		a.is.text, a.is.at = "", ""
+	case a.is.at == "": // written by hand, or restored
+		a.is.at = moment()
 	}
 	return a.config, nil
 }
@@ -304,7 +307,7 @@ func (a *admission) consent(user *corev1.ConfigMap, hash string) (by loadbalance
 // admit stores the user's text, and then puts it in force: speakers know every address that is given out.
 func (a *admission) admit(ctx context.Context, user *corev1.ConfigMap, text string, next parsed, verdict loadbalancer.Verdict, uses []string) error {
 	becomes := a.is
-	becomes.text, becomes.at, becomes.refused = text, time.Now().UTC().Format(time.RFC3339), nil
+	becomes.text, becomes.at, becomes.refused = text, moment(), nil
 	becomes.givenUp, becomes.used = with(a.is.givenUp, verdict.Lost), slices.Concat(a.is.used, uses)
 	if _, err := a.store(ctx, becomes); err != nil {
 		a.waits = true
@@ -346,7 +349,7 @@ func (a *admission) warn(user *corev1.ConfigMap, warnings loadbalancer.Problems)
 }
 
 func (a *admission) refuse(user *corev1.ConfigMap, next parsed, against loadbalancer.Verdict) {
-	r := &service.Refusal{Hash: next.hash, Time: time.Now().UTC().Format(time.RFC3339)}
+	r := &service.Refusal{Hash: next.hash, Time: moment()}
 	r.Kinds = fmt.Sprintf("unpeered %t untold %t lost %t waits %v", len(against.Unpeered) > 0, len(against.Untold) > 0, len(against.Lost) > 0, against.Waits) + against.Unsigned.First(5) + against.Unfit.First(5)
 	size := 0
 	note := func(list *[]string, text string) {
@@ -386,6 +389,8 @@ func (a *admission) refuse(user *corev1.ConfigMap, next parsed, against loadbala
 	klog.InfoS("Refused configuration", "configmap", klog.KObj(user), "hash", r.Hash, "why", why)
 	a.cloud.record.Eventf(user, corev1.EventTypeWarning, "InvalidConfig", "%s: %s", stays, why)
 }
+
+func moment() string { return time.Now().UTC().Format(time.RFC3339) }
 
 // readCopy reads what data writes.
 func readCopy(data map[string]string) admittedCopy {

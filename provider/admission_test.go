@@ -955,3 +955,25 @@ func TestEveryServiceIsListedPageByPage(t *testing.T) {
 		}
 	}
 }
+
+// Somebody restored the copy, or wrote it by hand.
+func TestACopyWithoutItsTimeKeepsTheText(t *testing.T) {
+	const text = "peers:\n- {peer-address: 10.0.0.1, peer-asn: 1, my-asn: 2}\naddress-pools:\n- {name: a, cidr: [10.1.0.0/29]}\n"
+	for _, user := range []string{text, "junk: 1\n"} {
+		synctest.Test(t, func(t *testing.T) {
+			client := fake.NewClientset()
+			for name, is := range map[string]string{"config-admitted": text, "config": user} {
+				if _, err := client.CoreV1().ConfigMaps("metallb-system").Create(t.Context(), configMap(name, map[string]string{"config": is}), metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c := convene(t, client, "")
+			<-time.After(time.Minute)
+			synctest.Wait()
+			if is := c.stored(); is["config"] != text || is["admitted-at"] == "" || is["hash"] == "" {
+				t.Errorf("user %q: the copy says %q", user, is)
+			}
+			c.end()
+		})
+	}
+}

@@ -245,18 +245,19 @@ func (c *Cloud) UpdateLoadBalancer(context.Context, string, *corev1.Service, []*
 
 // EnsureLoadBalancerDeleted frees the address that the Service holds, and serves who waits for one. It never fails.
 func (c *Cloud) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *corev1.Service) error {
-	c.release(svc)
+	// It may be another's by now: only what it held is forgotten.
+	c.release(svc, c.ledger.forget)
 	return nil
 }
 
 // release frees what the Service holds.
-func (c *Cloud) release(svc *corev1.Service) {
+func (c *Cloud) release(svc *corev1.Service, forget func(types.UID) []netip.Addr) {
 	var left []netip.Addr
 	c.change(func() {
 		if c.gone != nil {
 			c.gone[svc.UID] = true
 		}
-		left = c.ledger.forget(svc.UID)
+		left = forget(svc.UID)
 	})
 	c.released(svc, left)
 }
@@ -401,7 +402,7 @@ func (c *Cloud) compare(before map[types.UID]bool) (missing map[types.UID]bool) 
 		}
 		if missing[svc.UID] = true; before[svc.UID] {
 			c.view.forget(svc)
-			c.release(svc)
+			c.release(svc, c.ledger.gone)
 		}
 	}
 	return missing
@@ -417,7 +418,7 @@ func (c *Cloud) OnDelete(object any) {
 		updates.Inc()
 		was := c.view.of(svc)
 		c.view.forget(svc)
-		c.release(svc)
+		c.release(svc, c.ledger.gone)
 		c.watch.changed(was, nil) // so that the service controller forgets it as well
 	}
 }

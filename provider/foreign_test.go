@@ -395,3 +395,34 @@ func TestClassOnlyIsSwitchedOnAndOff(t *testing.T) {
 		}
 	})
 }
+
+// The service controller is told late that a Service is another's: it lets go of what was ours, not of what the other shows.
+func TestWhatAnotherShowsStaysTakenWhenOursIsLetGo(t *testing.T) {
+	w := newWorld(t)
+	config, _, err := loadbalancer.Parse([]byte("address-pools: [{name: a, cidr: [10.0.0.0/29]}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.config = config
+	w.restart()
+	w.put("shop/s", aService(t, "shop/s uid=1"))
+	w.settle()
+	class, mode := "example.com/other", corev1.LoadBalancerIPModeVIP
+	w.change("shop/s", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP })
+	w.change("shop/s", func(s *corev1.Service) {
+		s.Spec.Type, s.Spec.LoadBalancerClass = corev1.ServiceTypeLoadBalancer, &class
+	})
+	w.change("shop/s", func(s *corev1.Service) {
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "10.0.0.5", IPMode: &mode}}
+	})
+	for w.observe() {
+	}
+	for w.tell() {
+	}
+	w.settle()
+	w.put("shop/thief", aService(t, "shop/thief uid=2 want=10.0.0.5"))
+	w.settle()
+	if shown := w.server["shop/thief"].Status.LoadBalancer.Ingress; len(shown) > 0 {
+		t.Errorf("10.0.0.5 is shown by another implementation's Service, and ours has %v", shown)
+	}
+}

@@ -173,7 +173,7 @@ func (l *ledger) ignore(svc *corev1.Service) (do action) {
 	if before := l.ignored[svc.UID]; before != nil && slices.Equal(shows(before), shows(svc)) {
 		return action{}
 	}
-	do.left = l.forget(svc.UID)
+	do.left = l.gone(svc.UID)
 	if shows(svc) != nil {
 		l.ignored[svc.UID] = svc
 		l.withhold()
@@ -298,7 +298,7 @@ func (l *ledger) see(svc *corev1.Service, now time.Time) action {
 	e := l.entries[svc.UID]
 	switch {
 	case e == nil && wants(svc):
-		l.forget(svc.UID) // it was another's
+		l.gone(svc.UID) // it was another's
 		// The service controller is about to ask, perhaps about an older state than this.
 		e = newEntry(svc)
 		l.entries[svc.UID] = e
@@ -365,14 +365,20 @@ func (r *repairs) next(now time.Time) action {
 	return action{again: true, after: pause, contested: r.count > 1}
 }
 
-// forget drops a Service that has no claim to an address any more, and returns the addresses it held.
+// forget drops a Service of ours that has no claim to an address any more, and returns the addresses it held. What it shows as
+// another's stays taken.
 func (l *ledger) forget(uid types.UID) (left []netip.Addr) {
 	delete(l.entries, uid)
+	return l.allocator.Release(string(uid))
+}
+
+// gone is forget for a Service that is no more, or becomes ours, or another's, only now.
+func (l *ledger) gone(uid types.UID) (left []netip.Addr) {
 	if l.ignored[uid] != nil {
 		delete(l.ignored, uid)
 		l.withhold()
 	}
-	return l.allocator.Release(string(uid))
+	return l.forget(uid)
 }
 
 // A stray is a Service that holds addresses that no pool owns.
