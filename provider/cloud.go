@@ -46,6 +46,8 @@ type Cloud struct {
 	watch   *viewed
 	// lookup returns the Service of that name as the informer's store has it; nil if it does not.
 	lookup func(namespace, name string) *corev1.Service
+	// wrote are Services, by UID, as we wrote them, until the informer has seen that.
+	wrote  sync.Map
 	events *events
 	record recorder // writes into events
 	freed  func()   // called when an address was freed
@@ -326,6 +328,9 @@ func (c *Cloud) see(before, svc *corev1.Service, initially bool) {
 		was = c.view.of(before)
 	}
 	is := c.view.of(svc)
+	if last, ok := c.wrote.Load(svc.UID); ok && !newer(last.(*corev1.Service), svc) {
+		c.wrote.Delete(svc.UID)
+	}
 	c.mu.Lock()
 	if !c.ready || c.stored(svc) == nil {
 		c.mu.Unlock()
@@ -418,6 +423,7 @@ func (c *Cloud) OnDelete(object any) {
 		updates.Inc()
 		was := c.view.of(svc)
 		c.view.forget(svc)
+		c.wrote.Delete(svc.UID)
 		c.release(svc, c.ledger.gone)
 		c.watch.changed(was, nil) // so that the service controller forgets it as well
 	}

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	k8stesting "k8s.io/client-go/testing"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
@@ -425,4 +426,31 @@ func TestWhatAnotherShowsStaysTakenWhenOursIsLetGo(t *testing.T) {
 	if shown := w.server["shop/thief"].Status.LoadBalancer.Ingress; len(shown) > 0 {
 		t.Errorf("10.0.0.5 is shown by another implementation's Service, and ours has %v", shown)
 	}
+}
+
+// Between what the informer knows and what the API server has, a Service may have become another's: then it gets no address of ours.
+func TestNothingIsAddedToAServiceThatBecameAnothers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newControlled(t, "shop/web")
+		synctest.Wait()
+		stale := c.get("shop/web").DeepCopy()
+		c.change("shop/web", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP })
+		c.change("shop/web", func(s *corev1.Service) {
+			s.Spec.Type, s.Spec.LoadBalancerClass, s.Finalizers = corev1.ServiceTypeLoadBalancer, new("example.com/other"), nil
+		})
+		synctest.Wait()
+		c.cloud.lookup = func(string, string) *corev1.Service { return stale }
+		for _, patch := range []string{
+			`{"metadata":{"finalizers":["service.kubernetes.io/load-balancer-cleanup"]}}`,
+			`{"status":{"loadBalancer":{"ingress":[{"ip":"10.0.0.1","ipMode":"VIP"}]}}}`,
+		} {
+			g := guarded{c.client.CoreV1().Services("shop"), c.cloud, "shop"}
+			if _, err := g.Patch(t.Context(), "web", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status"); err != nil {
+				t.Errorf("%s: %v", patch, err)
+			}
+		}
+		if is := c.get("shop/web"); len(is.Finalizers) > 0 || len(is.Status.LoadBalancer.Ingress) > 0 {
+			t.Errorf("another's Service has finalizers %q and shows %v", is.Finalizers, is.Status.LoadBalancer.Ingress)
+		}
+	})
 }

@@ -10,12 +10,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 )
 
 // guarded is how the service controller writes to Services: with patches, which name neither the Service's UID nor its
 // version. What it decided about a Service that was ours must not reach one that is another's by now, so that the newest
-// state that we know must be in view, and be the one that the API server has where it matters.
+// state that we know must be in view, and be the one that the API server has.
 type guarded struct {
 	typedcorev1.ServiceInterface
 	cloud     *Cloud
@@ -35,22 +36,25 @@ func (g guarded) Patch(ctx context.Context, name string, kind types.PatchType, d
 	}
 	g.cloud.events.wrote()
 	defer g.cloud.events.wrote()
-	takesAway := takesAway(patch.Metadata, patch.Status)
-	svc := g.cloud.lookup(g.namespace, name)
+	svc := g.newest(name)
 	for {
 		if svc == nil || g.cloud.view.of(svc) == nil {
 			return &corev1.Service{}, nil // there is nothing left to do
 		}
-		patch.Metadata["uid"] = svc.UID
-		if takesAway {
-			patch.Metadata["resourceVersion"] = svc.ResourceVersion
-		}
+		patch.Metadata["uid"], patch.Metadata["resourceVersion"] = svc.UID, svc.ResourceVersion
 		data, err := json.Marshal(patch)
 		if err != nil {
 			return nil, fmt.Errorf("write the patch of service %s/%s: %w", g.namespace, name, err)
 		}
 		written, err := g.ServiceInterface.Patch(ctx, name, kind, data, options, subresources...)
-		if !takesAway || !apierrors.IsConflict(err) {
+		if err == nil {
+			is := *written
+			if _, err := trim(&is); err != nil {
+				return nil, err
+			}
+			g.cloud.wrote.Store(is.UID, &is)
+		}
+		if !apierrors.IsConflict(err) {
 			return written, err
 		}
 		// It is listed because that is allowed anyway.
@@ -69,14 +73,19 @@ func (g guarded) Patch(ctx context.Context, name string, kind types.PatchType, d
 	}
 }
 
-// takesAway reports whether the patch removes a finalizer or an address. To add to what another has would do less harm.
-func takesAway(metadata, status map[string]any) bool {
-	if finalizers, ok := metadata["finalizers"]; ok && finalizers == nil || metadata["$deleteFromPrimitiveList/finalizers"] != nil {
-		return true
+// newest returns the Service as we wrote it last, if the informer has not seen that yet: its second patch follows its first at once.
+func (g guarded) newest(name string) *corev1.Service {
+	svc := g.cloud.lookup(g.namespace, name)
+	if svc == nil {
+		return nil
 	}
-	if status == nil {
-		return false
+	if is, ok := g.cloud.wrote.Load(svc.UID); ok && newer(is.(*corev1.Service), svc) {
+		return is.(*corev1.Service)
 	}
-	balancer, ok := status["loadBalancer"].(map[string]any)
-	return !ok || balancer["ingress"] == nil
+	return svc
+}
+
+func newer(a, b *corev1.Service) bool {
+	order, err := resourceversion.CompareResourceVersion(a.ResourceVersion, b.ResourceVersion)
+	return err == nil && order > 0
 }

@@ -160,7 +160,7 @@ func (c *controlled) wrote() (all []string) {
 					continue
 				}
 				kind = strings.Join([]string{kind, p.GetNamespace() + "/" + p.GetName(), string(p.GetPatch())}, " ")
-				kind = regexp.MustCompile(`"resourceVersion":"\d+",?|,?"uid":"[^"]*"|"metadata":{"uid":"[^"]*"},`).ReplaceAllString(kind, "")
+				kind = strings.Replace(regexp.MustCompile(`"resourceVersion":"\d+",?|,?"uid":"[^"]*"`).ReplaceAllString(kind, ""), `"metadata":{},`, "", 1)
 				kind = strings.ReplaceAll(kind, `,}`, `}`)
 			}
 			all = append(all, kind)

@@ -9,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/service"
@@ -109,8 +108,7 @@ func (e *entry) note(svc *corev1.Service) bool {
 
 // outdates reports whether a newer state than this is noted.
 func (e *entry) outdates(svc *corev1.Service) bool {
-	order, err := resourceversion.CompareResourceVersion(svc.ResourceVersion, e.service.ResourceVersion)
-	return err == nil && order < 0
+	return newer(e.service, svc)
 }
 
 // A conflict is an address that two Services show, and that the younger loses.
