@@ -213,7 +213,7 @@ func (s *scene) start(program string) *kubernetes.Process {
 	s.t.Helper()
 	binary := filepath.Join(s.bin, program)
 	if _, err := os.Stat(binary); err != nil {
-		s.t.Skip(err, "make race builds it")
+		s.t.Fatalf("%v: make race builds it", err)
 	}
 	return made(s.node.Start(kubernetes.Program{
 		Name: program, Binary: binary, Log: filepath.Join(s.t.TempDir(), program+".log"),

@@ -218,7 +218,7 @@ func TestAnotherUserIsNeitherBelievedNorTold(t *testing.T) {
 			_, _ = fmt.Fprintf(conn, "{\"router\":\"10.0.0.1\",\"up\":true}\n{\"router\":\"10.0.0.1\"}\n")
 		}
 	}
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 && os.Getenv("LAB_REQUIRE") == "" {
 		t.Skip("only root can be somebody else")
 	}
 	self := copied(t)
