@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/api"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
 	componentbaseconfig "k8s.io/component-base/config"
 	"k8s.io/controller-manager/pkg/healthz"
 	"k8s.io/klog/v2"
@@ -42,7 +43,7 @@ type Options struct {
 // delete Nodes.
 type Cloud struct {
 	options Options
-	view    *view
+	view    view
 	watch   *viewed
 	// lookup returns the Service of that name as the informer's store has it; nil if it does not.
 	lookup func(namespace, name string) *corev1.Service
@@ -85,7 +86,7 @@ func New(options Options) *Cloud {
 		options:  options,
 		events:   events,
 		record:   events,
-		view:     &view{ours: options.Ours},
+		view:     view{ours: options.Ours},
 		ledger:   newLedger(),
 		watchdog: leaderelection.NewLeaderHealthzAdaptor(20 * time.Second),
 		resigned: make(chan struct{}),
@@ -390,27 +391,31 @@ func (c *Cloud) stored(svc *corev1.Service) *corev1.Service {
 const compareEvery = time.Minute
 
 // compare looks for Services that went without a word, and lets go of those that the store lacked the last time already: its
-// list may be older than ours. It is given what it returned the last time. Those that still have our finalizer and want no
-// address any more are tried again: whoever deletes one need not wait for the end of the controller's back-off.
+// list may be older than ours. It is given what it returned the last time.
 func (c *Cloud) compare(before map[types.UID]bool) (missing map[types.UID]bool) {
 	c.mu.Lock()
 	known := c.ledger.known()
 	c.mu.Unlock()
-	known = append(known, c.view.remembered()...)
 	missing = map[types.UID]bool{}
 	for _, svc := range known {
-		if is := c.stored(svc); is != nil {
-			if is = c.view.of(is); is != nil && !wants(is) {
-				c.watch.Requeue(is)
-			}
+		if c.stored(svc) != nil {
 			continue
 		}
 		if missing[svc.UID] = true; before[svc.UID] {
-			c.view.forget(svc)
 			c.release(svc, c.ledger.gone)
 		}
 	}
 	return missing
+}
+
+// letGo looks again at those whose finalizer is ours to remove: whoever deletes one need not wait for the end of the controller's
+// back-off, and patience may have ended.
+func (c *Cloud) letGo() {
+	for _, object := range c.watch.GetStore().List() {
+		if svc, ok := object.(*corev1.Service); ok && !wants(svc) && servicehelper.HasLBFinalizer(svc) && c.view.of(svc) != nil {
+			c.watch.Requeue(svc)
+		}
+	}
 }
 
 // OnDelete frees the address of a Service that is gone. Normally the service controller has done so, but another
@@ -422,7 +427,6 @@ func (c *Cloud) OnDelete(object any) {
 	if svc, ok := object.(*corev1.Service); ok {
 		updates.Inc()
 		was := c.view.of(svc)
-		c.view.forget(svc)
 		c.wrote.Delete(svc.UID)
 		c.release(svc, c.ledger.gone)
 		c.watch.changed(was, nil) // so that the service controller forgets it as well

@@ -31,40 +31,55 @@ func TestAnothersServicesAreNeverWrittenTo(t *testing.T) {
 		s.Spec.Type, s.Spec.LoadBalancerClass = corev1.ServiceTypeClusterIP, nil
 		s.Status.LoadBalancer = corev1.LoadBalancerStatus{} // the API server does that
 	}
-	// The other one takes it: it has its class, and the other's finalizer and status.
-	taken := func(s *corev1.Service) {
-		class := "example.com/lb"
-		s.Spec.Type, s.Spec.LoadBalancerClass = corev1.ServiceTypeLoadBalancer, &class
-		s.Finalizers = []string{servicehelper.LoadBalancerCleanupFinalizer}
-		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}}
-		s.ManagedFields = managed("example-lb", "finalizer", "status")
+	classed := func(s *corev1.Service) {
+		s.Spec.Type, s.Spec.LoadBalancerClass = corev1.ServiceTypeLoadBalancer, new("example.com/lb")
+	}
+	// The other one takes what has its class: it needs the same finalizer, and writes the status.
+	take := func(c *controlled) {
+		c.changeAs(exampleLB, "shop/web", func(s *corev1.Service) {
+			s.Finalizers = []string{servicehelper.LoadBalancerCleanupFinalizer}
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}}
+		})
 	}
 	ours := func(s *corev1.Service) { s.Spec.Type, s.Spec.LoadBalancerClass = corev1.ServiceTypeLoadBalancer, nil }
 	deleted := func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{Time: time.Now()} }
 	labelled := func(s *corev1.Service) { s.Annotations = map[string]string{"example.com/changed": time.Now().String()} }
 
 	type step struct {
-		then string
-		do   func(*controlled)
+		then   string
+		do     func(*controlled)
+		writes string // of ours
 	}
 	change := func(then string, how func(*corev1.Service)) step {
-		return step{then, func(c *controlled) { c.change("shop/web", how) }}
+		return step{then: then, do: func(c *controlled) { c.change("shop/web", how) }}
 	}
+	taken := step{then: "another's", do: func(c *controlled) { c.change("shop/web", classed); take(c) }}
+	// The other one found our finalizer there, and does not remove what it did not put there.
+	letGo := change("it is deleted", deleted)
+	letGo.writes = `patch services/status shop/web {"metadata":{"finalizers":null}}`
 	// again is deletion and creation at once, with nothing of the old one left.
-	again := func(then string, how func(*corev1.Service)) step {
-		return step{then, func(c *controlled) {
-			if err := c.client.CoreV1().Services("shop").Delete(c.t.Context(), "web", metav1.DeleteOptions{}); err != nil {
-				c.t.Fatal(err)
+	again := step{then: "recreated", do: func(c *controlled) {
+		if err := c.client.CoreV1().Services("shop").Delete(c.t.Context(), "web", metav1.DeleteOptions{}); err != nil {
+			c.t.Fatal(err)
+		}
+		c.create("shop/web uid=again" + others)
+		take(c)
+	}}
+	vip := pools(t, "vip 10.0.0.0/30")
+	restart := step{then: "the controller manager starts again", do: func(c *controlled) { c.end(); c.start(vip) }}
+	down := func(all ...step) step {
+		return step{then: "much happens while nobody leads", do: func(c *controlled) {
+			c.end()
+			for _, s := range all {
+				s.do(c)
 			}
-			svc := aService(c.t, "shop/web uid=again")
-			how(svc)
-			if _, err := c.client.CoreV1().Services("shop").Create(c.t.Context(), svc, metav1.CreateOptions{}); err != nil {
-				c.t.Fatal(err)
-			}
+			c.start(vip)
 		}}
 	}
-	vip := pools(t, "vip 10.0.0.0/30")
-	restart := step{"the controller manager starts again", func(c *controlled) { c.end(); c.start(vip) }}
+	internally, atOnce := change("internal", internal), step{then: "internal and another's at once", do: func(c *controlled) {
+		c.change("shop/web", internal)
+		taken.do(c)
+	}}
 	for name, story := range map[string]struct {
 		begins string
 		steps  []step // from the first that makes it another's
@@ -75,21 +90,22 @@ func TestAnothersServicesAreNeverWrittenTo(t *testing.T) {
 		"another's becomes internal": {begins: "shop/web finalizer shows-host=lb.example.com" + others, steps: []step{
 			change("it becomes internal", internal), change("somebody changes it", labelled), change("it is deleted", deleted)}},
 		"another's becomes internal while we are away": {begins: "shop/web", before: []step{change("it becomes internal", internal)}, steps: []step{
-			change("another's", taken), {"it becomes internal, and we start", func(c *controlled) {
-				c.end()
-				c.change("shop/web", internal)
-				c.start(vip)
-			}}, change("it is deleted", deleted), restart}},
-		"ours waits, becomes internal, and then another's": {begins: "shop/web want=192.0.2.1", before: []step{change("internal", internal)}, steps: []step{
-			change("another's", taken), change("somebody changes it", labelled), restart, change("it is deleted", deleted)}},
+			taken, down(internally), change("it is deleted", deleted), restart}},
+		"ours waits, becomes internal, and then another's": {begins: "shop/web want=192.0.2.1", before: []step{internally}, steps: []step{
+			taken, change("somebody changes it", labelled), restart, change("it is deleted", deleted)}},
 		"ours waits and is another's before we look": {begins: "shop/web want=192.0.2.1", steps: []step{
-			{"both at once", func(c *controlled) { c.change("shop/web", internal); c.change("shop/web", taken) }}, change("somebody changes it", labelled)}},
+			atOnce, change("somebody changes it", labelled), restart, letGo, restart}},
+		"ours is another's before we look, and becomes internal": {begins: "shop/web", steps: []step{
+			atOnce, internally, change("somebody changes it", labelled), restart, letGo, restart}},
+		"ours is another's and internal before we start again": {begins: "shop/web", steps: []step{
+			down(internally, taken, internally), change("somebody changes it", labelled), letGo}},
+		"ours becomes another's while nobody leads": {begins: "shop/web", steps: []step{down(internally, taken), letGo}},
 		"ours waits and comes again as another's": {begins: "shop/web want=192.0.2.1", steps: []step{
-			again("recreated", taken), change("somebody changes it", labelled), restart, change("it is deleted", deleted)}},
+			again, change("somebody changes it", labelled), restart, change("it is deleted", deleted)}},
 		"ours has an address and comes again as another's": {begins: "shop/web", steps: []step{
-			again("recreated", taken), change("somebody changes it", labelled), change("it is deleted", deleted)}},
-		"ours has an address, becomes internal, and then another's": {begins: "shop/web", before: []step{change("internal", internal)}, steps: []step{
-			change("another's", taken), change("internal", internal), change("another's again", taken), change("it is deleted", deleted)}},
+			again, change("somebody changes it", labelled), change("it is deleted", deleted)}},
+		"ours has an address, becomes internal, and then another's": {begins: "shop/web", before: []step{internally}, steps: []step{
+			taken, internally, taken, change("it is deleted", deleted)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -104,8 +120,16 @@ func TestAnothersServicesAreNeverWrittenTo(t *testing.T) {
 				told := len(c.warnings())
 				for _, s := range story.steps {
 					s.do(c)
-					<-time.After(time.Hour)
+					<-time.After(patience)
+					c.cloud.letGo()
 					synctest.Wait()
+					early := len(c.client.Actions())
+					<-time.After(time.Hour)
+					c.cloud.letGo()
+					synctest.Wait()
+					if s.writes != "" && early == len(c.client.Actions()) {
+						t.Errorf("%s: nothing is written, or too early", s.then)
+					}
 					// What the test does itself makes it another's with the last request; before that, it was still ours.
 					var writes []string
 					for _, w := range c.wrote() {
@@ -113,8 +137,8 @@ func TestAnothersServicesAreNeverWrittenTo(t *testing.T) {
 							writes = nil
 						}
 					}
-					if len(writes) > 0 {
-						t.Errorf("%s: %q", s.then, writes)
+					if got := strings.Join(writes, " "); got != s.writes {
+						t.Errorf("%s: we write %q, not %q", s.then, got, s.writes)
 					}
 				}
 				if held := c.cloud.ledger.allocator.Holdings(); len(held) > 0 {
@@ -154,7 +178,7 @@ func TestAFinalizerThatCouldNotBeRemovedIsTriedAgainSoon(t *testing.T) {
 		c.change("shop/web", func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
 		<-time.After(20 * time.Minute) // the service controller waits for five minutes by now
 		forbidden.Store(false)
-		c.cloud.compare(nil)
+		c.cloud.letGo()
 		synctest.Wait()
 		if got := c.get("shop/web").Finalizers; len(got) > 0 {
 			t.Errorf("it still has %q", got)
@@ -162,76 +186,111 @@ func TestAFinalizerThatCouldNotBeRemovedIsTriedAgainSoon(t *testing.T) {
 	})
 }
 
-// managed is what the API server notes of a writer, of the finalizer or the status.
-func managed(manager string, what ...string) (all []metav1.ManagedFieldsEntry) {
-	for _, w := range what {
-		fields := `{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`
-		if w == "finalizer" {
-			fields = `{"f:metadata":{"f:finalizers":{".":{},"v:\"service.kubernetes.io/load-balancer-cleanup\"":{}}}}`
-		}
-		all = append(all, metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1",
-			Subresource: "status", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(fields)})
+// managed is what the API server notes of who put the finalizer there, or wrote the status: us, an implementation lb, or somebody
+// with a file that has both.
+func managed(what, by string) metav1.ManagedFieldsEntry {
+	fields := `{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`
+	if what == ofFinalizer {
+		fields = `{"f:metadata":{"f:finalizers":{".":{},"v:\"service.kubernetes.io/load-balancer-cleanup\"":{}}}}`
 	}
-	return all
+	e := metav1.ManagedFieldsEntry{Manager: by, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(fields)}
+	switch by {
+	case "us":
+		e.Manager, e.Subresource = fieldManager, "status"
+	case "lb":
+		e.Subresource = "status"
+	}
+	return e
 }
 
-// What the service controller sees after each state of one Service: its finalizer, and whether it sees it at all.
+// What the service controller sees of a Service, by its state and by who wrote its finalizer and, last, its status: nothing, it, or
+// it with the finalizer, which is then removed unless it is ours and lives.
 func TestTheServiceControllerSeesWhatIsOursAndWhatWasOurs(t *testing.T) {
-	const ours, others, internal = "", " class=example.com/lb", " type=ClusterIP"
-	type step struct{ state, manager, sees string }
+	const others, internal, late = " class=example.com/lb", " type=ClusterIP", " deleted-for=6m"
+	none, named, classOnly := service.Ours{}, service.Ours{Classes: []string{"metallb"}}, service.Ours{ClassOnly: true}
 	for _, test := range []struct {
-		name  string
-		ours  service.Ours
-		steps []step
+		what                    string
+		ours                    service.Ours
+		state                   string
+		finalizer, status, sees string
 	}{
-		{name: "ours becomes internal", steps: []step{{ours + " finalizer", "", "finalizer"}, {internal + " finalizer", "", "finalizer"}, {internal, "", ""}}},
-		{name: "ours with our class, and with one that the operator chose", ours: service.Ours{Classes: []string{"metallb"}},
-			steps: []step{{" class=" + loadbalancer.Class, "", "it"}, {" class=metallb", "", "it"}, {others, "", ""}, {ours, "", "it"}}},
-		{name: "another's becomes internal", steps: []step{{others + " finalizer", "", ""}, {internal + " finalizer", "", ""}}},
-		{name: "ours becomes another's while we do not look, and then internal", steps: []step{{ours + " finalizer", "", "finalizer"}, {internal + " finalizer", "", "finalizer"},
-			{others + " finalizer", "", ""}, {internal + " finalizer", "", "finalizer"}}},
-		{name: "ours becomes another's, which puts its own there", steps: []step{{ours + " finalizer", "", "finalizer"}, {internal, "", ""}, {others, "", ""}, {others + " finalizer", "", ""}, {internal + " finalizer", "", ""}}},
-		{name: "ours becomes another's, which replaces the finalizer", steps: []step{{ours + " finalizer", "", "finalizer"}, {others + " finalizer", "", ""}, {others, "", ""},
-			{others + " finalizer", "", ""}, {internal + " finalizer", "", ""}}},
-		{name: "we start, and it is internal already: we put the finalizer there", steps: []step{{internal + " finalizer", fieldManager, "finalizer"}, {internal, "", ""}}},
-		{name: "we start, and it is internal already: somebody else put it there", steps: []step{{internal + " finalizer", "example-lb", ""}}},
-		{name: "those without a class are left to others, and keep what we put there until they go", ours: service.Ours{ClassOnly: true},
-			steps: []step{{ours + " finalizer shows=10.0.0.1", fieldManager, ""}, {ours + " finalizer shows=10.0.0.1 deleted", fieldManager, "finalizer"}}},
-		{name: "one of our class becomes internal and comes back without a class", ours: service.Ours{ClassOnly: true},
-			steps: []step{{" finalizer class=" + loadbalancer.Class, "", "finalizer"}, {internal + " finalizer", "", "finalizer"}, {ours + " finalizer", "", ""}}},
-		{name: "and others who take them over let them go", ours: service.Ours{ClassOnly: true},
-			steps: []step{{ours + " finalizer shows=10.0.0.1 deleted", "example-lb", ""}}},
+		{"ours", none, "", "", "", "it"},
+		{"ours, with a finalizer", none, "", "us", "us", "finalizer"},
+		{"ours, from a file", none, "", "file", "", "finalizer"},
+		{"of our class", none, " class=" + loadbalancer.Class, "", "", "it"},
+		{"of a class that the operator chose", named, " class=metallb", "", "", "it"},
+		{"of another class", named, others, "", "", ""},
+		{"internal", none, internal, "", "", ""},
+		{"another's, with its finalizer", none, others, "lb", "lb", ""},
+		{"and deleted long ago", none, others + late, "lb", "lb", ""},
+		{"and internal", none, internal, "lb", "lb", ""},
+		{"and deleted", none, internal + late, "lb", "lb", ""},
+		{"another's, internal, which came to put the finalizer there", none, internal + late, "lb", "", ""},
+		{"another's, from a file", none, others + late, "file", "lb", ""},
+		{"and it waits", none, others + late, "file", "", ""},
+		{"and internal", none, internal + late, "file", "lb", ""},
+
+		{"ours becomes internal", none, internal, "us", "us", "finalizer"},
+		{"and waited", none, internal, "us", "", "finalizer"},
+		{"ours from a file becomes internal", none, internal, "file", "us", "finalizer"},
+		{"and waited: perhaps somebody else cares", none, internal, "file", "", ""},
+		{"but nobody did for long", none, internal + late, "file", "", "finalizer"},
+		{"of which nothing is known", none, internal + late, "-", "", "finalizer"},
+		{"ours becomes another's before we look: it is left alone", none, others, "us", "us", ""},
+		{"and deleted: the other may need some time", none, others + " deleted", "us", "us", ""},
+		{"which nobody does for long", none, others + late, "us", "us", "finalizer"},
+		{"ours becomes another's, who takes it", none, others, "us", "lb", ""},
+		{"and internal", none, internal, "us", "lb", ""},
+		{"and deleted", none, internal + " deleted", "us", "lb", ""},
+		{"and the other does nothing for long", none, internal + late, "us", "lb", "finalizer"},
+		{"ours from a file becomes another's, who takes it", none, others + late, "file", "lb", ""},
+
+		{"without a class, left to others, and was ours", classOnly, "", "us", "us", ""},
+		{"until it goes", classOnly, " deleted", "us", "us", "finalizer"},
+		{"from a file", classOnly, " deleted", "file", "us", "finalizer"},
+		{"where it waited", classOnly, " deleted", "us", "", "finalizer"},
+		{"from a file, and it waited", classOnly, " deleted", "file", "", ""},
+		{"for long", classOnly, late, "file", "", "finalizer"},
+		{"and others took it over", classOnly, " deleted", "us", "lb", ""},
+		{"who let it go", classOnly, " deleted", "lb", "lb", ""},
+		{"and always were others'", classOnly, late, "lb", "lb", ""},
 	} {
-		view := &view{ours: test.ours}
-		for _, step := range test.steps {
-			svc := aService(t, "shop/web uid=1"+step.state)
-			svc.ManagedFields = managed(step.manager, "finalizer", "status")
-			before := svc.DeepCopy()
-			for range 2 { // an informer may trim its own work once more
-				if _, err := trim(svc); err != nil {
-					t.Fatal(err)
+		t.Run(test.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				svc := aService(t, "shop/web uid=1"+test.state)
+				if test.finalizer != "" {
+					svc.Finalizers = []string{servicehelper.LoadBalancerCleanupFinalizer}
+					svc.ManagedFields = append(svc.ManagedFields, managed(ofFinalizer, test.finalizer))
 				}
-			}
-			sees := ""
-			if seen := view.of(svc); seen != nil {
-				if sees = "it"; servicehelper.HasLBFinalizer(seen) {
-					sees = "finalizer"
+				if test.finalizer == "-" {
+					svc.ManagedFields = nil
 				}
-				if seen.Spec.LoadBalancerClass != nil {
-					t.Errorf("%s: it sees the class %s", test.name, *seen.Spec.LoadBalancerClass)
+				if test.status != "" {
+					svc.ManagedFields = append(svc.ManagedFields, managed(ofStatus, test.status))
 				}
-			}
-			if sees != step.sees {
-				t.Errorf("%s: after %q the controller sees %q, want %q", test.name, step.state, sees, step.sees)
-			}
-			if svc.ManagedFields = before.ManagedFields; !reflect.DeepEqual(svc, before) {
-				t.Errorf("%s: the informer's copy changed", test.name)
-			}
-		}
-		view.forget(aService(t, "shop/web uid=1"))
-		if left := view.remembered(); len(left) > 0 {
-			t.Errorf("%s: %d are remembered of a Service that is gone", test.name, len(left))
-		}
+				before := svc.DeepCopy()
+				for range 2 { // an informer may trim its own work once more
+					if _, err := trim(svc); err != nil {
+						t.Fatal(err)
+					}
+				}
+				sees := ""
+				if seen := (view{test.ours}).of(svc); seen != nil {
+					if sees = "it"; servicehelper.HasLBFinalizer(seen) {
+						sees = "finalizer"
+					}
+					if seen.Spec.LoadBalancerClass != nil && test.ours.Serves(svc) {
+						t.Errorf("it sees the class %s", *seen.Spec.LoadBalancerClass)
+					}
+				}
+				if sees != test.sees {
+					t.Errorf("the controller sees %q, want %q", sees, test.sees)
+				}
+				if svc.ManagedFields = before.ManagedFields; !reflect.DeepEqual(svc, before) {
+					t.Error("the informer's copy changed")
+				}
+			})
+		})
 	}
 }
 
@@ -240,8 +299,8 @@ func TestOfManagedFieldsOnlyTheWritersOfStatusAndFinalizerAreKept(t *testing.T) 
 		return &metav1.Time{Time: time.Date(2026, 1, 1, 0, 0, second, 0, time.UTC)}
 	}
 	svc := aService(t, "shop/web")
-	svc.ManagedFields = append(managed("ours", "finalizer", "status"), append(managed("kubectl-edit", "status"), metav1.ManagedFieldsEntry{Manager: "kubectl",
-		FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:ports":{}}}`)}, metav1.ManagedFieldsEntry{Manager: "none"})...)
+	svc.ManagedFields = []metav1.ManagedFieldsEntry{managed(ofFinalizer, "ours"), managed(ofStatus, "ours"), managed(ofStatus, "kubectl-edit"), {Manager: "kubectl",
+		FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:ports":{}}}`)}, {Manager: "none"}}
 	svc.ManagedFields[1].Time, svc.ManagedFields[2].Time = at(1), at(2)
 	for range 2 {
 		if _, err := trim(svc); err != nil {
@@ -335,7 +394,6 @@ func TestClassOnlyIsSwitchedOnAndOff(t *testing.T) {
 		c.ours = service.Ours{Classes: []string{"metallb"}}
 		c.end()
 		c.start(vip)
-		c.manager = fieldManager
 		show := func(name string) string { return shown(service.Addresses(c.get(name))) }
 		if show("shop/web") == "" || show("shop/named") == "" {
 			t.Fatalf("web shows %q, and named %q", show("shop/web"), show("shop/named"))

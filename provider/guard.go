@@ -34,6 +34,7 @@ func (g guarded) Patch(ctx context.Context, name string, kind types.PatchType, d
 	if patch.Metadata == nil {
 		patch.Metadata = map[string]any{}
 	}
+	options.FieldManager = fieldManager
 	g.cloud.events.wrote()
 	defer g.cloud.events.wrote()
 	svc := g.newest(name)

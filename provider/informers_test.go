@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"reflect"
@@ -40,8 +41,8 @@ type controlled struct {
 	events  *fake.Clientset
 	refused sync.Map // patches that came too late
 	ours    service.Ours
-	manager string // whom the fake API server means by the one field manager that it knows
-	end     func() // of the controller manager
+	writers sync.Map // of the statuses that the API server emptied
+	end     func()   // of the controller manager
 }
 
 func newControlled(t *testing.T, services ...string) *controlled {
@@ -56,7 +57,7 @@ func newControlled(t *testing.T, services ...string) *controlled {
 	c.client.PrependReactor("create", "services", change)
 	c.client.PrependReactor("update", "services", change)
 	c.client.PrependReactor("patch", "services", func(a k8stesting.Action) (bool, runtime.Object, error) {
-		p := a.(k8stesting.PatchAction)
+		p := a.(k8stesting.PatchActionImpl)
 		is, err := c.client.Tracker().Get(p.GetResource(), p.GetNamespace(), p.GetName())
 		if err != nil {
 			return true, nil, err
@@ -66,8 +67,10 @@ func newControlled(t *testing.T, services ...string) *controlled {
 				c.refused.Store(string(p.GetPatch()), true)
 				return true, nil, apierrors.NewConflict(corev1.Resource("services"), p.GetName(), fmt.Errorf("it is %s by now", version))
 			}
+			version++
+			p.Patch = bytes.Replace(p.Patch, []byte(must[0]), fmt.Appendf(nil, `"resourceVersion":"%d"`, version), 1)
 		}
-		return false, nil, nil
+		return k8stesting.ObjectReaction(c.client.Tracker())(p)
 	})
 	for _, short := range services {
 		c.create(short)
@@ -83,12 +86,9 @@ func (c *controlled) start(config *loadbalancer.Config) {
 	c.cloud, c.book = New(Options{Namespace: "metallb-system", ConfigName: "config", Ours: c.ours}), &eventbook{}
 	services := coreinformers.NewServiceInformer(c.client, metav1.NamespaceAll, 0, cache.Indexers{})
 	err := prepare(services, func(object any) (any, error) {
-		if svc, ok := object.(*corev1.Service); ok && c.manager != "" {
-			for i := range svc.ManagedFields {
-				svc.ManagedFields[i].Manager = c.manager
-			}
-		}
-		return trim(object)
+		object, err := trim(object)
+		c.correct(object)
+		return object, err
 	}, c.cloud, c.cloud.watches.failed)
 	if err != nil {
 		t.Fatal(err)
@@ -108,6 +108,9 @@ func (c *controlled) start(config *loadbalancer.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, svc := range listed {
+		c.correct(svc)
+	}
 	c.cloud.begin()
 	c.cloud.adopt(config, nil, listed)
 	running.Go(func() { c.cloud.catchUp(ctx) })
@@ -121,6 +124,29 @@ func (c *controlled) start(config *loadbalancer.Config) {
 	}
 	<-time.After(time.Second) // the controller looks every 100 ms whether the cache is filled
 	synctest.Wait()
+}
+
+// correct writes managedFields as the real API server does: the fake one does not note that implementations come through the
+// subresource, and forgets who wrote a status when the type of the Service empties it.
+func (c *controlled) correct(object any) {
+	svc, ok := object.(*corev1.Service)
+	if !ok {
+		return
+	}
+	var status []metav1.ManagedFieldsEntry
+	for i, e := range svc.ManagedFields {
+		if e.Manager == fieldManager || e.Manager == exampleLB {
+			svc.ManagedFields[i].Subresource = "status"
+		}
+		if e.FieldsType == ofStatus {
+			status = append(status, svc.ManagedFields[i])
+		}
+	}
+	if len(status) > 0 {
+		c.writers.Store(svc.UID, status)
+	} else if before, ok := c.writers.Load(svc.UID); ok {
+		svc.ManagedFields = append(svc.ManagedFields, before.([]metav1.ManagedFieldsEntry)...)
+	}
 }
 
 func (c *controlled) create(short string) {
@@ -139,12 +165,22 @@ func (c *controlled) get(name string) *corev1.Service {
 	return svc
 }
 
-func (c *controlled) change(name string, how func(*corev1.Service)) {
+// exampleLB is the field manager of another implementation.
+const exampleLB = "example-lb"
+
+func (c *controlled) change(name string, how func(*corev1.Service)) { c.changeAs("", name, how) }
+
+func (c *controlled) changeAs(manager, name string, how func(*corev1.Service)) {
 	svc := c.get(name)
 	how(svc)
-	if _, err := c.client.CoreV1().Services(svc.Namespace).Update(c.t.Context(), svc, metav1.UpdateOptions{}); err != nil {
+	svc, err := c.client.CoreV1().Services(svc.Namespace).Update(c.t.Context(), svc, metav1.UpdateOptions{FieldManager: manager})
+	if err != nil {
 		c.t.Fatal(err)
 	}
+	if _, err := trim(svc); err != nil {
+		c.t.Fatal(err)
+	}
+	c.correct(svc)
 }
 
 // wrote returns the requests that changed something, "patch services/status shop/web …", without what guards them.

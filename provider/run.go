@@ -207,7 +207,10 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	g.admission.begin(ctx)
 	go g.admission.run(ctx)
 	var missing map[types.UID]bool
-	go wait.UntilWithContext(ctx, func(context.Context) { missing = c.compare(missing) }, compareEvery)
+	go wait.UntilWithContext(ctx, func(context.Context) {
+		missing = c.compare(missing)
+		c.letGo()
+	}, compareEvery)
 	g.controller.Run(quiet(ctx), int(g.config.ComponentConfig.ServiceController.ConcurrentServiceSyncs), framework.ControllerManagerMetrics)
 	return errors.New("the service controller ended")
 }
@@ -227,9 +230,10 @@ func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, servic
 	}
 	var ours, others []*corev1.Service
 	for _, svc := range services {
-		if seen := c.view.of(svc); c.gone[svc.UID] {
-			c.view.forget(svc)
-		} else if seen != nil {
+		if c.gone[svc.UID] {
+			continue
+		}
+		if seen := c.view.of(svc); seen != nil {
 			ours = append(ours, seen)
 		} else {
 			others = append(others, svc)

@@ -69,6 +69,12 @@ func aService(t rapid.TB, short string) *corev1.Service {
 			svc.Spec.Type = corev1.ServiceType(text)
 		case "deleted":
 			svc.DeletionTimestamp = &metav1.Time{Time: time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC)}
+		case "deleted-for":
+			age, err := time.ParseDuration(text)
+			if err != nil {
+				t.Fatalf("service %q: %v", short, err)
+			}
+			svc.DeletionTimestamp = &metav1.Time{Time: time.Now().Add(-age)}
 		case "finalizer":
 			svc.Finalizers = []string{"example.com/mine", servicehelper.LoadBalancerCleanupFinalizer}
 		case "families": // 4, 6, 46 or 64, and one of them is SingleStack

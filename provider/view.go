@@ -3,7 +3,6 @@ package provider
 import (
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,59 +19,48 @@ import (
 
 // A view is what the standard service controller sees of the cluster's Services: ours, and what is left of those that were.
 // Another implementation's do not exist for it, so that it cannot write to them. Of ours it does not see the class, because
-// it serves only Services without one; its patches never carry the spec, so that what is changed here stays here.
-type view struct {
-	ours service.Ours
-	// left are the Services, by UID, that were ours when they had the finalizer last: it is ours to remove. (The API server
-	// knows too, but not if somebody restored the Service from a file.)
-	left sync.Map
-}
+// it serves only Services without one; its patches never carry the spec, so that what is changed here stays here. It depends
+// on nothing but the Service, so that a restart changes nothing.
+type view struct{ ours service.Ours }
 
 // of returns the Service as the service controller may see it; nil if it must not.
-func (v *view) of(svc *corev1.Service) *corev1.Service {
-	serves, finalizer := v.ours.Serves(svc), servicehelper.HasLBFinalizer(svc)
+func (v view) of(svc *corev1.Service) *corev1.Service {
+	serves := v.ours.Serves(svc)
 	switch {
-	case !finalizer:
-		v.left.Delete(svc.UID)
-	case serves:
-		v.left.Store(svc.UID, svc)
-	}
-	_, left := v.left.Load(svc.UID)
-	left = left || finalizer && slices.Contains(writersOf(svc, ofFinalizer), fieldManager)
-	switch {
-	case serves && svc.Spec.LoadBalancerClass == nil:
-		return svc
-	case serves:
+	case serves && svc.Spec.LoadBalancerClass != nil:
 		seen := *svc
 		seen.Spec.LoadBalancerClass = nil
 		return &seen
-	case !left:
-		return nil
-	case svc.Spec.Type != corev1.ServiceTypeLoadBalancer:
+	case serves, servicehelper.HasLBFinalizer(svc) && letsGo(svc):
 		return svc
-	case svc.Spec.LoadBalancerClass != nil:
-		return nil // whoever serves it now may count on the finalizer
 	}
-	// It has no class, and we serve only those with one. It may have been ours before: then nobody else lets it go.
-	others := slices.ContainsFunc(writersOf(svc, ofStatus), func(m string) bool { return m != fieldManager })
-	if svc.DeletionTimestamp == nil || others {
-		return nil
-	}
-	return svc
+	return nil
 }
 
-// forget is told of a Service that is gone.
-func (v *view) forget(svc *corev1.Service) { v.left.Delete(svc.UID) }
+// patience is how long whoever took over a Service of ours has, once it is being deleted, to remove the finalizer that it found
+// there: the standard service controller pauses no longer between two attempts.
+const patience = 5 * time.Minute
 
-// remembered returns what forget is to be told of.
-func (v *view) remembered() (all []*corev1.Service) {
-	for _, svc := range v.left.Range {
-		all = append(all, svc.(*corev1.Service))
+// letsGo reports whether the finalizer of a Service that is not ours, or not any more, is to be removed by us now. The API server
+// knows who put it there. If it came with the Service, from a file, it is for whoever wrote the status; the API server still knows
+// that when it has emptied it.
+func letsGo(svc *corev1.Service) bool {
+	status := writersOf(svc, ofStatus)
+	served := slices.Contains(status, fieldManager)
+	others := svc.Spec.LoadBalancerClass != nil || slices.ContainsFunc(status, func(m string) bool { return m != fieldManager })
+	// Implementations put it there with the status.
+	fromFile := !slices.ContainsFunc(svc.ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
+		return e.FieldsType == ofFinalizer && e.Subresource == "status"
+	})
+	mine := slices.Contains(writersOf(svc, ofFinalizer), fieldManager) || fromFile && served
+	deleted := svc.DeletionTimestamp != nil
+	if deleted && time.Since(svc.DeletionTimestamp.Time) > patience {
+		return mine || fromFile && !others
 	}
-	return all
+	return mine && !others && (deleted || svc.Spec.Type != corev1.ServiceTypeLoadBalancer)
 }
 
-// fieldManager is our name in managedFields. The API server takes it from the user agent.
+// fieldManager is our name in managedFields.
 const fieldManager = "metallb-cloud-controller-manager"
 
 // What we keep of managedFields, in place of the type of the fields' format: whose the finalizer is, and who wrote the status.
@@ -108,7 +96,7 @@ func writers(entries []metav1.ManagedFieldsEntry) (kept []metav1.ManagedFieldsEn
 		for _, entry := range entries {
 			keptBefore := entry.FieldsType == what
 			if keptBefore || entry.FieldsV1 != nil && strings.Contains(entry.FieldsV1.GetRawString(), sign) {
-				kept = append(kept, metav1.ManagedFieldsEntry{Manager: entry.Manager, Time: entry.Time, FieldsType: what})
+				kept = append(kept, metav1.ManagedFieldsEntry{Manager: entry.Manager, Time: entry.Time, Subresource: entry.Subresource, FieldsType: what})
 			}
 		}
 	}
@@ -126,7 +114,7 @@ var signs = map[string]string{ofFinalizer: servicehelper.LoadBalancerCleanupFina
 // at once, without a write to the API server, even if the Service waits there for the end of a delay.
 type viewed struct {
 	cache.SharedIndexInformer
-	view    *view
+	view    view
 	handler cache.ResourceEventHandler // nil until the controller has added it
 }
 

@@ -717,8 +717,8 @@ func TestWhatVanishesWithoutAWordIsForgotten(t *testing.T) {
 			if got := fmt.Sprint(w.held()); got != "map[shop/api:10.0.0.0]" {
 				t.Errorf("held: %s", got)
 			}
-			if got := len(w.cloud.ledger.known()) + len(w.cloud.view.remembered()); got != 2 { // api, and its finalizer
-				t.Errorf("%d things are remembered", got)
+			if got := len(w.cloud.ledger.known()); got != 1 {
+				t.Errorf("%d Services are remembered", got)
 			}
 			if err := w.wrong(); err != nil {
 				t.Error(err)
