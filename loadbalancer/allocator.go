@@ -337,6 +337,8 @@ func (a *Allocator) decide(r *Request) (g Grant) {
 		now = &tenant{}
 	}
 	stay, lost := a.tenable(now.addrs, r)
+	// One of a family that it does not have, or not any more, serves nobody.
+	stay = slices.DeleteFunc(stay, func(addr netip.Addr) bool { return !slices.Contains(r.Families, FamilyOf(addr)) })
 	g.Addrs, g.Why = a.choose(r, now, stay)
 	if g.met = g.Why.None(); len(g.Addrs) == 0 {
 		g.Addrs = inOrderOf(r.Families, stay) // it keeps what it has
@@ -379,7 +381,7 @@ func (a *Allocator) choose(r *Request, now *tenant, stay []netip.Addr) ([]netip.
 	var kept, disliked []netip.Addr
 	for _, addr := range stay {
 		switch {
-		case !slices.Contains(r.Families, FamilyOf(addr)) || a.isGivenUp(addr):
+		case a.isGivenUp(addr):
 			// It cannot stay.
 		case slices.ContainsFunc(r.Addrs, func(want netip.Addr) bool { return FamilyOf(want) == FamilyOf(addr) }):
 			// It stays if it is the one asked for, also if it is not shared as it should be.
@@ -505,14 +507,9 @@ func (a *Allocator) couldComplete(addrs []netip.Addr, r *Request) bool {
 		!slices.ContainsFunc(r.Families, func(f Family) bool { return !a.stock.has(pool, f) })
 }
 
-// inOrderOf sorts addresses; those of other families come last.
+// inOrderOf sorts addresses, which are of these families.
 func inOrderOf(families []Family, addrs []netip.Addr) []netip.Addr {
-	place := func(addr netip.Addr) int {
-		if i := slices.Index(families, FamilyOf(addr)); i >= 0 {
-			return i
-		}
-		return len(families)
-	}
+	place := func(addr netip.Addr) int { return slices.Index(families, FamilyOf(addr)) }
 	slices.SortStableFunc(addrs, func(x, y netip.Addr) int { return place(x) - place(y) })
 	return addrs
 }

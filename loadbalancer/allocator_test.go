@@ -526,6 +526,23 @@ func TestWhoHasAnAddressIsServedAfterWhoHasNone(t *testing.T) {
 	}
 }
 
+// Somebody writes it into a status while nobody leads, or the Service had it. What it cannot use, it does not keep for want of another.
+func TestAnAddressOfAFamilyThatTheServiceDoesNotHaveIsNotKept(t *testing.T) {
+	const full = `no free address in pool "vip": add addresses, or delete a Service that holds one`
+	tell(t, []step{
+		{then: "there is a pool of one", configure: "vip 10.0.0.0/32,fd00::/127"},
+		{then: "web has it", adopt: "shop/web shows=10.0.0.0", addrs: "10.0.0.0"},
+		{then: "api shows one that it cannot use", adopt: "shop/api shows=fd00:1::1", addrs: "fd00:1::1"},
+		{then: "and loses it", ask: "shop/api", why: full, also: "left fd00:1::1"},
+		{then: "mail has one of two", ask: "shop/mail families=64 pool=vip", addrs: "fd00::", also: "more"},
+		{then: "its user takes the version away that it has", ask: "shop/mail families=4 pool=vip", also: "left fd00::",
+			why: `pool "vip" has no free address: add addresses to it, or delete a Service that holds one`},
+		{then: "web becomes another, and asks for what is not there", ask: "shop/web families=6 want=fd00:2::1", also: "left 10.0.0.0",
+			why: `no pool owns address fd00:2::1: ask for an address of pool "vip", or add it to a pool`},
+		{then: "what it had goes to who waits", serve: "shop/api", addrs: "10.0.0.0"},
+	})
+}
+
 // A Service wants no company any more, and its pool is gone. What it gets of the other family brings another address along.
 func TestWhoGotSomethingAndStillWaitsIsServedAgain(t *testing.T) {
 	for _, serve := range []bool{false, true} {
@@ -1169,12 +1186,12 @@ func (m *model) allocate(r Request) (g modelGrant) {
 	}
 	if g.failed = len(t.addrs) == 0; g.failed {
 		for _, addr := range now.addrs {
-			if !m.collides(addr, r) {
+			if !m.collides(addr, r) && slices.Contains(r.Families, FamilyOf(addr)) {
 				t.addrs = append(t.addrs, addr)
 			}
 		}
 	}
-	// In the order of the families, those that it does not want last.
+	// In the order of the families.
 	for i := range r.Families {
 		for j, addr := range t.addrs {
 			if FamilyOf(addr) == r.Families[len(r.Families)-1-i] {
@@ -1641,7 +1658,7 @@ func (p *player) allocate(a *Allocator, m *model, r Request, about func(string, 
 	}
 	if want.failed {
 		for _, addr := range before {
-			if !slices.Contains(g.Addrs, addr) && !m.collides(addr, r) {
+			if !slices.Contains(g.Addrs, addr) && !m.collides(addr, r) && slices.Contains(r.Families, FamilyOf(addr)) {
 				p.Fatalf("%+v: in vain, and %s is lost: %v", r, addr, g.Why)
 			}
 		}

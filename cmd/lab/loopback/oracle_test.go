@@ -207,7 +207,7 @@ func (w *world) faults() (all []string) {
 			}
 		}
 		lacks, second := w.lacks(c)
-		if c.alien && lacks == "" { // one that lacks an address keeps what it has, also of a family that it gave up
+		if c.alien {
 			all = append(all, "is not of the Service's families: "+c.String())
 		}
 		if (lacks != "" || second) && w.could(c, lacks == "") && !w.excused(c) {
@@ -348,7 +348,7 @@ func TestTheOracleSeesEachKindOfFault(t *testing.T) {
 		{"the wrong order", "not what we write", []wishes{{both}}, []string{"fd00::,10.0.0.0"}, ""},
 		{"one of two", "could be served", []wishes{{both}}, []string{"10.0.0.0"}, ""},
 		{"one of two that are preferred", "could be served", []wishes{{prefer}}, []string{"10.0.0.0"}, ""},
-		{"another's family", "could be served", []wishes{nil}, []string{"fd00::"}, ""},
+		{"another's family", "families", []wishes{nil}, []string{"fd00::"}, ""},
 		{"another's family beside its own", "families", []wishes{nil}, []string{"10.0.0.0,fd00::"}, ""},
 		{"both families, and a stray that it keeps", "not told", []wishes{{both}}, []string{"203.0.113.9"}, ""},
 		{"a pool that is not for it", "not told", []wishes{{fromPool("lot-1")}}, []string{""}, ""},
