@@ -64,7 +64,7 @@ type admission struct {
 	typos   string               // annotations of the user's ConfigMap that mean nothing
 	missed  bool                 // the user's ConfigMap is gone, and we said so
 	waits   bool                 // for what a verdict needs to be read, or for the copy to be written
-	failure string               // why the copy could not be written, as it was said
+	failure string               // why the copy could not be written, as it was said, and for which version of the user's text
 	began   time.Time            // when we began to lead
 	written time.Time            // when a refusal was written last
 }
@@ -170,15 +170,15 @@ func (a *admission) look(ctx context.Context) {
 		updateErrors.Inc()
 		again = time.Second
 	}
-	if unstored && err.Error() != a.failure {
-		a.failure = err.Error()
+	if unstored && a.failure != err.Error()+a.is.observed { // each text hears of it
+		a.failure = err.Error() + a.is.observed
 		klog.ErrorS(err, "Cannot keep the admitted configuration", "configmap", klog.KRef(a.cloud.options.Namespace, a.copyName()))
 		if user := stored[corev1.ConfigMap](a.user, a.cloud.options.Namespace, a.cloud.options.ConfigName); user != nil {
 			means := "speakers act on what it says now"
 			if a.waits {
 				means = "the text is not in force"
 			}
-			a.cloud.record.Eventf(user, corev1.EventTypeWarning, "ConfigNotStored", "ConfigMap %s cannot be written, so that %s: %s; if it is immutable, delete it", a.copyName(), means, a.failure)
+			a.cloud.record.Eventf(user, corev1.EventTypeWarning, "ConfigNotStored", "ConfigMap %s cannot be written, so that %s: %s; if it is immutable, delete it", a.copyName(), means, err)
 		}
 	}
 	if again > 0 {
@@ -225,12 +225,14 @@ func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again
 		a.cloud.record.Eventf(user, corev1.EventTypeWarning, "UnknownAnnotation", "%s", typos)
 	}
 	a.typos = typos
+	if a.config != nil { // also while another text is refused
+		a.warn(user, a.config.Admit(a.config, known).Warnings)
+	}
 	if ok && a.config != nil && text == a.is.text {
 		if a.is.refused != nil {
 			a.admitted(user, service.Hash(text), "in force again")
 		}
 		a.is.refused = nil
-		a.warn(user, a.config.Admit(a.config, known).Warnings)
 		return 0, nil
 	}
 	if a.parsed.hash != service.Hash(text) {

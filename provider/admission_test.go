@@ -297,7 +297,8 @@ func TestAnOperatorWhoNamesTheTextRenumbers(t *testing.T) {
 		if _, err := ensure(t, c.cloud, "shop/api shows=10.0.0.1 age=2"); words(err) != waits {
 			t.Errorf("api hears %v", err)
 		}
-		same(t, "events of moving", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + service.Hash(next) + " is in force: 1 pool, 0 peers", "shop/web Normal Renumbered 10.0.0.0 became 10.0.0.2 of pool vip"})
+		same(t, "events of moving", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + service.Hash(next) + " is in force: 1 pool, 0 peers", "shop/web Normal Renumbered 10.0.0.0 became 10.0.0.2 of pool vip",
+			"shop/api Warning SyncLoadBalancerFailed Error syncing load balancer: failed to ensure load balancer: " + waits})
 		c.end()
 
 		// The rest follows when there is room, also after a restart.
@@ -524,12 +525,26 @@ func TestAPasswordWithoutAValueIsAWarningAndNoValueIsKept(t *testing.T) {
 				t.Errorf("the process keeps %v", object)
 			}
 		}
-		// What the kernel cannot sign with is no value.
-		if _, err := client.CoreV1().Secrets("metallb-system").Update(t.Context(), secret(strings.Repeat("y", 81)), metav1.UpdateOptions{}); err != nil {
-			t.Fatal(err)
+		const warning = "metallb-system/config Warning ConfigWarning peers[0].password-key: Secret metallb-bgp-auth has no value under this key: write the password there; until then no new session comes up"
+		// It is about the text in force, also while another is refused.
+		for _, text := range []string{"", "junk"} {
+			if text != "" {
+				c.write(text)
+			}
+			// What the kernel cannot sign with is no value.
+			for _, value := range []string{strings.Repeat("y", 81), "hunter2"} {
+				c.book.take()
+				if _, err := client.CoreV1().Secrets("metallb-system").Update(t.Context(), secret(value), metav1.UpdateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				var want []string
+				if value != "hunter2" {
+					want = []string{warning}
+				}
+				same(t, fmt.Sprintf("events of the value %.7s beside the text %q", value, text), c.book.take(), want)
+			}
 		}
-		synctest.Wait()
-		same(t, "events", c.book.take(), []string{"metallb-system/config Warning ConfigWarning peers[0].password-key: Secret metallb-bgp-auth has no value under this key: write the password there; until then no new session comes up"})
 	})
 }
 
@@ -550,15 +565,25 @@ func TestATextThatCannotBeStoredIsNotInForce(t *testing.T) {
 		c.write(next)
 		<-time.After(10 * time.Second)
 		synctest.Wait()
+		const refused = `metallb-system/config Warning ConfigNotStored ConfigMap config-admitted cannot be written, so that %s: ConfigMap "config-admitted" is invalid; if it is immutable, delete it`
+		same(t, "events", c.book.take(), []string{fmt.Sprintf(refused, "the text is not in force")})
 		if _, err := ensure(t, c.cloud, "shop/api pool=more"); err == nil {
 			t.Error("an address of the new pool is given out")
 		}
 		if !c.stale() {
 			t.Error("stale is 0")
 		}
-		if events := c.book.take(); len(events) != 1 || !strings.HasPrefix(events[0], "metallb-system/config Warning ConfigNotStored ConfigMap config-admitted cannot be written, so that the text is not in force: ") {
-			t.Errorf("events %q", events)
+		c.book.take()
+		for version, text := range []string{text("vip 10.0.0.0/31"), next} {
+			user := configMap("config", map[string]string{"config": text})
+			user.ResourceVersion = fmt.Sprint(42 + version)
+			if _, err := client.CoreV1().ConfigMaps("metallb-system").Update(t.Context(), user, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(10 * time.Second)
 		}
+		synctest.Wait()
+		same(t, "events of trying again", c.book.take(), []string{fmt.Sprintf(refused, "speakers act on what it says now"), fmt.Sprintf(refused, "the text is not in force")})
 		immutable.Store(false)
 		<-time.After(time.Second)
 		synctest.Wait()

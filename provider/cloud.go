@@ -151,12 +151,17 @@ func (c *Cloud) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.Ser
 	return cloudprovider.DefaultLoadBalancerName(svc)
 }
 
+// ensures is what the service controller does here, in its words.
+const ensures = "ensure load balancer"
+
 // EnsureLoadBalancer returns the status with the addresses that the Service holds from now on. An error is text for the
-// user, who reads it in the event that the service controller makes of it; the text stays the same for as long as the
-// reason does.
+// user, who reads it in an event; the text stays the same for as long as the reason does.
 func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, _ []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
 	d, changed, err := c.answer(ctx, svc)
 	if err != nil {
+		if err != cloudprovider.ImplementedElsewhere {
+			c.failed(svc, ensures, err.Error())
+		}
 		return nil, err
 	}
 	left, addrs := d.left(), service.InWords(d.Addrs)
@@ -181,7 +186,9 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 		if d.Why.Foreign { // its user does not learn the name
 			klog.InfoS("Waits for what a Service of another namespace holds", "service", service.Name(svc), "address", d.Why.Addr, "holder", d.Why.Holder)
 		}
-		return nil, api.NewRetryError(d.Why.String(), waitAtMost)
+		why := d.Why.String()
+		c.failed(svc, ensures, why)
+		return nil, api.NewRetryError(why, waitAtMost)
 	}
 	return service.Status(d.Addrs), nil
 }

@@ -118,7 +118,8 @@ func TestAServiceThatWaitsIsRetriedSeldomAndInConstantWords(t *testing.T) {
 	if texts[0] != texts[1] || texts[0] != `no free address in pool "vip": add addresses, or delete a Service that holds one` {
 		t.Errorf("it hears %q", texts)
 	}
-	same(t, "events", book.take(), nil)
+	event := "shop/api Warning SyncLoadBalancerFailed Error syncing load balancer: failed to ensure load balancer: " + texts[0]
+	same(t, "events", book.take(), []string{event, event})
 }
 
 func TestStartingSaysWhatIsWrongWithAddresses(t *testing.T) {

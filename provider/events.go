@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,8 +26,7 @@ import (
 	"github.com/metallb/cloud-provider-metallb/service"
 )
 
-// quietClient is the client given to the service controller. Its events lose the noise and go into our queue, so that they
-// never wait for, or delay, the write of a status. Its Services are guarded.
+// quietClient is the client given to the service controller. Its events are dropped, and its Services are guarded.
 type quietClient struct {
 	kubernetes.Interface
 	cloud *Cloud
@@ -48,33 +46,30 @@ func (c quietCore) Services(namespace string) typedcorev1.ServiceInterface {
 }
 
 func (c quietCore) Events(string) typedcorev1.EventInterface {
-	return quietEvents{queue: c.cloud.events}
+	return noEvents{}
 }
 
-// quietEvents puts the service controller's events into our queue, and drops the noise. Whether one is new or repeats another
-// is found out again when it is written.
-type quietEvents struct {
+// noEvents drops the service controller's events. It writes Normal ones on every sync of every Service, EnsuringLoadBalancer,
+// EnsuredLoadBalancer and the like, which say nothing; and its broadcaster lets through 25 about one Service in five minutes, the
+// noise among them, so that the failures that count would get lost. Those we tell ourselves.
+type noEvents struct {
 	typedcorev1.EventInterface // nil: the service controller calls no other method
-	queue                      *events
 }
 
-// CreateWithEventNamespace takes an event. Noise are the Normal ones that the service controller writes on every sync of every
-// Service, EnsuringLoadBalancer, EnsuredLoadBalancer and the like: they say nothing, and would bury what operators look for.
-func (q quietEvents) CreateWithEventNamespace(e *corev1.Event) (*corev1.Event, error) {
-	if e.Type != corev1.EventTypeNormal || !strings.HasSuffix(e.Reason, "LoadBalancer") {
-		q.queue.add(e)
-	}
+// CreateWithEventNamespace drops an event.
+func (noEvents) CreateWithEventNamespace(e *corev1.Event) (*corev1.Event, error) { return e, nil }
+
+// UpdateWithEventNamespace drops an event.
+func (noEvents) UpdateWithEventNamespace(e *corev1.Event) (*corev1.Event, error) { return e, nil }
+
+// PatchWithEventNamespace drops an event.
+func (noEvents) PatchWithEventNamespace(e *corev1.Event, _ []byte) (*corev1.Event, error) {
 	return e, nil
 }
 
-// UpdateWithEventNamespace takes an event that repeats another.
-func (q quietEvents) UpdateWithEventNamespace(e *corev1.Event) (*corev1.Event, error) {
-	return q.CreateWithEventNamespace(e)
-}
-
-// PatchWithEventNamespace takes an event that repeats another.
-func (q quietEvents) PatchWithEventNamespace(e *corev1.Event, _ []byte) (*corev1.Event, error) {
-	return q.CreateWithEventNamespace(e)
+// failed tells a Service's users what the service controller cannot do for it, in its words.
+func (c *Cloud) failed(svc *corev1.Service, what, why string) {
+	c.record.Eventf(svc, corev1.EventTypeWarning, "SyncLoadBalancerFailed", "Error syncing load balancer: failed to %s: %s", what, why)
 }
 
 // quiet returns a context for the service controller, which logs every event, the noise too: they are in the cluster.
@@ -139,10 +134,14 @@ func (q *events) Eventf(object runtime.Object, kind, reason, format string, args
 		klog.ErrorS(err, "Cannot tell of an object", "reason", reason)
 		return
 	}
-	now := metav1.Now()
+	now, text := metav1.Now(), service.Cut(fmt.Sprintf(format, args...), mostOfAnEvent)
+	name := fmt.Sprintf("%s.%x", ref.Name, now.UnixNano()+q.names.Add(1))
+	if kind == corev1.EventTypeWarning { // one that is there already is not told again by the next leader
+		name = ref.Name + "." + service.Hash(string(ref.UID)+reason+text)
+	}
 	q.add(&corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Namespace: cmp.Or(ref.Namespace, metav1.NamespaceDefault), Name: fmt.Sprintf("%s.%x", ref.Name, now.UnixNano()+q.names.Add(1))},
-		InvolvedObject: *ref, Type: kind, Reason: reason, Message: service.Cut(fmt.Sprintf(format, args...), mostOfAnEvent),
+		ObjectMeta:     metav1.ObjectMeta{Namespace: cmp.Or(ref.Namespace, metav1.NamespaceDefault), Name: name},
+		InvolvedObject: *ref, Type: kind, Reason: reason, Message: text,
 		FirstTimestamp: now, LastTimestamp: now, Count: 1, Source: q.source, ReportingController: q.source.Component,
 	})
 }

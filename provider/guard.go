@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -56,6 +57,9 @@ func (g guarded) Patch(ctx context.Context, name string, kind types.PatchType, d
 			g.cloud.wrote.Store(is.UID, &is)
 		}
 		if !apierrors.IsConflict(err) {
+			if err != nil && !apierrors.IsNotFound(err) && !errors.Is(err, errFenced) {
+				g.cloud.failed(svc, "write to the Service", err.Error())
+			}
 			return written, err
 		}
 		// It is listed because that is allowed anyway.

@@ -153,10 +153,11 @@ const mostOfAText = 60
 // Short cuts a user's text for a message.
 func Short(text string) string { return Cut(text, mostOfAText) }
 
-// Cut cuts a text to so many bytes.
+// Cut cuts a text to so many bytes, the sign that it was cut among them.
 func Cut(text string, most int) string {
+	const cut = "…"
 	if len(text) <= most {
 		return text
 	}
-	return strings.ToValidUTF8(text[:most], "") + "…"
+	return strings.ToValidUTF8(text[:most-len(cut)], "") + cut
 }
