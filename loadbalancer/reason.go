@@ -47,7 +47,7 @@ const (
 	NoSuchPool       Cause = "no pool is named {pool}: ask for {pools}"
 	NoPools          Cause = "no address pool is configured: add one to address-pools"
 	OnRequestOnly    Cause = "no pool hands out addresses without request: annotate the Service with metallb.universe.tf/address-pool"
-	NoPoolFor        Cause = "no pool is for this Service: change its labels, or the namespaces or service-selectors of {pools}"
+	NoPoolFor        Cause = "no pool is for this Service: change its labels, or let it into {pools} by namespaces or service-selectors"
 	NoFamily         Cause = "there is no {family}address in {pools}: add some, or change spec.ipFamilies"
 	NoneFree         Cause = "no free {family}address in {pools}{withheld}: add addresses, or delete a Service that holds one"
 	PoolFull         Cause = "pool {pool} has no free {family}address{withheld}: add addresses to it, or delete a Service that holds one"

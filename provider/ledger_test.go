@@ -325,7 +325,7 @@ func TestTwoFamiliesComeFromOnePool(t *testing.T) {
 func TestAPoolIsForThoseThatItsOperatorNamed(t *testing.T) {
 	tell(t, []step{
 		{then: "one pool is for gold, one for the farm", configure: "gold 10.0.0.0/30 tier=gold; farm 10.1.0.0/30 namespace=farm"},
-		{then: "neither is for web", ask: "shop/web", why: `no pool is for this Service: change its labels, or the namespaces or service-selectors of pool "gold"`},
+		{then: "neither is for web", ask: "shop/web", why: `no pool is for this Service: change its labels, or let it into pool "gold" by namespaces or service-selectors`},
 		{then: "also by name", ask: "shop/api pool=farm", why: `pool "farm" is not for this Service: ask for another, or change its namespaces or service-selectors`},
 		{then: "also by address", ask: "shop/ftp want=10.1.0.1", why: `address 10.1.0.1 belongs to a pool that is not for this Service: ask for another, or change its namespaces or service-selectors`},
 		{then: "the farm's own is served", ask: "farm/web", addr: "10.1.0.0", news: true},
@@ -351,7 +351,7 @@ func TestTenantsLearnTheNamesOfTheirOwnPoolsOnly(t *testing.T) {
 		{then: "an address of the farm's", ask: "shop/c want=10.1.0.0", why: `address 10.1.0.0 belongs to a pool that is not for this Service: ask for another, or change its namespaces or service-selectors`},
 		{then: "and of its own pool besides", ask: "shop/d want=10.1.0.0 pool=shop", why: `address 10.1.0.0 belongs to a pool that is not for this Service: ask for another, or change its namespaces or service-selectors`},
 		{then: "one of the shop's that is not the pool it asks for", ask: "shop/e want=10.3.0.0 pool=farm", why: `address 10.3.0.0 belongs to pool "shop", and the Service asks for pool "farm": change one of the two`},
-		{then: "any address", ask: "zoo/b", why: `no pool is for this Service: change its labels, or the namespaces or service-selectors of a pool that exists`},
+		{then: "any address", ask: "zoo/b", why: `no pool is for this Service: change its labels, or let it into a pool that exists by namespaces or service-selectors`},
 		{then: "the shop's, which one wanted that hears of it", ask: "shop/f", addr: "10.3.0.0", news: true, changed: "shop/e"},
 		{then: "there is no more", ask: "shop/g", why: `no free address in pool "shop": add addresses, or delete a Service that holds one`},
 		{then: "the farm's is drawn anew: who asked for that address hears so, and nobody else", configure: strings.Replace(two, "10.1.0.0/32", "10.1.0.2/32", 1), changed: "shop/c shop/d"},

@@ -65,6 +65,7 @@ func command(use, short, long string, args cobra.PositionalArgs, run func(cmd *c
 func (p *plugin) status() *cobra.Command {
 	var watch bool
 	once := func(cmd *cobra.Command) error {
+		p.about = counting
 		return p.look(cmd, []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.EndpointSlices, inspect.Nodes, inspect.Pods, inspect.Secrets, inspect.Leases},
 			func(v *inspect.View) (int, []inspect.Unread, error) {
 				s := v.Status()
@@ -106,8 +107,9 @@ func (p *plugin) why() *cobra.Command {
 		`follows the chain from a Service to the routers, for each of its addresses and on each node: class, request, pool, advertisement, node,
 endpoints, session, sent. The first link that breaks is the reason, in the words of the events and of the speaker's log.`,
 		cobra.ExactArgs(1), func(cmd *cobra.Command, args []string) error {
+			namespace, name := p.qualified(args[0])
+			p.about = matching(inspect.Filter{Service: namespace + "/" + name})
 			return p.look(cmd, reachable, func(v *inspect.View) (int, []inspect.Unread, error) {
-				namespace, name := p.qualified(args[0])
 				why, err := v.Why(namespace, name, p.node)
 				if err != nil {
 					return 0, nil, err
@@ -156,6 +158,7 @@ do with it. With --live, what was sent stands beside it where it differs.`,
 				namespace, name := p.qualified(f.Service)
 				f.Service = namespace + "/" + name
 			}
+			p.about = matching(f)
 			return p.look(cmd, reachable, func(v *inspect.View) (int, []inspect.Unread, error) {
 				routes, err := v.Routes(f)
 				if err != nil {
@@ -181,6 +184,7 @@ do with it. With --live, what was sent stands beside it where it differs.`,
 func (p *plugin) peers() *cobra.Command {
 	cmd := command("peers", "The sessions that nodes are to have", `lists the sessions that each node is to have with its routers, and why one cannot be or, with --live, is not up.`,
 		cobra.NoArgs, func(cmd *cobra.Command, _ []string) error {
+			p.about = counting
 			return p.look(cmd, reachable, func(v *inspect.View) (int, []inspect.Unread, error) {
 				peers := v.Peers()
 				code := exitFine
@@ -342,8 +346,9 @@ func (p *plugin) wait() *cobra.Command {
 	announced := command("announced [NAMESPACE/]SERVICE", "Wait until a Service is announced",
 		`waits until some node is to announce each address of the Service, which has one at least.`,
 		cobra.ExactArgs(1), func(cmd *cobra.Command, args []string) error {
+			namespace, name := p.qualified(args[0])
+			p.about = matching(inspect.Filter{Service: namespace + "/" + name})
 			return p.until(cmd, timeout, reachable, func(v *inspect.View) (done bool, code int, now string) {
-				namespace, name := p.qualified(args[0])
 				why, err := v.Why(namespace, name, "")
 				switch {
 				case err != nil:

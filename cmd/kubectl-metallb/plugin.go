@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -38,6 +39,8 @@ type plugin struct {
 	// live asks the speakers as well, and direct dials their nodes.
 	live, direct bool
 	node         string // the one that is asked about; empty: all
+	// about says which routes of speakers an answer depends on; nil: on all.
+	about func(*inspect.Snapshot) func(netip.Prefix) bool
 
 	now     func() time.Time
 	version string
@@ -81,7 +84,11 @@ func (p *plugin) snapshot(ctx context.Context, kinds ...inspect.Kind) (*inspect.
 	}
 	s, err := cluster.Read(ctx, client, p.at, p.now(), kinds...)
 	if err == nil && (p.live || p.direct) {
-		cluster.Speakers{Client: client, Config: config, Direct: p.direct}.Ask(ctx, s, p.node)
+		ask := cluster.Speakers{Client: client, Config: config, Direct: p.direct}
+		if p.about != nil {
+			ask.Keep = p.about(s)
+		}
+		ask.Ask(ctx, s, p.node)
 	}
 	return s, err
 }
@@ -195,6 +202,16 @@ func (p *plugin) qualified(name string) (namespace, short string) {
 func (p *plugin) asks(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&p.live, "live", false, "Ask the speakers what they have sent, through the API server.")
 	cmd.Flags().BoolVar(&p.direct, "direct", false, "Ask them on their nodes' addresses instead.")
+}
+
+// counting is for answers that only say how many routes there are.
+func counting(*inspect.Snapshot) func(netip.Prefix) bool {
+	return func(netip.Prefix) bool { return false }
+}
+
+// matching is for answers about those that a filter takes.
+func matching(f inspect.Filter) func(*inspect.Snapshot) func(netip.Prefix) bool {
+	return func(s *inspect.Snapshot) func(netip.Prefix) bool { return s.About(f) }
 }
 
 // complete offers names for an argument.

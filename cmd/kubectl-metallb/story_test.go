@@ -42,7 +42,8 @@ type story struct {
 	Keys        []string          `json:"keys"` // of the passwords' Secret
 	Nodes       []storyNode       `json:"nodes"`
 	Services    []storyService    `json:"services"`
-	// Told is what speakers say, if they are asked; Silent are nodes whose speakers do not answer.
+	// Told is what speakers say, if they are Asked; Silent are nodes whose speakers do not answer.
+	Asked  bool              `json:"asked"`
 	Told   []report.Document `json:"told"`
 	Silent map[string]string `json:"silent"`
 	// Unread are kinds that may not be read.
@@ -143,6 +144,7 @@ func (s story) snapshot() *inspect.Snapshot {
 	for i, svc := range s.Services {
 		svc.add(out, i)
 	}
+	out.Asked = s.Asked
 	for _, document := range s.Told {
 		document.Version = report.Version
 		if document.Hash == "" {
@@ -168,6 +170,8 @@ func (s story) snapshot() *inspect.Snapshot {
 			out.User, out.Admitted, out.Hash, u.Verb, u.Namespace = nil, nil, "", "get", out.Namespace
 		case inspect.Secrets:
 			out.Keys, u.Verb, u.Namespace = nil, "get", out.Namespace
+		case inspect.Ports:
+			u.Verb, u.Namespace = "get and create", out.Namespace
 		case inspect.Leases:
 			out.Lease, u.Verb, u.Namespace = nil, "get", out.Namespace
 		}

@@ -7,6 +7,7 @@ package report
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -52,6 +53,8 @@ type Session struct {
 	Reason string  `json:"reason,omitempty"`
 	Terms  *Terms  `json:"terms,omitempty"`  // while it is established
 	Routes []Route `json:"routes,omitempty"` // by prefix
+	// Skipped counts the routes that Read did not keep.
+	Skipped int `json:"-"`
 }
 
 // Terms are what a speaker and a router have agreed on. Times are in seconds.
@@ -138,6 +141,111 @@ func list[T any](out *bufio.Writer, all iter.Seq[T]) error {
 		comma = ","
 	}
 	return out.WriteByte(']')
+}
+
+// Read reads a Document, and keeps of its long lists only what is about prefixes of which keep says so: however long they are, no more
+// is in memory than that.
+func Read(r io.Reader, keep func(netip.Prefix) bool) (d Document, err error) {
+	in := json.NewDecoder(r)
+	err = object(in, &d, map[string]func() error{
+		"sessions": func() error {
+			var s Session
+			var kept []Route
+			skipped := 0
+			err := object(in, &s, map[string]func() error{"routes": func() error {
+				var r Route
+				if err := in.Decode(&r); err != nil || !keep(r.Prefix) {
+					skipped++
+					return err
+				}
+				if len(kept) > 0 { // most routes of a session have the same attributes: one copy of them is enough
+					r.share(kept[len(kept)-1])
+				}
+				kept = append(kept, r)
+				return nil
+			}})
+			s.Routes, s.Skipped = kept, skipped
+			d.Sessions = append(d.Sessions, s)
+			return err
+		},
+		"withheld": func() error {
+			var w Withheld
+			if err := in.Decode(&w); err != nil || !keep(netip.PrefixFrom(w.Address, w.Address.BitLen())) {
+				return err
+			}
+			d.Withheld = append(d.Withheld, w)
+			return nil
+		},
+	})
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return d, err
+}
+
+// share lets the route have the other's lists where they are equal.
+func (r *Route) share(other Route) {
+	if slices.Equal(r.ASPath, other.ASPath) {
+		r.ASPath = other.ASPath
+	}
+	if slices.Equal(r.Communities, other.Communities) {
+		r.Communities = other.Communities
+	}
+	if slices.Equal(r.LargeCommunities, other.LargeCommunities) {
+		r.LargeCommunities = other.LargeCommunities
+	}
+}
+
+// object decodes an object, but for the elements of its long lists, which are left to others one by one.
+func object(in *json.Decoder, into any, long map[string]func() error) error {
+	if err := delimiter(in, '{'); err != nil {
+		return err
+	}
+	short := map[string]json.RawMessage{}
+	for in.More() {
+		key, err := in.Token()
+		if err != nil {
+			return err
+		}
+		name, _ := key.(string) // as all keys are
+		element := long[name]
+		if element == nil {
+			var value json.RawMessage
+			if err := in.Decode(&value); err != nil {
+				return err
+			}
+			short[name] = value
+			continue
+		}
+		if err := delimiter(in, '['); err != nil {
+			return err
+		}
+		for in.More() {
+			if err := element(); err != nil {
+				return err
+			}
+		}
+		if err := delimiter(in, ']'); err != nil {
+			return err
+		}
+	}
+	if err := delimiter(in, '}'); err != nil {
+		return err
+	}
+	text, err := json.Marshal(short)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, into)
+}
+
+func delimiter(in *json.Decoder, want json.Delim) error {
+	if got, err := in.Token(); err != nil {
+		return err
+	} else if got != want {
+		return fmt.Errorf("%v stands where %v has to", got, want)
+	}
+	return nil
 }
 
 // page is how many entries of a map are looked at in one go.

@@ -63,7 +63,46 @@ func TestWhoeverReadsADocumentReadsWhatWasWritten(t *testing.T) {
 			if err := json.Unmarshal(b.Bytes(), &got); err != nil || !reflect.DeepEqual(got, want) {
 				t.Errorf("%v: %s", err, b.Bytes())
 			}
+			for n := range b.Bytes() {
+				if _, err := report.Read(bytes.NewReader(b.Bytes()[:n]), all); err == nil && n < b.Len()-1 {
+					t.Fatalf("cut off after %d bytes, it counts as whole: %s", n, b.Bytes()[:n])
+				}
+			}
+			got, err := report.Read(&b, all)
+			for _, s := range []*report.Document{&got, &want} { // no list and an empty one are alike
+				s.Withheld = slices.Clip(append([]report.Withheld{}, s.Withheld...))
+				s.Sessions = slices.Clip(append([]report.Session{}, s.Sessions...))
+				for i := range s.Sessions {
+					s.Sessions[i].Routes = append([]report.Route{}, s.Sessions[i].Routes...)
+				}
+			}
+			if err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%v: got %+v, want %+v", err, got, want)
+			}
 		})
+	}
+}
+
+func all(netip.Prefix) bool { return true }
+
+// Who asks about one address has of the rest only the number.
+func TestWhatNobodyAsksAboutIsCounted(t *testing.T) {
+	const text = `{"version": 1, "new": {"routes": [1]}, "node": "a", "hash": "abc",
+"sessions": [
+ {"peer": "leaf", "state": "Established", "routes": [{"prefix": "10.0.0.1/32", "asPath": [7]}, {"prefix": "10.0.0.0/24", "asPath": [7], "communities": ["7:1"]}, {"prefix": "10.0.1.1/32"}], "new": 1},
+ {"peer": "spine", "state": "Idle", "routes": []}],
+"withheld": [{"service": "shop/web", "address": "10.0.0.1", "why": "x"}, {"service": "shop/api", "address": "10.0.0.2", "why": "y"}]}`
+	wanted := netip.MustParseAddr("10.0.0.1")
+	got, err := report.Read(strings.NewReader(text), func(p netip.Prefix) bool { return p.Contains(wanted) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, spine := got.Sessions[0], got.Sessions[1]
+	if len(leaf.Routes) != 2 || leaf.Skipped != 1 || leaf.Routes[1].Communities[0] != "7:1" || leaf.Peer != "leaf" || spine.State != "Idle" || got.Hash != "abc" {
+		t.Errorf("%+v", got)
+	}
+	if len(got.Withheld) != 1 || got.Withheld[0].Why != "x" {
+		t.Errorf("%+v", got.Withheld)
 	}
 }
 
@@ -156,6 +195,40 @@ func TestMemoryDoesNotDependOnHowMuchIsWritten(t *testing.T) {
 	}
 	few, many := most(2_000), most(10_000)
 	t.Logf("%d bytes more while 3 × 2,000 routes are written, %d while 3 × 10,000 are", few, many)
+	if bound := uint64(1 << 20); few > bound || many > bound {
+		t.Errorf("%d and %d bytes more are live, want %d at most", few, many, bound)
+	}
+}
+
+// What a reader keeps of ten thousand routes to each of three peers, if nobody asks about them, is no more than of a fifth of them.
+func TestMemoryDoesNotDependOnHowMuchIsRead(t *testing.T) {
+	most := func(n int) uint64 {
+		r, w := io.Pipe()
+		sessions := func(yield func(report.Session, iter.Seq[report.Route]) bool) {
+			for range 3 {
+				yield(report.Session{Peer: "leaf"}, func(yield func(report.Route) bool) {
+					for i := range n {
+						prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
+						if !yield(report.Route{Prefix: prefix, ASPath: []uint32{64512}, Communities: []string{"64512:1"}}) {
+							return
+						}
+					}
+				})
+			}
+		}
+		p := &prober{}
+		before := heap()
+		go func() {
+			w.CloseWithError(report.Write(io.MultiWriter(w, p), report.Document{}, sessions, none[report.Withheld]))
+		}()
+		d, err := report.Read(r, func(netip.Prefix) bool { return false })
+		if err != nil || len(d.Sessions) != 3 || d.Sessions[2].Skipped != n {
+			t.Fatal(err, d)
+		}
+		return p.most - min(before, p.most)
+	}
+	few, many := most(2_000), most(10_000)
+	t.Logf("%d bytes more while 3 × 2,000 routes are read, %d while 3 × 10,000 are", few, many)
 	if bound := uint64(1 << 20); few > bound || many > bound {
 		t.Errorf("%d and %d bytes more are live, want %d at most", few, many, bound)
 	}

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -47,6 +46,8 @@ type Speakers struct {
 	Config *rest.Config
 	// Direct dials the nodes, instead of forwarding a port through the API server.
 	Direct bool
+	// Keep says which routes are asked about; nil: all. Of the others there may be very many, so that they are only counted.
+	Keep func(netip.Prefix) bool
 }
 
 // Ask asks the speaker of every node, or of one, and adds the answers to the snapshot. A speaker that does not answer is noted.
@@ -66,6 +67,7 @@ func (a Speakers) Ask(ctx context.Context, s *inspect.Snapshot, node string) {
 	}
 	var wait sync.WaitGroup
 	var mu sync.Mutex
+	forbidden := false
 	slots := make(chan struct{}, askedAtOnce)
 	for _, pod := range s.Pods {
 		if pod.Labels["app.kubernetes.io/component"] != "speaker" || pod.Spec.NodeName == "" || node != "" && pod.Spec.NodeName != node {
@@ -79,18 +81,24 @@ func (a Speakers) Ask(ctx context.Context, s *inspect.Snapshot, node string) {
 			document, err := a.ask(ctx, pod, addresses[pod.Spec.NodeName], token)
 			mu.Lock()
 			defer mu.Unlock()
-			if err != nil {
-				if errors.Is(err, context.DeadlineExceeded) {
-					err = fmt.Errorf("not within %s", askedFor)
-				}
-				s.Unread = append(s.Unread, inspect.Unread{Kind: inspect.Told, Node: pod.Spec.NodeName, Why: err.Error()})
+			switch {
+			case err == nil:
+				s.Told = append(s.Told, document)
 				return
+			case apierrors.IsForbidden(err):
+				forbidden = true // for all alike
+				return
+			case errors.Is(err, context.DeadlineExceeded):
+				err = fmt.Errorf("not within %s", askedFor)
 			}
-			s.Told = append(s.Told, document)
+			s.Unread = append(s.Unread, inspect.Unread{Kind: inspect.Told, Node: pod.Spec.NodeName, Why: err.Error()})
 		})
 	}
 	wait.Wait()
 	s.Asked = true
+	if forbidden {
+		s.Unread = append(s.Unread, inspect.Unread{Kind: inspect.Ports, Verb: "get and create", Namespace: s.Namespace, Why: "you are not allowed to; --direct does without"})
+	}
 }
 
 // token returns one of the viewer.
@@ -163,8 +171,12 @@ func (a Speakers) ask(ctx context.Context, pod *corev1.Pod, address, token strin
 		text, err := io.ReadAll(io.LimitReader(answer.Body, 300))
 		return nil, errors.Join(fmt.Errorf("%s: %s", answer.Status, strings.TrimSpace(string(text))), err)
 	}
-	var document report.Document
-	if err := json.NewDecoder(answer.Body).Decode(&document); err != nil {
+	keep := a.Keep
+	if keep == nil {
+		keep = func(netip.Prefix) bool { return true }
+	}
+	document, err := report.Read(answer.Body, keep)
+	if err != nil {
 		return nil, fmt.Errorf("its answer is cut off or damaged: %w", err)
 	}
 	if document.Version != report.Version {
@@ -196,7 +208,11 @@ func (a Speakers) forward(ctx context.Context, pod *corev1.Pod, port string) (ne
 	if err != nil {
 		return nil, err
 	}
+	var refusal error // of the WebSocket; of the other protocol there is only a text
 	dialer := portforward.NewFallbackDialerForStreaming(sockets, spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: transport}, http.MethodPost, url), func(err error) bool {
+		if failure := (*httpstream.UpgradeFailureError)(nil); errors.As(err, &failure) {
+			refusal = failure.Cause
+		}
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	})
 	type dialed struct {
@@ -211,7 +227,10 @@ func (a Speakers) forward(ctx context.Context, pod *corev1.Pod, port string) (ne
 	var conn httpstream.Connection
 	select {
 	case d := <-done:
-		if d.err != nil {
+		switch {
+		case d.err != nil && apierrors.IsForbidden(refusal):
+			return nil, refusal
+		case d.err != nil:
 			return nil, d.err
 		}
 		conn = d.Connection

@@ -37,6 +37,7 @@ type Route struct {
 	Prefix netip.Prefix `json:"prefix"`
 	// NextHop is what it will be unless the kernel chooses another address of the node for the session.
 	NextHop netip.Addr `json:"nextHop"`
+	Origin  string     `json:"origin"`
 	// LocalPref is sent on iBGP sessions only.
 	LocalPref   *uint32  `json:"localPref,omitempty"`
 	ASPath      []uint32 `json:"asPath"`
@@ -60,15 +61,13 @@ func (r Routes) Differ() bool {
 // Routes returns what the nodes are to tell their peers, in the order of nodes, peers and prefixes.
 func (v *View) Routes(f Filter) (Routes, error) {
 	all := Routes{Routes: []Route{}, Unread: v.lacks(needsOf(v.Config, ConfigMaps, Services, EndpointSlices, Nodes)...)}
-	var addrs []netip.Addr
-	if f.Service != "" {
-		namespace, name, _ := strings.Cut(f.Service, "/")
-		svc := v.find(namespace, name)
-		if svc == nil {
-			return all, unknown("Service of type LoadBalancer named", f.Service, v.ServiceNames())
-		}
-		addrs = service.Addresses(svc.Service)
+	if v.Asked { // by their Pods speakers are found
+		all.Unread = append(all.Unread, v.lacks(Pods)...)
 	}
+	if namespace, name, _ := strings.Cut(f.Service, "/"); f.Service != "" && v.find(namespace, name) == nil {
+		return all, unknown("Service of type LoadBalancer named", f.Service, v.ServiceNames())
+	}
+	takes := v.About(f)
 	nodes := v.nodes
 	if f.Node != "" {
 		node, err := v.node(f.Node)
@@ -85,9 +84,6 @@ func (v *View) Routes(f Filter) (Routes, error) {
 			if f.Peer != "" && !names(f.Peer, p) {
 				continue
 			}
-			takes := func(prefix netip.Prefix) bool {
-				return f.takes(prefix) && (f.Service == "" || slices.ContainsFunc(addrs, prefix.Contains))
-			}
 			var intended []Route
 			for _, r := range o.hears(p) {
 				if takes(r.Prefix) {
@@ -103,11 +99,24 @@ func (v *View) Routes(f Filter) (Routes, error) {
 // names reports whether the peer is named so, by name or by address.
 func names(text string, p loadbalancer.Peer) bool { return text == p.Name || text == p.Addr.String() }
 
+// About returns which routes of speakers an answer to the Filter depends on.
+func (s *Snapshot) About(f Filter) func(netip.Prefix) bool {
+	var addrs []netip.Addr
+	for _, svc := range s.Services {
+		if service.Name(svc) == f.Service {
+			addrs = service.Addresses(svc)
+		}
+	}
+	return func(p netip.Prefix) bool {
+		return f.takes(p) && (f.Service == "" || slices.ContainsFunc(addrs, p.Contains))
+	}
+}
+
 func (f Filter) takes(p netip.Prefix) bool { return !f.Prefix.IsValid() || f.Prefix.Overlaps(p) }
 
 // wire is the route as it is to stand in an UPDATE.
 func wire(node string, p loadbalancer.Peer, r loadbalancer.Route) Route {
-	w := Route{Node: node, Peer: p.Name, Prefix: r.Prefix, Weight: r.Weight, ASPath: []uint32{}}
+	w := Route{Node: node, Peer: p.Name, Prefix: r.Prefix, Origin: "IGP", Weight: r.Weight, ASPath: []uint32{}}
 	if p.IBGP() {
 		w.LocalPref = &r.LocalPref
 	} else {
@@ -200,14 +209,11 @@ func (v *View) Peers() Peers {
 }
 
 func (v *View) sessionsOf(o *outlook) (all []Session) {
-	missing := ""
-	if v.speakers[o.node.Name] == nil && len(v.speakers) > 0 && len(v.lacks(Pods)) == 0 {
-		missing = fmt.Sprintf("no speaker runs on node %s", o.node.Name)
-	}
+	missing := v.noSpeaker(o.node.Name)
 	add := func(p loadbalancer.Peer, problem string, prefixes int) {
 		s := Session{Node: o.node.Name, Peer: p.Name, Address: p.Addr, ASN: p.ASN, MyASN: p.MyASN, Problem: problem, Prefixes: prefixes}
 		if told := v.toldOf(o.node.Name, p.Name); told != nil {
-			s.Told = &SessionTold{told.State, told.Since, told.Attempts, told.Reason, told.Terms, len(told.Routes)}
+			s.Told = &SessionTold{told.State, told.Since, told.Attempts, told.Reason, told.Terms, len(told.Routes) + told.Skipped}
 			if told.State != established {
 				s.Problem = cmp.Or(s.Problem, downText(told))
 			}

@@ -24,8 +24,9 @@ const (
 	ConfigMaps     Kind = "configmaps"
 	Secrets        Kind = "secrets"
 	Leases         Kind = "leases"
-	// Tokens of the ServiceAccount by which speakers are asked, and what they answer.
+	// Tokens of the ServiceAccount by which speakers are asked, the way to them, and what they answer.
 	Tokens Kind = "serviceaccounts/token"
+	Ports  Kind = "pods/portforward"
 	Told   Kind = "routes"
 )
 

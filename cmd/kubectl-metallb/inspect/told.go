@@ -55,6 +55,14 @@ func downText(s *report.Session) string {
 	return text
 }
 
+// noSpeaker says that there is no speaker on the node, if that is known. Where none is seen at all, they may be called otherwise.
+func (v *View) noSpeaker(node string) string {
+	if v.speakers[node] != nil || len(v.speakers) == 0 || len(v.lacks(Pods)) > 0 {
+		return ""
+	}
+	return fmt.Sprintf("no speaker runs on node %s", node)
+}
+
 // toldOf returns what the node's speaker says of a session, or nil.
 func (v *View) toldOf(node, peer string) *report.Session {
 	if document := v.told[node]; document != nil {
@@ -71,11 +79,7 @@ func (v *View) toldOf(node, peer string) *report.Session {
 func (v *View) sent(svc *speaker.Service, addr netip.Addr, routes []loadbalancer.Route, o *outlook) Link {
 	document := v.told[o.node.Name]
 	if document == nil {
-		text := notAsked
-		if v.Asked {
-			text = "the speaker does not answer"
-		}
-		return Link{Name: "sent", State: Unknown, Text: text}
+		return Link{Name: "sent", State: Unknown, Text: v.unheard()}
 	}
 	prefixes := map[netip.Prefix]bool{}
 	for _, r := range routes {
@@ -124,7 +128,7 @@ func (v *View) stale(document *report.Document) string {
 
 // routeTold is a route as the speaker says that it was sent.
 func routeTold(node, peer string, r report.Route) Route {
-	told := Route{Node: node, Peer: peer, Prefix: r.Prefix, NextHop: r.NextHop, LocalPref: r.LocalPref, ASPath: r.ASPath, Communities: slices.Clone(r.Communities), LinkBandwidth: r.LinkBandwidth, Sent: true}
+	told := Route{Node: node, Peer: peer, Prefix: r.Prefix, NextHop: r.NextHop, Origin: r.Origin, LocalPref: r.LocalPref, ASPath: r.ASPath, Communities: slices.Clone(r.Communities), LinkBandwidth: r.LinkBandwidth, Sent: true}
 	if len(r.AS4Path) > 0 {
 		told.ASPath = r.AS4Path
 	}
@@ -145,6 +149,9 @@ func differs(intended, sent Route) string {
 	var all []string
 	if intended.fixedHop && intended.NextHop != sent.NextHop {
 		all = append(all, "next hop")
+	}
+	if intended.Origin != sent.Origin {
+		all = append(all, "origin")
 	}
 	if (intended.LocalPref == nil) != (sent.LocalPref == nil) || intended.LocalPref != nil && *intended.LocalPref != *sent.LocalPref {
 		all = append(all, "local preference")
@@ -169,6 +176,11 @@ func differs(intended, sent Route) string {
 func (v *View) compare(node string, p loadbalancer.Peer, intended []Route, takes func(netip.Prefix) bool) (all []Route) {
 	session := v.toldOf(node, p.Name)
 	if v.told[node] == nil {
+		if missing := v.noSpeaker(node); v.Asked && missing != "" {
+			for i := range intended {
+				intended[i].Differs = "not sent: " + missing
+			}
+		}
 		return intended
 	}
 	sent := map[netip.Prefix]Route{}

@@ -265,7 +265,7 @@ func (v *View) passwords(config *loadbalancer.Config) map[string]speaker.Passwor
 
 // needs are the kinds on which the sessions of a configuration depend.
 func needsOf(config *loadbalancer.Config, kinds ...Kind) []Kind {
-	kinds = append(kinds, Tokens, Told) // they are missing only if they were asked for
+	kinds = append(kinds, Tokens, Ports, Told) // they are missing only if they were asked for
 	if config != nil && slices.ContainsFunc(config.Peers, func(p loadbalancer.Peer) bool { return p.PasswordKey != "" }) {
 		return append(kinds, Secrets)
 	}

@@ -333,7 +333,13 @@ func (v *View) end(svc *speaker.Service, addr netip.Addr, o *outlook) WhyNode {
 	return n
 }
 
-const notAsked = "the speaker was not asked"
+// unheard is why nothing is known from a speaker.
+func (v *View) unheard() string {
+	if v.Asked {
+		return "the speaker does not answer"
+	}
+	return "the speaker was not asked"
+}
 
 // unserved returns why nobody on the node would answer, if so: what is left when all else is well.
 func (v *View) unserved(svc *speaker.Service, addr netip.Addr, node string) string {
@@ -359,16 +365,15 @@ func (v *View) session(routes []loadbalancer.Route, o *outlook) Link {
 			names = append(names, fmt.Sprintf("%s (%s)", p.Name, p.Addr))
 		}
 	}
-	pod := v.speakers[o.node.Name]
-	switch {
-	case len(v.lacks(Pods)) == 0 && len(v.speakers) > 0 && pod == nil:
-		l.State, l.Text = Broken, fmt.Sprintf("no speaker runs on node %s", o.node.Name)
+	switch missing := v.noSpeaker(o.node.Name); {
+	case missing != "":
+		l.State, l.Text = Broken, missing
 	case len(routes) == 0:
 		l.Text = "nothing to announce"
 	case len(names) > 0 && v.told[o.node.Name] != nil:
 		return v.sessionTold(routes, o)
 	case len(names) > 0:
-		l.Text = fmt.Sprintf("to %s; %s whether it is up", strings.Join(names, " and "), notAsked)
+		l.Text = fmt.Sprintf("to %s; nobody knows whether it is up: %s", strings.Join(names, " and "), v.unheard())
 	case len(o.mute) > 0:
 		l.State, l.Text = Broken, strings.Join(o.problems, "; ")
 	case len(o.peers) > 0:
