@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -447,6 +448,12 @@ func (p *plugin) cluster(cmd *cobra.Command) ui.Cluster {
 	c := ui.Cluster{
 		Read:    func(ctx context.Context) (*inspect.Snapshot, error) { return p.snapshot(ctx, inspect.Kinds...) },
 		Remarks: p.mismatches,
+	}
+	// A browser shows several clusters in tabs that look alike.
+	if config, err := p.flags.ToRawKubeConfigLoader().RawConfig(); p.dump != "" {
+		c.Name = p.dump
+	} else if err == nil {
+		c.Name = cmp.Or(*p.flags.Context, config.CurrentContext)
 	}
 	// Not all flags: a token or a password has no business in a page.
 	cmd.Flags().Visit(func(f *pflag.Flag) {

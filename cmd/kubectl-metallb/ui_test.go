@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -175,6 +176,29 @@ func TestThePageShowsNoCredentials(t *testing.T) {
 	} {
 		if command, _ := b.ask(t, "GET", path, ""); command != want {
 			t.Errorf("%s: %s, want %s", path, command, want)
+		}
+	}
+}
+
+// Tabs of several clusters look alike.
+func TestThePageNamesItsCluster(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(path, []byte("apiVersion: v1\nkind: Config\ncurrent-context: prod\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for line, want := range map[string]string{
+		"--kubeconfig=" + path:                               "prod",
+		"--kubeconfig=" + path + " --context=staging":        "staging",
+		"--kubeconfig=" + path + " --dump=/tmp/of-yesterday": "/tmp/of-yesterday",
+		"--kubeconfig=" + path + ".none":                     "",
+	} {
+		p := newPlugin(genericiooptions.NewTestIOStreamsDiscard())
+		cmd := p.root()
+		if err := cmd.ParseFlags(strings.Fields(line)); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.cluster(cmd).Name; got != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
 		}
 	}
 }

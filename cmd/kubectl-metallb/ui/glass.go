@@ -129,6 +129,7 @@ func (g *glass) wait(ctx context.Context) {
 type answer struct {
 	// Command prints the same: the value itself with -o json.
 	Command string    `json:"command,omitempty"`
+	Cluster string    `json:"cluster,omitempty"`
 	Taken   time.Time `json:"taken"`
 	Remarks []string  `json:"remarks,omitempty"`
 	// Found are the Services that a search has found. There is an answer if it is one.
@@ -267,7 +268,7 @@ func (l *look) answer(r *http.Request, once bool, ask ask, c Cluster) (json.RawM
 	if err != nil {
 		return nil, err
 	}
-	a := answer{Taken: l.view.Taken, Remarks: c.Remarks(l.view), Found: found}
+	a := answer{Cluster: c.Name, Taken: l.view.Taken, Remarks: c.Remarks(l.view), Found: found}
 	if value != nil {
 		a.Command = commandLine(command, c.Flags)
 		if a.Answer, err = json.Marshal(value); err != nil {

@@ -16,6 +16,8 @@ import (
 
 // A Cluster is what the page is about.
 type Cluster struct {
+	// Name is what its user calls it.
+	Name string
 	// Read takes a snapshot, of all kinds.
 	Read func(context.Context) (*inspect.Snapshot, error)
 	// Remarks say why what is intended may be something else.

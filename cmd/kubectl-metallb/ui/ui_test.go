@@ -316,7 +316,7 @@ func TestColoursCanBeReadInLightAndDark(t *testing.T) {
 		for _, m := range regexp.MustCompile(`--([a-z-]+): #([0-9a-f]+)`).FindAllStringSubmatch(scheme[1], -1) {
 			light[m[1]] = luminance(t, m[2])
 		}
-		for _, pair := range []string{"ink ground", "ink raised", "quiet ground", "quiet raised", "accent ground", "good good-ground", "bad bad-ground", "bad ground", "mark mark-ground"} {
+		for _, pair := range []string{"ink ground", "ink raised", "quiet ground", "quiet raised", "accent ground", "good good-ground", "good ground", "bad bad-ground", "bad ground", "mark mark-ground", "mark ground", "on-accent accent"} {
 			text, behind, _ := strings.Cut(pair, " ")
 			a, b := light[text], light[behind]
 			if contrast := (max(a, b) + 0.05) / (min(a, b) + 0.05); contrast < 4.5 {

@@ -74,21 +74,30 @@ function copying(command) {
   return el("div", { class: "command" }, button, code);
 }
 
-function table(head, body) {
-  return el("div", { class: "wide" }, el("table", {},
-    el("thead", {}, el("tr", {}, head.map((text) => el("th", { scope: "col" }, text)))),
-    el("tbody", {}, body.map((cells) => el("tr", {}, cells.map((cell, i) => el("td", { class: i === cells.length - 1 ? "why" : "" }, cell)))))));
+function table(head, body, kind = "") {
+  return el("div", { class: `wide ${kind}` }, el("table", { role: "table" },
+    el("thead", {}, el("tr", { role: "row" }, head.map((text) => el("th", { scope: "col", role: "columnheader" }, text)))),
+    el("tbody", {}, body.map((cells) => el("tr", { role: "row" }, cells.map((cell, i) => el("td", { role: "cell", class: i === cells.length - 1 ? "why" : cell.dataset?.sign ? "sign" : "" }, cell)))))));
 }
 
 // few is a table of the rows if there are few, and else a list.
 function few(label, head, body, open) {
-  if (body.length <= some && !open) return table(head, body);
-  return el("div", {}, el("p", { class: "quiet" }, `${label}: ${body.length} (${head.join(" · ")})`), rows(label, body.map((cells) => cells.join(" · ")), open));
+  if (body.length > some) return rows(label, head, body, open);
+  const opens = (cell, i) => el("button", { type: "button", class: "link", "data-key": `${label} ${cell}`, onclick: () => open(i) }, cell);
+  return table(head, open ? body.map(([first, ...rest], i) => [opens(first, i), ...rest]) : body);
 }
 
-function state(kind) {
-  const [sign, colour] = { ok: ["✓", "good"], broken: ["✗", "bad"], remark: ["!", "mark"] }[kind] || ["?", ""];
-  return el("span", { class: `state ${colour}` }, `${sign} ${kind}`);
+// signs say what colours say.
+const signs = { ok: ["✓", "good"], broken: ["✗", "bad"], remark: ["!", "mark"], unknown: ["?", ""] };
+
+function pill(colour, text) {
+  return el("span", { class: `state ${colour}` }, text);
+}
+
+// state is a link as a sign, which says in words what it is.
+function state(link) {
+  const [sign, colour] = signs[link.state] || signs.unknown;
+  return el("span", { class: `state ${colour}`, "data-sign": "yes", role: "img", "aria-label": `${link.name}: ${link.state}`, title: `${link.name}: ${link.text}` }, sign);
 }
 
 function unread(answer) {
@@ -120,7 +129,7 @@ function ago(since, now) {
 // show opens the dialog; Escape closes it, and the focus returns to where it was.
 function show(title, ...body) {
   $("h-dialog").textContent = title;
-  $("body").replaceChildren(...body.filter(Boolean));
+  $("body").replaceChildren(...body.flat().filter(Boolean));
   if (!$("dialog").open) $("dialog").showModal();
   ($("body").querySelector("[tabindex='0'], button") || $("close")).focus();
 }
@@ -135,37 +144,83 @@ function draw(id, data, make) {
   if (key) [...box.querySelectorAll("[data-key]")].find((e) => e.dataset.key === key)?.focus();
 }
 
-function drawStatus({ answer, command, taken, remarks = [] }) {
+// figure is one number of the page's first line; a click leads to where it is from.
+function figure(key, number, what, colour, to) {
+  const sign = { good: "✓", bad: "✗", mark: "!" }[colour] || "";
+  return el("button", { type: "button", class: `figure ${colour}`, "data-key": key, onclick: () => $(to).focus() }, el("strong", {}, `${sign} ${number}`.trim()), el("span", {}, what));
+}
+
+function drawFigures({ answer: status }, { answer: { sessions } }) {
+  const unfit = status.nodes.filter((n) => n.unfit || n.speaker !== "running").length, drained = status.nodes.filter((n) => n.drained).length;
+  const up = sessions.filter((s) => s.sent && !s.problem).length, down = sessions.filter((s) => s.problem).length;
+  const told = sessions.some((s) => s.sent);
+  const without = status.waiting.filter((w) => !w.addresses?.length).length;
+  const one = (n, singular, plural) => (n === 1 ? singular : plural);
+  const bad = (n) => (n > 0 ? "bad" : "good");
+  const data = [
+    ["problems", status.problems.length, one(status.problems.length, "problem", "problems"), bad(status.problems.length), "h-problems"],
+    ["nodes", `${status.nodes.length - unfit} of ${status.nodes.length}`, `nodes can announce${drained ? `, ${drained} drained` : ""}`, unfit ? "bad" : drained ? "mark" : status.nodes.length ? "good" : "", "h-grid"],
+    ["sessions", told ? `${up} of ${sessions.length}` : sessions.length, told ? "sessions up" : `${one(sessions.length, "session", "sessions")} intended`, down ? "bad" : told ? "good" : "", "h-grid"],
+    ["services", status.services, one(status.services, "Service", "Services"), "", "q"],
+    ["waiting", without, one(without, "waits for an address", "wait for an address"), bad(without), "waiting"],
+    ["unannounced", status.unannounced.length, one(status.unannounced.length, "address unannounced", "addresses unannounced"), bad(status.unannounced.length), "h-problems"],
+  ];
+  draw("figures", data, () => data.map((all) => figure(...all)));
+}
+
+function drawStatus({ answer, command, taken, cluster, remarks = [] }) {
   const c = answer.config;
-  $("force").textContent = (c.hash ? `Configuration ${c.hash} in force${c.admittedAt ? ` since ${c.admittedAt}` : ""}` : "No configuration in force") +
-    `; your text is ${c.state}; leader: ${answer.leader || "nobody"}; ${answer.services} Services`;
+  $("where").textContent = cluster || "";
+  document.title = cluster ? `${cluster} · kubectl metallb` : "kubectl metallb";
+  $("force").replaceChildren(...[
+    c.hash ? pill("good", "✓ in force") : pill("bad", "✗ no configuration in force"), c.hash ? el("code", {}, c.hash) : "",
+    c.admittedAt ? el("span", { class: "quiet", title: c.admittedAt }, `for ${ago(c.admittedAt, taken)}`) : "",
+    c.state === "in force" ? "" : pill(c.state === "refused" ? "bad" : "mark", `${c.state === "refused" ? "✗" : "!"} your text is ${c.state}`),
+    answer.leader ? el("span", { class: "quiet" }, `leader ${answer.leader}`) : pill("bad", "✗ nobody leads"),
+  ].filter(Boolean));
   $("read").textContent = `read at ${new Date(taken).toLocaleTimeString()}`;
   const refused = c.state === "refused" && c.refused;
   strip("refused", refused ? `Your text ${c.refused.hash} is refused, and the one in force stays:` : "", refused ? c.refused.problems : []);
   strip("trouble", "What is shown may be wrong:", [...remarks, ...unread(answer)]);
   draw("problems", [answer.problems, answer.unannounced, command], () => [
-    answer.problems.length === 0 ? el("p", {}, "No problems are known.")
-      : answer.problems.map((p) => el("div", {}, el("div", {}, el("span", { class: "state bad" }, "✗"), " ", p.text), el("div", { class: "quiet" }, "try ", el("code", {}, p.next)))),
-    answer.unannounced.length === 0 ? "" : few("Addresses that no node announces", ["Service", "address", "why"], answer.unannounced.map((u) => [u.service, u.address, u.why]), (i) => search(answer.unannounced[i].service)),
+    answer.problems.length === 0 ? el("p", { class: "calm good" }, "✓ No problems are known.")
+      : el("ul", { class: "issues" }, answer.problems.map((p, i) => el("li", {}, pill("bad", "✗"), el("div", {}, p.text, next(p.next, i))))),
+    answer.unannounced.length <= answer.problems.filter((p) => p.text.startsWith("no node announces ")).length ? "" : [el("h3", {}, `Addresses that no node announces: ${answer.unannounced.length}`), few("Addresses that no node announces", ["Service", "address", "why"], answer.unannounced.map((u) => [u.service, u.address, u.why]), (i) => search(answer.unannounced[i].service))],
     copying(command),
   ].flat());
-  draw("pools", answer.pools, () => answer.pools.map((pool) => poolBar(pool)));
+  draw("pools", answer.pools, () => answer.pools.length === 0 ? [el("p", { class: "quiet" }, "No pool is in force.")] : answer.pools.map(poolBar));
   draw("waiting", answer.waiting, () => answer.waiting.length === 0 ? []
-    : [el("h3", {}, "Services that wait"), few("Waiting", ["Service", "keeps", "why"], answer.waiting.map((w) => [w.service, (w.addresses || []).join(", ") || "-", w.why]), (i) => search(answer.waiting[i].service))]);
+    : [el("h3", {}, `Services that wait: ${answer.waiting.length}`), few("Services that wait", ["Service", "keeps", "why"], answer.waiting.map((w) => [w.service, (w.addresses || []).join(", ") || "-", w.why]), (i) => search(answer.waiting[i].service))]);
+}
+
+// next is the command that tells more of a problem: here, if that can be seen here.
+function next(command, i) {
+  const why = command.match(/^kubectl metallb why (\S+)$/);
+  if (!why) return el("div", { class: "quiet" }, "try ", el("code", {}, command));
+  return el("div", {}, el("button", { type: "button", class: "link mono", "data-key": `${i} ${command}`, onclick: () => search(why[1]) }, `why ${why[1]}`));
 }
 
 const prefixes = (n) => (n === 1 ? "1 prefix" : `${n} prefixes`);
-const number = (n) => (n < 1e6 ? String(n) : n.toPrecision(4));
+
+// number writes what nobody counts as a power of two, which sizes of pools often are.
+function number(n) {
+  if (n < 1e6) return String(n);
+  const bits = Math.log2(n);
+  return Number.isInteger(bits) ? `2^${bits}` : n.toPrecision(3);
+}
 
 function poolBar(pool) {
-  const bars = (pool.usage || []).map((u) => {
+  const bars = (pool.usage || []).flatMap((u) => {
     const part = u.size > 0 ? Math.min(1, u.used / u.size) : 0;
-    const fill = el("span", { class: u.free === 0 ? "full" : "" });
-    fill.style.width = `${Math.max(part * 100, u.used > 0 ? 1 : 0)}%`;
-    return [`${u.family}: ${u.used} of ${number(u.size)} used, ${u.free === 0 ? "✗ none free" : `${number(u.free)} free`}`, el("span", { class: "bar" }, fill)];
+    const colour = u.free === 0 ? "bad" : part >= 0.8 ? "mark" : "";
+    const fill = el("span", { class: `${colour} ${u.used > 0 ? "some" : ""}` });
+    fill.style.width = `${part * 100}%`;
+    const free = u.free === 0 ? pill("bad", "✗ none free") : colour ? pill("mark", `! ${number(u.free)} free`) : u.size < 1e6 ? `${number(u.free)} free` : "";
+    return [el("span", { class: "line" }, el("span", {}, `${u.family}: ${u.used} of ${number(u.size)} used`), el("span", {}, free)), el("span", { class: "bar2" }, fill)];
   });
   return el("button", { type: "button", class: "pool", "data-key": pool.name, onclick: () => openPool(pool.name) },
-    el("strong", {}, pool.name), ` ${pool.autoAssign ? "" : "(by request only) "}${pool.ranges.slice(0, 3).join(", ")}${pool.ranges.length > 3 ? ` and ${pool.ranges.length - 3} more` : ""}`, el("br"), bars.flat());
+    el("span", { class: "line" }, el("strong", {}, pool.name), pool.autoAssign ? "" : el("span", { class: "quiet" }, "by request only"),
+      el("span", { class: "mono quiet" }, `${pool.ranges.slice(0, 3).join(", ")}${pool.ranges.length > 3 ? ` and ${pool.ranges.length - 3} more` : ""}`)), bars);
 }
 
 async function openPool(name) {
@@ -173,78 +228,103 @@ async function openPool(name) {
   try {
     const { answer, command } = await waiting("Reading the pool", () => ask(`/api/pool.json?name=${encodeURIComponent(name)}`));
     const holders = answer.pools[0].holders || [];
-    show(`Pool ${name}`, el("p", {}, answer.pools[0].ranges.join(", ")),
+    show(`Pool ${name}`, el("p", { class: "mono quiet" }, answer.pools[0].ranges.join(", ")),
       holders.length === 0 ? el("p", {}, "Nobody holds an address.")
-        : few("Holders", ["address", "Service"], holders.map((h) => [h.address, h.service]), (i) => { $("dialog").close(); search(holders[i].service); }),
+        : [el("h3", {}, `Holders: ${holders.length}`), few("Holders", ["Service", "address"], holders.map((h) => [h.service, h.address]), (i) => { $("dialog").close(); search(holders[i].service); })],
       copying(command));
   } catch (error) {
-    show(`Pool ${name}`, el("p", { class: "bad" }, error.message));
+    show(`Pool ${name}`, el("p", { class: "bad" }, `✗ ${error.message}`));
   }
 }
 
 // cell is a session in a few signs: its colour says nothing that its sign does not.
 function cell(s, taken) {
-  if (s.problem) return ["✗", "bad", s.sent ? s.sent.state : "cannot be"];
-  if (s.sent) return ["✓", "good", `${s.sent.since ? ago(s.sent.since, taken) : "up"} · ${s.sent.prefixes}`];
-  return ["○", "", `${s.prefixes} intended`];
+  if (s.problem) return ["✗", "bad", s.sent ? s.sent.state : "cannot be", ""];
+  if (!s.sent) return ["○", "plain", "intended", String(s.prefixes)];
+  const up = s.sent.since ? ago(s.sent.since, taken) : "up";
+  return s.sent.prefixes === s.prefixes ? ["✓", "good", up, String(s.sent.prefixes)] : ["≠", "mark", up, `${s.sent.prefixes} of ${s.prefixes}`];
 }
 
-function drawGrid(status, { answer, command, taken }) {
+const legend = { "✓": "up, with how many prefixes were sent", "✗": "down, or impossible", "≠": "up, and sent others than intended", "○": "intended; the speaker was not asked", "–": "no session is intended", "▽": "drained", "!": "may not be sent traffic" };
+let onlyTrouble = false, redraw = () => {};
+
+function drawGrid(status, nodes) {
+  const { answer, command, taken } = nodes;
+  redraw = () => drawGrid(status, nodes);
   const marks = new Map(status.answer.nodes.map((n) => [n.node, n]));
-  const routers = [], at = new Map();
+  const routers = new Map(), at = new Map();
   for (const s of answer.sessions) {
-    if (!routers.includes(s.peer)) routers.push(s.peer);
+    if (!routers.has(s.peer)) routers.set(s.peer, s);
     at.set(JSON.stringify([s.node, s.peer]), s);
   }
-  const names = [...new Set([...marks.keys(), ...answer.sessions.map((s) => s.node)])];
+  const peers = [...routers.keys()], all = [...new Set([...marks.keys(), ...answer.sessions.map((s) => s.node)])].sort(new Intl.Collator("en", { numeric: true }).compare);
   // Uptime changes with every read: it is part of what is drawn.
-  const drawn = names.map((node) => routers.map((peer) => {
+  const drawn = new Map(all.map((node) => [node, peers.map((peer) => {
     const s = at.get(JSON.stringify([node, peer]));
     return s ? cell(s, taken) : null;
-  }));
-  draw("grid", [names, routers, drawn, [...marks.values()], command], () => [
-    names.length === 0 ? el("p", {}, "No Nodes are known.") : el("table", {},
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Node"), routers.map((peer) => el("th", { scope: "col" }, peer)))),
-      el("tbody", {}, names.map((node, i) => el("tr", {},
-        el("th", { scope: "row" }, node, mark(marks.get(node))),
-        routers.map((peer, j) => {
-          if (!drawn[i][j]) return el("td", {}, el("span", { "aria-label": "no session is intended" }, "–"));
-          const [sign, colour, text] = drawn[i][j];
-          return el("td", {}, el("button", {
-            type: "button", class: `cell ${colour}`, "data-key": `${node} ${peer}`,
-            onclick: () => openCell(at.get(JSON.stringify([node, peer])), marks.get(node), command),
-          }, `${sign} ${text}`));
-        }))))),
-    copying(command),
-  ]);
+  })]));
+  const troubled = all.filter((node) => mark(marks.get(node)).length > 0 || drawn.get(node).some((c) => c && c[1] !== "good" && c[1] !== "plain"));
+  const names = onlyTrouble ? troubled : all;
+  draw("grid", [names, all.length, troubled.length, peers, names.map((n) => drawn.get(n)), [...marks.values()], command], () => {
+    if (all.length === 0) return [el("p", { class: "quiet" }, "No Nodes are known."), copying(command)];
+    const present = names.flatMap((node) => [...drawn.get(node).map((c) => (c ? c[0] : "–")), ...mark(marks.get(node)).map((e) => e.textContent[0])]);
+    return [
+      el("div", { class: "tools" }, el("button", { type: "button", "data-key": "only", "aria-pressed": String(onlyTrouble), onclick: () => { onlyTrouble = !onlyTrouble; redraw(); } }, `Only those in trouble: ${troubled.length}`),
+        el("span", { class: "quiet" }, `${names.length} of ${all.length} shown`)),
+      names.length === 0 ? el("p", { class: "calm good" }, "✓ No node is in trouble.") : el("div", { class: "wide tall", tabindex: "-1" }, el("table", {},
+        el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Node"), peers.map((peer) => el("th", { scope: "col" }, peer, el("small", {}, `AS ${routers.get(peer).asn}`))))),
+        el("tbody", {}, names.map((node) => el("tr", {},
+          el("th", { scope: "row" }, node, mark(marks.get(node))),
+          peers.map((peer, j) => {
+            const shown = drawn.get(node)[j];
+            if (!shown) return el("td", {}, el("span", { class: "none", role: "img", "aria-label": "no session is intended" }, "–"));
+            const [sign, colour, text, count] = shown;
+            return el("td", {}, el("button", {
+              type: "button", class: `cell ${colour}`, "data-key": `${node} ${peer}`, "aria-label": `${node} and ${peer}: ${legend[sign].split(",")[0]}, ${text} ${count}`,
+              onclick: () => openCell(at.get(JSON.stringify([node, peer])), marks.get(node), command),
+            }, el("span", {}, el("b", {}, sign), ` ${text}`), el("span", {}, count)));
+          })))))),
+      el("p", { class: "legend" }, Object.entries(legend).filter(([sign]) => present.includes(sign)).map(([sign, text]) => el("span", {}, `${sign} ${text}`))),
+      copying(command),
+    ];
+  });
 }
 
 function mark(n) {
-  if (!n) return "";
+  if (!n) return [];
   const all = [];
   if (n.unfit) all.push(el("span", { class: "state bad", title: n.unfit }, "! unfit"));
   if (n.drained) all.push(el("span", { class: "state mark", title: n.drained }, "▽ drained"));
   if (n.speaker !== "running") all.push(el("span", { class: "state bad" }, `✗ speaker ${n.speaker}`));
-  return all.flatMap((e) => [" ", e]);
+  return all;
 }
 
 function openCell(s, n, command) {
   const body = [["intended", `${s.peer} (${s.address}), AS ${s.asn}, our AS ${s.myASN}; ${prefixes(s.prefixes)}`]];
-  if (s.problem) body.push([el("span", { class: "state bad" }, "✗ problem"), s.problem]);
+  if (s.problem) body.push([pill("bad", "✗ problem"), s.problem]);
   if (s.sent) {
     body.push(["sent", `${s.sent.state}${s.sent.since ? ` since ${s.sent.since}` : ""}; ${prefixes(s.sent.prefixes)}; attempts: ${s.sent.attempts}`]);
     if (s.sent.reason) body.push(["last reason", s.sent.reason]);
   } else {
     body.push(["sent", "nobody knows: the speaker was not asked, or did not answer"]);
   }
-  if (n?.drained) body.push([el("span", { class: "state mark" }, "▽ drained"), n.drained]);
-  if (n?.unfit) body.push([el("span", { class: "state bad" }, "! unfit"), n.unfit]);
+  if (n?.drained) body.push([pill("mark", "▽ drained"), n.drained]);
+  if (n?.unfit) body.push([pill("bad", "! unfit"), n.unfit]);
   show(`${s.node} and ${s.peer}`, table(["what", "text"], body), copying(command));
 }
 
 let searching = 0;
 
-async function search(text) {
+// search asks why. The text becomes a part of the URL, so that a reload and the browser's history know it.
+function search(text) {
+  const hash = `#why=${encodeURIComponent(text)}`;
+  if (location.hash === hash) why();
+  else location.hash = hash;
+}
+
+async function why() {
+  if (!location.hash.startsWith("#why=")) return;
+  const text = decodeURIComponent(location.hash.slice("#why=".length));
   $("q").value = text;
   const mine = ++searching, box = $("why");
   box.replaceChildren(el("p", { class: "quiet" }, "Reading"));
@@ -252,54 +332,101 @@ async function search(text) {
   try {
     shown = drawWhy(text, await waiting("Following the chain", () => ask(`/api/why.json?q=${encodeURIComponent(text)}`)));
   } catch (error) {
-    shown = [el("p", { class: "bad" }, error.message)];
+    shown = [el("p", { class: "bad" }, `✗ ${error.message}`)];
   }
   if (mine !== searching) return; // somebody has asked for something else meanwhile
-  box.replaceChildren(...shown.filter(Boolean));
-  if (document.activeElement === document.body) box.focus(); // it was in a list that is gone
+  box.replaceChildren(...shown.flat().filter(Boolean));
+  if (document.activeElement === $("q")) return;
+  box.focus(); // who came by a click is shown where the answer is
 }
 
 function drawWhy(text, { answer: why, command, found = [] }) {
-  if (!why) return [few(`Services for ${text}`, ["choose one"], found.map((name) => [name]), (i) => search(found[i]))];
-  const links = [...why.links.map((l) => ["-", "-", l])];
-  const ends = [];
-  for (const a of why.addresses || []) {
-    links.push([a.address, "-", a.pool]);
-    for (const n of a.nodes || []) {
-      const broken = n.links.find((l) => l.state === "broken"), sent = n.links[n.links.length - 1];
-      const by = (broken || sent).told;
-      const notes = n.links.filter((l) => l.state === "remark").map((l) => l.text);
-      const [sign, colour] = n.announces ? ["✓", "good"] : ["✗", "bad"];
-      ends.push([a.address, n.node, el("span", { class: `state ${colour}` }, `${sign} ${n.announces ? "" : "not "}${(n.announces ? sent.told : by) ? "sent" : "intended"}`),
-        n.announces ? [sent.told ? sent.text : n.links[0].text, ...notes].join("; ") : n.reason || broken?.text || "-",
-        el("button", { type: "button", onclick: () => show(`${why.service} on ${n.node}`, table(["link", "state", "why"], n.links.map((l) => [l.name, state(l.state), l.text]))) }, "Links")]);
-    }
-  }
+  if (!why) return [el("h3", {}, `Services for ${text}: ${found.length}`), rows(`Services for ${text}`, ["Service"], found.map((name) => [name]), (i) => search(found[i]))];
   return [
-    el("p", {}, el("strong", {}, why.service), " ", el("span", { class: `state ${why.announced ? "good" : "bad"}` }, `${why.announced ? "✓" : "✗"} ${why.source}: ${why.announced ? "announced" : "not announced"}`), why.reason ? ` ${why.reason}` : ""),
+    el("p", { class: "verdict" }, el("strong", {}, why.service), pill(why.announced ? "good" : "bad", `${why.announced ? "✓ announced" : "✗ not announced"} (${why.source})`), why.reason ? el("span", {}, why.reason) : ""),
     unread(why).length > 0 ? list(unread(why)) : "",
-    table(["Address", "Node", "Link", "State", "Why"], links.map(([address, node, l]) => [address, node, l.name, state(l.state), l.text])),
-    ends.length > 0 ? table(["Address", "Node", "Announced", "Why", ""], ends) : "",
+    chain(why.links),
+    ...(why.addresses || []).flatMap((a) => [el("h3", { class: "mono" }, a.address), chain([a.pool]), (a.nodes || []).length === 0 ? "" : whyNodes(why, a)]),
     copying(command),
   ];
 }
 
+function chain(links) {
+  return el("ul", { class: "chain" }, links.map((l) => el("li", {}, state(l), el("span", { class: "quiet" }, l.name), el("span", {}, l.text))));
+}
+
+// whyNodes is the end of the chain: a row for each node, with a sign for each link.
+function whyNodes(why, a) {
+  return table(["Node", "Announced", ...a.nodes[0].links.map((l) => l.name), "Why"], a.nodes.map((n) => {
+    const broken = n.links.find((l) => l.state === "broken"), sent = n.links[n.links.length - 1];
+    const told = n.announces ? sent.told : (broken || sent).told;
+    const notes = n.links.filter((l) => l.state === "remark").map((l) => l.text);
+    return [
+      el("button", { type: "button", class: "link", onclick: () => show(`${why.service} on ${n.node}`, chain(n.links)) }, n.node),
+      pill(n.announces ? "good" : "bad", `${n.announces ? "✓" : "✗ not"} ${told ? "sent" : "intended"}`),
+      ...n.links.map(state),
+      n.announces ? [sent.told ? sent.text : n.links[0].text, ...notes].join("; ") : n.reason || broken?.text || "-",
+    ];
+  }), "tall nodes");
+}
+
+// kinds are the changes of a plan, and what is said of several.
+const kinds = {
+  loses: ["✗", "bad", "lose"], moves: ["→", "mark", "move"], "is served": ["+", "good", "are served"],
+  ends: ["✗", "bad", "end"], resets: ["↻", "mark", "reset"], begins: ["+", "good", "begin"],
+  withdrawn: ["✗", "bad", "withdrawn"], changed: ["≠", "mark", "changed"], announced: ["+", "good", "announced"],
+};
+
+function change(what, text = what) {
+  const [sign, colour] = kinds[what] || ["!", "mark"];
+  return pill(colour, `${sign} ${text}`);
+}
+
 function drawPlan({ answer: plan, command }) {
-  const part = (title, head, body) => (body.length === 0 ? [] : [el("h3", {}, title), few(title, head, body)]);
+  // A long list is of texts.
+  const part = (title, head, body, what) => (body.length === 0 ? []
+    : [el("h3", {}, `${title}: ${body.length}`), few(title, head, body.length > some ? body : body.map((cells) => cells.map((cell, i) => (i === what ? change(cell) : cell))))]);
   const changes = plan.services.length + plan.sessions.length + plan.prefixes.length;
   const by = (n, what) => (n ? [`${what} by ${n === 1 ? "1 node" : `${n} nodes`}`] : []);
+  const count = (one, many, whats, has) => whats.map((what) => [what, has(what)]).filter(([, n]) => n > 0)
+    .map(([what, n]) => change(what, n === 1 ? `1 ${one} ${what}` : `${n} ${many} ${kinds[what][2]}`));
+  const counts = [
+    ...count("Service", "Services", ["loses", "moves", "is served"], (what) => plan.services.filter((c) => c.what === what).length),
+    ...count("session", "sessions", ["ends", "resets", "begins"], (what) => plan.sessions.filter((c) => c.what === what).length),
+    ...count("prefix", "prefixes", ["withdrawn", "changed", "announced"], (what) => plan.prefixes.filter((c) => c[what]).length),
+  ];
   return [
-    el("p", {}, el("span", { class: `state ${plan.admitted ? "good" : "bad"}` }, plan.admitted ? "✓ would be admitted" : "✗ would be refused"), ` (intended): the text ${plan.hash}`),
-    plan.reasons.length > 0 ? list(plan.reasons) : "",
-    plan.warnings.length > 0 ? list(plan.warnings.map((text) => `warning: ${text}`)) : "",
+    el("p", { class: "verdict" }, pill(plan.admitted ? "good" : "bad", plan.admitted ? "✓ would be admitted" : "✗ would be refused"), el("span", { class: "quiet" }, "intended; the text ", el("code", {}, plan.hash))),
+    plan.reasons.length > 0 ? el("ul", { class: "issues" }, plan.reasons.map((text) => el("li", {}, pill("bad", "✗"), located(text)))) : "",
+    plan.warnings.length > 0 ? el("ul", { class: "issues" }, plan.warnings.map((text) => el("li", {}, pill("mark", "!"), located(text)))) : "",
     unread(plan).length > 0 ? list(unread(plan)) : "",
-    plan.confirm ? el("p", {}, "To do it all the same, annotate the ConfigMap with ", el("code", {}, plan.confirm), "; then:") : "",
-    changes === 0 && plan.admitted ? el("p", {}, "Nothing changes for Services, sessions and routes.") : "",
-    ...part("Services", ["Service", "intended", "from", "to", "why"], plan.services.map((c) => [c.service, c.what, c.from.join(", ") || "-", c.to.join(", ") || "-", c.why || "-"])),
-    ...part("Sessions", ["node", "peer", "intended", "why"], plan.sessions.map((c) => [c.node, c.peer, c.what, c.why || "-"])),
+    plan.confirm ? el("div", {}, el("h3", {}, "To do it all the same, annotate the ConfigMap with this; then what follows happens"), copying(plan.confirm)) : "",
+    changes === 0 && plan.admitted ? el("p", { class: "calm good" }, "✓ Nothing changes for Services, sessions and routes.") : "",
+    counts.length > 0 ? el("p", { class: "verdict" }, counts) : "",
+    ...part("Services", ["Service", "intended", "from", "to", "why"], plan.services.map((c) => [c.service, c.what, c.from.join(", ") || "-", c.to.join(", ") || "-", c.why || "-"]), 1),
+    ...part("Sessions", ["node", "peer", "intended", "why"], plan.sessions.map((c) => [c.node, c.peer, c.what, c.why || "-"]), 2),
     ...part("Prefixes", ["prefix", "intended"], plan.prefixes.map((c) => [c.prefix, [...by(c.announced, "announced"), ...by(c.changed, "changed"), ...by(c.withdrawn, "withdrawn")].join(", ")])),
     copying(command),
   ];
+}
+
+// located makes the line of a mistake a button that leads there. Lines count from the text's first, which in a ConfigMap stands below "config: |".
+function located(text) {
+  const lines = $("text").value.split("\n"), match = text.match(/^line (\d+)/);
+  const above = lines.flatMap((line, i) => (/^\s*config:\s*[|>]/.test(line) ? [i + 1] : []));
+  if (!match || above.length > 1) return el("span", {}, text);
+  const line = Number(match[1]) + (above[0] || 0);
+  if (line > lines.length) return el("span", {}, text);
+  const from = lines.slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0);
+  return el("span", {}, el("button", {
+    type: "button", class: "link",
+    onclick: () => {
+      const box = $("text");
+      box.focus();
+      box.setSelectionRange(from, from + lines[line - 1].length);
+      box.scrollTop = Math.max(0, (line - 5) * 20);
+    },
+  }, match[0]), text.slice(match[0].length));
 }
 
 $("search").addEventListener("submit", (event) => {
@@ -312,17 +439,34 @@ $("q").addEventListener("keydown", (event) => {
   searching++;
   $("q").value = "";
   $("why").replaceChildren();
+  history.replaceState(null, "", location.pathname);
+});
+addEventListener("hashchange", why);
+addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || $("dialog").open || document.activeElement.matches("input, textarea")) return;
+  event.preventDefault();
+  $("q").focus();
+  $("q").select();
+});
+$("text").addEventListener("input", () => {
+  $("lines").textContent = Array.from({ length: $("text").value.split("\n").length }, (_, i) => i + 1).join("\n");
+  $("lines").scrollTop = $("text").scrollTop;
+});
+$("text").addEventListener("scroll", () => { $("lines").scrollTop = $("text").scrollTop; });
+$("text").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("plan").requestSubmit();
 });
 $("plan").addEventListener("submit", async (event) => {
   event.preventDefault();
   const box = $("verdict"), button = event.target.querySelector("button");
+  if (button.disabled) return; // it computes already
   button.disabled = true;
   box.replaceChildren(el("p", { class: "quiet" }, "Computing"));
   try {
     const answer = await waiting("Computing the plan", () => ask("/api/plan.json", { method: "POST", headers: { "Content-Type": "application/yaml" }, body: $("text").value }));
     box.replaceChildren(...drawPlan(answer).filter(Boolean));
   } catch (error) {
-    box.replaceChildren(el("p", { class: "bad" }, error.message));
+    box.replaceChildren(el("p", { class: "bad" }, `✗ ${error.message}`));
   } finally {
     button.disabled = false;
   }
@@ -337,6 +481,7 @@ async function refresh() {
   refreshing = true;
   try {
     const [status, nodes] = await waiting("Reading the cluster", () => Promise.all([ask("/api/status.json"), ask("/api/nodes.json")]));
+    drawFigures(status, nodes);
     drawStatus(status);
     drawGrid(status, nodes);
   } catch (error) {
@@ -350,3 +495,4 @@ async function refresh() {
 $("refresh").addEventListener("click", refresh);
 document.addEventListener("visibilitychange", refresh);
 refresh();
+why();

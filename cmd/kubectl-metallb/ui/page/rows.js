@@ -12,7 +12,7 @@ export function el(name, attributes = {}, ...children) {
   return made;
 }
 
-export const height = 28; // of a row, as the style sheet has it
+export const height = 30; // of a row, as the style sheet has it
 
 // seen returns the first row that is to exist and the one behind the last.
 export function seen(top, viewport, count) {
@@ -29,23 +29,23 @@ export function step(key, at, count, page) {
 
 let lists = 0;
 
-// rows shows texts, of which the arrow keys choose one and Enter or a click opens it.
-export function rows(label, texts, open) {
-  const id = `rows-${lists++}`;
+// rows shows rows of cells, of which the arrow keys choose one and Enter or a click opens it.
+export function rows(label, head, body, open) {
+  const id = `rows-${lists++}`, most = 12; // rows at once
   let at = 0;
   const inner = el("div", { role: "presentation" });
-  inner.style.height = `${texts.length * height}px`;
-  const list = el("div", { class: "rows", role: "listbox", tabindex: "0", "aria-label": `${label}: ${texts.length}` }, inner);
-  list.style.height = `${Math.min(texts.length, 12) * height + 2}px`;
+  inner.style.height = `${body.length * height}px`;
+  const list = el("div", { class: `list columns-${head.length}`, role: "listbox", tabindex: "0", "aria-label": `${label}: ${body.length}; ${head.join(", ")}` }, inner);
+  list.style.height = `${Math.min(body.length, most) * height + 2}px`;
   const draw = () => {
-    const [first, end] = seen(list.scrollTop, list.clientHeight || 336, texts.length);
+    const [first, end] = seen(list.scrollTop, list.clientHeight || most * height, body.length);
     inner.replaceChildren();
     for (let i = first; i < end; i++) {
       const row = el("div", {
-        role: "option", id: `${id}-${i}`, class: open ? "opens" : "", title: texts[i],
-        "aria-selected": String(i === at), "aria-setsize": texts.length, "aria-posinset": i + 1,
+        role: "option", id: `${id}-${i}`, class: open ? "opens" : "", title: body[i].join(" · "),
+        "aria-selected": String(i === at), "aria-setsize": body.length, "aria-posinset": i + 1,
         onclick: () => { choose(i); if (open) open(i); },
-      }, texts[i]);
+      }, body[i].map((cell) => el("span", {}, cell)));
       row.style.top = `${i * height}px`;
       inner.append(row);
     }
@@ -53,7 +53,7 @@ export function rows(label, texts, open) {
   };
   const choose = (i) => {
     at = i;
-    const shown = list.clientHeight || 336;
+    const shown = list.clientHeight || most * height;
     if (i * height < list.scrollTop) list.scrollTop = i * height;
     if ((i + 1) * height > list.scrollTop + shown) list.scrollTop = (i + 1) * height - shown;
     draw();
@@ -65,12 +65,13 @@ export function rows(label, texts, open) {
       open(at);
       return;
     }
-    const to = step(event.key, at, texts.length, 10);
+    const to = step(event.key, at, body.length, 10);
     if (to >= 0) {
       event.preventDefault();
       choose(to);
     }
   });
   draw();
-  return list;
+  return el("div", { class: "rows" },
+    el("div", { class: `head columns-${head.length}`, "aria-hidden": "true" }, head.map((text) => el("span", {}, text))), list);
 }
