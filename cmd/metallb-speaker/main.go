@@ -98,7 +98,7 @@ func run(f flags) error {
 
 	sessions := bgp.New(bgp.HostUptime)
 	sessions.Written = written
-	responder := &responder{sessions: sessions.List}
+	responder := newResponder(seam.Name, sessions.List, sessions.Lost)
 	s, err := speaker.New(server.Cluster(f.Namespace), sessions, f.Options)
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func run(f flags) error {
 		(&collector{node: f.NodeName, status: s.Status, announced: announced, sessions: sessions.List, responder: responder}).register()
 		stop, err := agent.Serve(f.Serving, health, asked.May, map[string]http.Handler{
 			"/metrics":  legacyregistry.Handler(),
-			report.Path: &reporter{node: f.NodeName, status: s.Status, sessions: sessions.List, withheld: s.Withheld},
+			report.Path: &reporter{node: f.NodeName, status: s.Status, sessions: sessions.List, bfd: responder.state, withheld: s.Withheld},
 		})
 		if err != nil {
 			return err
@@ -143,7 +143,7 @@ func run(f flags) error {
 			klog.ErrorS(err, "Missing next hops are looked for every few seconds only")
 		}
 	}()
-	go responder.follow(ctx, seam.Name, sessions.Lost)
+	go responder.follow(ctx)
 	s.Run(ctx)
 	forget() // a second signal ends the process at once
 
