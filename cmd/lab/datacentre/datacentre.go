@@ -40,10 +40,11 @@ import (
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
 )
 
-// Who speakers, our controller manager and kube-proxy are in a real cluster.
+// Who speakers, our controller manager, BFD responders and kube-proxy are in a real cluster.
 const (
 	speakerUser    = "system:serviceaccount:metallb-system:metallb-speaker"
 	controllerUser = "system:serviceaccount:metallb-system:metallb-controller"
+	responderUser  = "system:serviceaccount:metallb-system:metallb-bfd"
 	proxyUser      = "system:kube-proxy" // Kubernetes itself binds it to system:node-proxier
 )
 
