@@ -70,30 +70,35 @@ func (p *Program) Connect() (*API, error) {
 // paths. The API server says who may get them.
 func (p *Program) Answer(server *API, health func() Health, more map[string]http.Handler) (stop func(), err error) {
 	var ends []func()
-	stop = func() {
-		for _, end := range ends {
-			end()
+	end := func() {
+		for _, e := range ends {
+			e()
 		}
 	}
+	defer func() {
+		if err != nil {
+			end()
+		}
+	}()
 	if p.ProbePort != 0 {
-		end, err := probe(p.Serving, health)
+		stop, err := probe(p.Serving, health)
 		if err != nil {
 			return nil, err
 		}
-		ends = append(ends, end)
+		ends = append(ends, stop)
 	}
 	if p.Port != 0 {
-		pages := map[string]http.Handler{"/metrics": legacyregistry.Handler()}
-		maps.Copy(pages, more)
 		asked, err := newReviews(server.config)
 		if err != nil {
 			return nil, err
 		}
-		end, err := serve(p.Serving, health, asked.May, pages)
+		pages := map[string]http.Handler{"/metrics": legacyregistry.Handler()}
+		maps.Copy(pages, more)
+		stop, err := serve(p.Serving, health, asked.May, pages)
 		if err != nil {
 			return nil, err
 		}
-		ends = append(ends, end)
+		ends = append(ends, stop)
 	}
-	return stop, nil
+	return end, nil
 }
