@@ -75,7 +75,7 @@ func TestEveryYAMLBlockIsWhatItSays(t *testing.T) {
 				if err := yaml.Unmarshal([]byte(b.text), &pipeline); err != nil || len(pipeline) == 0 {
 					t.Errorf("%s: %v", at, err)
 				}
-			case "sh", "text", "mermaid", "frr", "bird":
+			case "sh", "text", "mermaid", "frr", "bird", "frr bfd", "bird bfd":
 			default:
 				t.Errorf("%s: a block marked %q: see docs/CONTRIBUTING.md for the words there are", at, b.info)
 			}

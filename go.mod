@@ -3,7 +3,6 @@ module github.com/metallb/cloud-provider-metallb
 go 1.26.7
 
 require (
-	github.com/gopacket/gopacket v1.7.7
 	github.com/osrg/gobgp/v3 v3.37.0
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.10

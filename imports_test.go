@@ -37,7 +37,7 @@ var rules = []rule{
 	{pkg: "cmd/kubectl-metallb/print", may: []string{module + "/cmd/kubectl-metallb/inspect", "sigs.k8s.io/yaml"}},
 	{pkg: "cmd/kubectl-metallb/ui", may: []string{module + "/cmd/kubectl-metallb/inspect"}},
 	{pkg: "cmd/kubectl-metallb/cluster", may: []string{module + "/cmd/kubectl-metallb/inspect", module + "/loadbalancer", module + "/service", module + "/speaker", module + "/speaker/report", "k8s.io/api/", "k8s.io/apimachinery/", "k8s.io/client-go/", "k8s.io/streaming/pkg/httpstream", "gopkg.in/yaml.v3"}},
-	{pkg: "speaker/bfd", may: []string{module + "/loadbalancer", "github.com/gopacket/gopacket", "github.com/gopacket/gopacket/layers", "k8s.io/klog/v2", "golang.org/x/sys/"}},
+	{pkg: "speaker/bfd", may: []string{module + "/loadbalancer", "k8s.io/klog/v2", "golang.org/x/sys/"}},
 	{pkg: "speaker/bfd/seam", may: []string{"golang.org/x/sys/"}},
 	{pkg: "speaker/report", deep: true},
 	{pkg: "speaker/bgp", may: []string{module + "/loadbalancer", module + "/speaker/report", gobgp + "v3/pkg/packet/bgp", "k8s.io/klog/v2", "golang.org/x/sys/"}},

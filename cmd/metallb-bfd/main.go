@@ -4,22 +4,15 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"net/http"
 	"os"
 	"os/signal"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-base/cli"
-	"k8s.io/component-base/logs"
-	logsapi "k8s.io/component-base/logs/api/v1"
-	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 	"k8s.io/component-base/metrics/legacyregistry"
-	"k8s.io/component-base/version"
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/internal/agent"
@@ -32,51 +25,16 @@ import (
 // lastWords bounds how long routers get to hear that we stop: kubelet's own bound is 30 s.
 const lastWords = 10 * time.Second
 
-type flags struct {
-	kubeconfig, node, namespace, config string
-	agent.Serving
+func main() {
+	var program agent.Program
+	os.Exit(cli.Run(program.Command("metallb-bfd", "Answers routers by BFD, and watches them, so that they and this node hear of each other's death in under a second.", 7475,
+		func() error { return run(&program) })))
 }
 
-func main() { os.Exit(cli.Run(newCommand())) }
-
-func newCommand() *cobra.Command {
-	f := flags{Serving: agent.Serving{Host: "metallb-bfd", Port: 7475}, node: os.Getenv("NODE_NAME"), namespace: "metallb-system", config: "config"}
-	logging := logs.NewOptions()
-	command := &cobra.Command{
-		Use:           "metallb-bfd",
-		Short:         "Answers routers by BFD, and watches them, so that they and this node hear of each other's death in under a second.",
-		Version:       version.Get().GitVersion,
-		Args:          cobra.NoArgs,
-		SilenceUsage:  true,
-		SilenceErrors: true, // cli.Run prints them
-		RunE: func(*cobra.Command, []string) error {
-			if err := logsapi.ValidateAndApply(logging, nil); err != nil {
-				return err
-			}
-			return run(f)
-		},
-	}
-	fs := command.Flags()
-	fs.StringVar(&f.node, "node-name", f.node, "Name of the Node that this program runs on. The default is $NODE_NAME.")
-	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "Path of a kubeconfig file. The default is the Pod's service account.")
-	fs.StringVar(&f.namespace, "config-namespace", f.namespace, "Namespace of the configuration's ConfigMap and of its admitted copy.")
-	fs.StringVar(&f.config, "config-name", f.config, "Name of the configuration's ConfigMap; what is read is the admitted copy, whose name is this with \"-admitted\" behind it.")
-	f.AddFlags(fs)
-	logsapi.AddFlags(logging, fs)
-	return command
-}
-
-func run(f flags) error {
-	if f.node == "" {
-		return fmt.Errorf("--node-name is missing: name the Node that this program runs on, or set NODE_NAME")
-	}
-	config, err := agent.Config(f.kubeconfig, "metallb-bfd")
+func run(program *agent.Program) error {
+	server, err := program.Connect()
 	if err != nil {
 		return err
-	}
-	server, err := agent.NewAPI(config)
-	if err != nil {
-		return fmt.Errorf("make a client: %w", err)
 	}
 	responder, err := bfd.New()
 	if err != nil {
@@ -89,32 +47,19 @@ func run(f flags) error {
 		}
 		return agent.Health{Missing: "there is no configuration yet, or no Node: does the API server answer, and is a configuration admitted?"}
 	}
-	if f.ProbePort != 0 {
-		stop, err := agent.Probe(f.Serving, health)
-		if err != nil {
-			return err
-		}
-		defer stop()
+	legacyregistry.CustomMustRegister((&collector{sessions: responder.List, dropped: responder.Dropped}).metrics())
+	stop, err := program.Answer(server, health, nil)
+	if err != nil {
+		return err
 	}
-	if f.Port != 0 {
-		asked, err := agent.NewReviews(config)
-		if err != nil {
-			return fmt.Errorf("make a client: %w", err)
-		}
-		(&collector{sessions: responder.List, dropped: responder.Dropped}).register()
-		stop, err := agent.Serve(f.Serving, health, asked.May, map[string]http.Handler{"/metrics": legacyregistry.Handler()})
-		if err != nil {
-			return err
-		}
-		defer stop()
-	}
+	defer stop()
 	tellSpeakers(responder)
 	go responder.Run(context.Background()) // until the end, to the last words
 	ctx, forget := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer forget()
 	follower := follower{update: responder.Update}
-	cluster := server.Cluster(f.namespace)
-	watch.Follow(ctx, watch.Cluster{Nodes: cluster.Nodes, ConfigMaps: cluster.ConfigMaps}, f.config, f.node, func(config *loadbalancer.Config, node *corev1.Node) {
+	cluster := server.Cluster(program.Namespace)
+	watch.Follow(ctx, watch.Cluster{Nodes: cluster.Nodes, ConfigMaps: cluster.ConfigMaps}, program.ConfigName, program.NodeName, func(config *loadbalancer.Config, node *corev1.Node) {
 		follower.look(config, node)
 		configured.Store(true)
 	})

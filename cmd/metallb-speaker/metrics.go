@@ -5,30 +5,26 @@ import (
 	"time"
 
 	"k8s.io/component-base/metrics"
-	"k8s.io/component-base/metrics/legacyregistry"
 
+	"github.com/metallb/cloud-provider-metallb/internal/agent"
 	"github.com/metallb/cloud-provider-metallb/speaker"
 	"github.com/metallb/cloud-provider-metallb/speaker/bgp"
 )
 
-func desc(name, help string, labels ...string) *metrics.Desc {
-	return metrics.NewDesc(name, help, labels, nil, metrics.ALPHA, "")
-}
-
 // The metrics have MetalLB's names where it has them, so that dashboards and alerts go on working. So has the label peer,
 // which is the router's address and port.
 var (
-	sessionUp      = desc("metallb_bgp_session_up", "1 if the session is up; 0 also if there can be none.", "peer")
-	updatesTotal   = desc("metallb_bgp_updates_total", "How many UPDATE messages were sent to the router.", "peer")
-	prefixes       = desc("metallb_bgp_announced_prefixes_total", "How many prefixes the router is told of now.", "peer")
-	droppedTotal   = desc("metallb_bgp_dropped_updates_total", "How many UPDATE messages of the router were dropped unread, as all are.", "peer")
-	failuresTotal  = desc("metallb_bgp_failed_attempts_total", "How many attempts did not bring the session up.", "peer")
-	announcedBool  = desc("metallb_speaker_announced", "1 for each address of a Service that this node has told some router of, in a session that is up.", "service", "node", "ip")
-	responderUp    = desc("metallb_speaker_bfd_responder_up", "1 if a BFD responder runs on this node; only where a peer has a bfd-profile.")
-	changesTotal   = desc("metallb_k8s_client_updates_total", "How many changes of Services, endpoints, the node and the configuration were seen.")
-	errorsTotal    = desc("metallb_k8s_client_update_errors_total", "How many times a configuration could not be read, or a peer not be spoken to.")
-	configLoaded   = desc("metallb_k8s_client_config_loaded_bool", "1 if a configuration is in force.")
-	configStale    = desc("metallb_k8s_client_config_stale_bool", "1 if the configuration in force is not the admitted one.")
+	sessionUp      = agent.Desc("metallb_bgp_session_up", "1 if the session is up; 0 also if there can be none.", "peer")
+	updatesTotal   = agent.Desc("metallb_bgp_updates_total", "How many UPDATE messages were sent to the router.", "peer")
+	prefixes       = agent.Desc("metallb_bgp_announced_prefixes_total", "How many prefixes the router is told of now.", "peer")
+	droppedTotal   = agent.Desc("metallb_bgp_dropped_updates_total", "How many UPDATE messages of the router were dropped unread, as all are.", "peer")
+	failuresTotal  = agent.Desc("metallb_bgp_failed_attempts_total", "How many attempts did not bring the session up.", "peer")
+	announcedBool  = agent.Desc("metallb_speaker_announced", "1 for each address of a Service that this node has told some router of, in a session that is up.", "service", "node", "ip")
+	responderUp    = agent.Desc("metallb_speaker_bfd_responder_up", "1 if a BFD responder runs on this node; only where a peer has a bfd-profile.")
+	changesTotal   = agent.Desc("metallb_k8s_client_updates_total", "How many changes of Services, endpoints, the node and the configuration were seen.")
+	errorsTotal    = agent.Desc("metallb_k8s_client_update_errors_total", "How many times a configuration could not be read, or a peer not be spoken to.")
+	configLoaded   = agent.Desc("metallb_k8s_client_config_loaded_bool", "1 if a configuration is in force.")
+	configStale    = agent.Desc("metallb_k8s_client_config_stale_bool", "1 if the configuration in force is not the admitted one.")
 	everySingleOne = []*metrics.Desc{sessionUp, updatesTotal, prefixes, droppedTotal, failuresTotal, announcedBool, responderUp,
 		changesTotal, errorsTotal, configLoaded, configStale}
 )
@@ -44,7 +40,6 @@ func written(_ string, since time.Time) { updateSeconds.Observe(time.Since(since
 
 // A collector looks at the speaker and its sessions when somebody asks for metrics.
 type collector struct {
-	metrics.BaseStableCollector
 	node      string
 	status    func() speaker.Status
 	announced func() []speaker.Announced
@@ -52,28 +47,16 @@ type collector struct {
 	responder *responder
 }
 
-func (c *collector) register() {
-	legacyregistry.MustRegister(updateSeconds)
-	legacyregistry.CustomMustRegister(c)
-}
+func (c *collector) metrics() metrics.StableCollector { return agent.Collector(everySingleOne, c.look) }
 
-func (c *collector) DescribeWithStability(to chan<- *metrics.Desc) {
-	for _, d := range everySingleOne {
-		to <- d
-	}
-}
-
-func (c *collector) CollectWithStability(to chan<- metrics.Metric) {
-	give := func(d *metrics.Desc, kind metrics.ValueType, value float64, labels ...string) {
-		to <- metrics.NewLazyConstMetric(d, kind, value, labels...)
-	}
+func (c *collector) look(give agent.Give) {
 	status, sessions := c.status(), c.sessions()
 	for _, p := range status.Mute { // a series for each router of the configuration, so that an alert can miss it
 		sessions = append(sessions, bgp.Session{Addr: p.Addr, Port: p.Port})
 	}
 	for _, s := range byRouter(sessions) {
 		peer := router(s).String()
-		give(sessionUp, metrics.GaugeValue, oneIf(s.Up), peer)
+		give(sessionUp, metrics.GaugeValue, agent.OneIf(s.Up), peer)
 		give(updatesTotal, metrics.CounterValue, float64(s.Updates), peer)
 		give(prefixes, metrics.GaugeValue, float64(s.Prefixes), peer)
 		give(droppedTotal, metrics.CounterValue, float64(s.Dropped), peer)
@@ -83,12 +66,12 @@ func (c *collector) CollectWithStability(to chan<- metrics.Metric) {
 		give(announcedBool, metrics.GaugeValue, 1, a.Service, c.node, a.Addr.String())
 	}
 	if c.responder.wanted() {
-		give(responderUp, metrics.GaugeValue, oneIf(c.responder.there.Load()))
+		give(responderUp, metrics.GaugeValue, agent.OneIf(c.responder.there.Load()))
 	}
 	give(changesTotal, metrics.CounterValue, float64(status.Changes))
 	give(errorsTotal, metrics.CounterValue, float64(status.Errors))
-	give(configLoaded, metrics.GaugeValue, oneIf(status.Loaded))
-	give(configStale, metrics.GaugeValue, oneIf(status.Stale))
+	give(configLoaded, metrics.GaugeValue, agent.OneIf(status.Loaded))
+	give(configStale, metrics.GaugeValue, agent.OneIf(status.Stale))
 }
 
 func router(s bgp.Session) netip.AddrPort { return netip.AddrPortFrom(s.Addr, s.Port) }
@@ -111,11 +94,4 @@ func byRouter(sessions []bgp.Session) (all []bgp.Session) {
 		a.Failures += s.Failures
 	}
 	return all
-}
-
-func oneIf(yes bool) float64 {
-	if yes {
-		return 1
-	}
-	return 0
 }

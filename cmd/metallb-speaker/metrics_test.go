@@ -36,7 +36,7 @@ func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
 	c.responder = &responder{sessions: c.sessions}
 	c.responder.there.Store(true)
 	registry := metrics.NewKubeRegistry()
-	registry.CustomMustRegister(c)
+	registry.CustomMustRegister(c.metrics())
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)

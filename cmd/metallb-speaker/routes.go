@@ -16,6 +16,7 @@ type reporter struct {
 	node     string
 	status   func() speaker.Status
 	sessions func() []bgp.Session
+	bfd      func(bgp.Session) string // how BFD is with its router
 	withheld func() iter.Seq[report.Withheld]
 }
 
@@ -32,7 +33,7 @@ func (r *reporter) all(status speaker.Status) iter.Seq2[report.Session, iter.Seq
 		for _, s := range r.sessions() {
 			shown := report.Session{
 				Peer: s.Peer, Address: s.Addr, Port: s.Port, ASN: s.ASN, State: s.State, Since: s.Since,
-				Attempts: s.Attempts, Reason: s.LastError, Terms: s.Terms,
+				Attempts: s.Attempts, Reason: s.LastError, Terms: s.Terms, BFD: r.bfd(s),
 			}
 			if !yield(shown, s.Routes()) {
 				return

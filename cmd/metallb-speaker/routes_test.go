@@ -36,6 +36,7 @@ func TestRoutesNameEverySessionThatShouldBeAndNoPassword(t *testing.T) {
 				{Peer: "spine", Addr: netip.MustParseAddr("10.9.0.2"), Port: 179, ASN: 64500, State: "Connect", Since: since, Attempts: 2, LastError: "10.9.0.2:179 does not answer"},
 			}
 		},
+		bfd:      func(s bgp.Session) string { return map[string]string{"leaf": report.BFDUp}[s.Peer] },
 		withheld: func() iter.Seq[report.Withheld] { return slices.Values(withheld) },
 	}
 	w := httptest.NewRecorder()
@@ -54,7 +55,7 @@ func TestRoutesNameEverySessionThatShouldBeAndNoPassword(t *testing.T) {
 	want := report.Document{
 		Version: 1, Node: "a", Hash: "abc", Problems: r.status().Problems,
 		Sessions: []report.Session{
-			{Peer: "leaf", Address: netip.MustParseAddr("10.9.0.1"), Port: 179, ASN: 64500, State: "Established", Since: since, Terms: &report.Terms{Families: []string{"IPv4"}, HoldTime: 9}, Routes: none},
+			{Peer: "leaf", Address: netip.MustParseAddr("10.9.0.1"), Port: 179, ASN: 64500, State: "Established", Since: since, Terms: &report.Terms{Families: []string{"IPv4"}, HoldTime: 9}, BFD: "Up", Routes: none},
 			{Peer: "spine", Address: netip.MustParseAddr("10.9.0.2"), Port: 179, ASN: 64500, State: "Connect", Since: since, Attempts: 2, Reason: "10.9.0.2:179 does not answer", Routes: none},
 			{Peer: "tor", Address: netip.MustParseAddr("10.9.0.3"), Port: 1790, ASN: 64501, State: "Idle", Reason: `Secret metallb-system/metallb-bgp-auth has no key "tor": add it`, Routes: none},
 			{Peer: "torus", Address: netip.MustParseAddr("10.9.0.4"), Port: 179, ASN: 64502, State: "Idle", Routes: none},

@@ -35,17 +35,17 @@ func successor(ctx context.Context, server *agent.API, nodeName string) (bool, s
 	defer cancel()
 	set := func(name string) chan answer[appsv1.DaemonSet] {
 		return ask(func() (*appsv1.DaemonSet, error) {
-			return server.DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
+			return server.DaemonSet(ctx, namespace, name)
 		})
 	}
 	// All questions go out at once. Which DaemonSet it is, only the Pod says; but its name is most likely the beginning of the
 	// Pod's.
 	guess := name[:max(0, strings.LastIndex(name, "-"))]
 	pods := ask(func() (*corev1.Pod, error) {
-		return server.Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+		return server.Pod(ctx, namespace, name)
 	})
 	sets := set(guess)
-	nodes := ask(func() (*corev1.Node, error) { return server.Nodes().Get(ctx, nodeName, metav1.GetOptions{}) })
+	nodes := ask(func() (*corev1.Node, error) { return server.Node(ctx, nodeName) })
 
 	var pod *corev1.Pod
 	var daemonSet *appsv1.DaemonSet

@@ -37,12 +37,12 @@ const (
 	reviewBurst = 5
 )
 
-// Reviews ask the API server whether a token's user may get a page. Kubernetes' own authenticator and authorizer for that
+// reviews ask the API server whether a token's user may get a page. Kubernetes' own authenticator and authorizer for that
 // would more than double this program, with the languages in which API servers write policies.
 //
 // Whoever comes with new tokens all the time must not keep others from being heard. So those whose token was good before have
 // slots and requests of their own, and strangers have a budget for each place that they come from.
-type Reviews struct {
+type reviews struct {
 	regulars, strangers desk
 
 	mu       sync.Mutex
@@ -79,8 +79,8 @@ type budget struct {
 	at   time.Time
 }
 
-// NewReviews returns reviews with clients of their own.
-func NewReviews(config *rest.Config) (*Reviews, error) {
+// newReviews returns reviews with clients of their own.
+func newReviews(config *rest.Config) (*reviews, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = 20, 20
 	regulars, err := NewAPI(config)
@@ -94,8 +94,8 @@ func NewReviews(config *rest.Config) (*Reviews, error) {
 	return reviewsBy(regulars.clerk(), strangers.clerk()), nil
 }
 
-func reviewsBy(regulars, strangers clerk) *Reviews {
-	return &Reviews{
+func reviewsBy(regulars, strangers clerk) *reviews {
+	return &reviews{
 		regulars:  desk{regulars, make(chan struct{}, mostReviews)},
 		strangers: desk{strangers, make(chan struct{}, mostReviews)},
 		verdicts:  map[[sha256.Size]byte]remembered{}, good: map[[sha256.Size]byte]bool{}, places: map[netip.Prefix]budget{},
@@ -105,7 +105,7 @@ func reviewsBy(regulars, strangers clerk) *Reviews {
 var errTooMany = errors.New("too many new tokens")
 
 // May returns the verdict on a token that comes from an address and wants the page at a path.
-func (r *Reviews) May(ctx context.Context, path, token, from string) (verdict, error) {
+func (r *reviews) May(ctx context.Context, path, token, from string) (verdict, error) {
 	key := sha256.Sum256([]byte(path + " " + token))
 	at, v, known := r.recall(key, from, time.Now())
 	if known {
@@ -130,7 +130,7 @@ func (r *Reviews) May(ctx context.Context, path, token, from string) (verdict, e
 }
 
 // recall returns the verdict if it is known, or where to ask; nil if whoever asks has asked for too much.
-func (r *Reviews) recall(key [sha256.Size]byte, from string, now time.Time) (at *desk, v verdict, known bool) {
+func (r *reviews) recall(key [sha256.Size]byte, from string, now time.Time) (at *desk, v verdict, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if v, ok := r.verdicts[key]; ok && now.Before(v.until) {
@@ -167,7 +167,7 @@ func placeOf(from string) netip.Prefix {
 	return place
 }
 
-func (r *Reviews) remember(key [sha256.Size]byte, v verdict, now time.Time) {
+func (r *reviews) remember(key [sha256.Size]byte, v verdict, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.verdicts) >= mostVerdicts {

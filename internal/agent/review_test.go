@@ -33,7 +33,7 @@ type office struct {
 	asked  []string // the kinds of reviews
 }
 
-func (o *office) reviews() *Reviews {
+func (o *office) reviews() *reviews {
 	client := fake.NewClientset()
 	client.PrependReactor("create", "*", func(a k8stesting.Action) (bool, runtime.Object, error) {
 		if o.closed {

@@ -50,9 +50,9 @@ type Health struct {
 // longestRound is how long one look at everything may take. With ten thousand Services it takes less than a second.
 const longestRound = time.Minute
 
-// Probe answers the kubelet's probes on the loopback interface until the returned function is called. They have a listener of
+// probe answers the kubelet's probes on the loopback interface until the returned function is called. They have a listener of
 // their own, so that nobody on the network can keep the kubelet from its answer: it would restart a speaker that is well.
-func Probe(at Serving, status func() Health) (stop func(), err error) {
+func probe(at Serving, status func() Health) (stop func(), err error) {
 	mux := http.NewServeMux()
 	health(mux, status)
 	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(at.ProbePort)))
@@ -68,9 +68,9 @@ func Probe(at Serving, status func() Health) (stop func(), err error) {
 	return func() { _ = server.Close() }, nil // the process ends next
 }
 
-// Serve answers HTTPS until the returned function is called: health to everybody, and pages, by their paths, to those who may. A port
+// serve answers HTTPS until the returned function is called: health to everybody, and pages, by their paths, to those who may. A port
 // that is in use is an error at once.
-func Serve(at Serving, status func() Health, may judge, pages map[string]http.Handler) (stop func(), err error) {
+func serve(at Serving, status func() Health, may judge, pages map[string]http.Handler) (stop func(), err error) {
 	certificate, err := at.certificate()
 	if err != nil {
 		return nil, err

@@ -112,13 +112,13 @@ func listening(t *testing.T, at Serving) (*http.Client, string) {
 		t.Fatal(err)
 	}
 	at.Port = l.Addr().(*net.TCPAddr).Port
-	if _, err := Serve(at, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "--secure-port") {
+	if _, err := serve(at, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "--secure-port") {
 		t.Errorf("a port in use: %v", err)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	stop, err := Serve(at, func() Health { return Health{} }, byName, figures)
+	stop, err := serve(at, func() Health { return Health{} }, byName, figures)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestTheOperatorsCertificateIsShown(t *testing.T) {
 		t.Error(err)
 	}
 	for _, bad := range []Serving{{CertFile: at.CertFile}, {KeyFile: at.KeyFile}, {CertFile: at.KeyFile, KeyFile: at.CertFile}} {
-		if _, err := Serve(bad, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "--tls-private-key-file") {
+		if _, err := serve(bad, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "--tls-private-key-file") {
 			t.Errorf("%+v: %v", bad, err)
 		}
 	}
@@ -192,13 +192,13 @@ func TestProbesAreAnsweredOnTheLoopbackInterfaceOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := Serving{ProbePort: l.Addr().(*net.TCPAddr).Port}
-	if _, err := Probe(at, nil); err == nil || !strings.Contains(err.Error(), "--probe-port") {
+	if _, err := probe(at, nil); err == nil || !strings.Contains(err.Error(), "--probe-port") {
 		t.Errorf("a port in use: %v", err)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	stop, err := Probe(at, func() Health { return Health{Missing: "no configuration is loaded"} })
+	stop, err := probe(at, func() Health { return Health{Missing: "no configuration is loaded"} })
 	if err != nil {
 		t.Fatal(err)
 	}

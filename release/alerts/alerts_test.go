@@ -124,7 +124,9 @@ func exist(t *testing.T, known map[string][]string, of, expr string) {
 			}
 		}
 	}
-	for _, label := range labelsOf(t, expr) {
+	made, from := labelsMade(t, expr)
+	all = append(all, made...)
+	for _, label := range append(labelsOf(t, expr), from...) {
 		if !slices.Contains(all, label) {
 			t.Errorf("%s aggregates or joins by %s, which none of its metrics has", of, label)
 		}
@@ -152,6 +154,23 @@ func labelsOf(t *testing.T, expr string) (all []string) {
 	return all
 }
 
+// labelsMade returns the labels that a query makes by label_replace, and those that it makes them from.
+func labelsMade(t *testing.T, expr string) (made, from []string) {
+	t.Helper()
+	tree, err := queryParser.ParseExpr(expr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parser.Inspect(tree, func(n parser.Node, _ []parser.Node) error {
+		if call, ok := n.(*parser.Call); ok && call.Func.Name == "label_replace" {
+			made = append(made, call.Args[1].(*parser.StringLiteral).Val)
+			from = append(from, call.Args[3].(*parser.StringLiteral).Val)
+		}
+		return nil
+	})
+	return made, from
+}
+
 // resultLabels returns the labels that what a query returns may have: those of the leftmost aggregation or metric.
 func resultLabels(t *testing.T, known map[string][]string, expr string) []string {
 	t.Helper()
@@ -172,6 +191,9 @@ func resultLabels(t *testing.T, known map[string][]string, expr string) []string
 			tree = n.Expr
 		case *parser.Call:
 			tree = n.Args[len(n.Args)-1]
+			if n.Func.Name == "label_replace" {
+				tree = n.Args[0]
+			}
 		case *parser.MatrixSelector:
 			tree = n.VectorSelector
 		case *parser.VectorSelector:

@@ -403,16 +403,38 @@ var stories = []story{
 			11m gone MetalLBBFDResponderMissing`,
 	},
 	{
-		name: "A router that does not use BFD, and one that comes back",
+		name: "A router that does not use BFD, one that comes back, one that is down by BGP, too, and one of which no speaker tells",
 		series: calm + `
 			metallb_bfd_session_up{instance="10.0.0.1:7475", pod="metallb-bfd-7", peer="10.0.0.253"} 0x20 1x100
-			metallb_bfd_session_up{instance="10.0.0.1:7475", pod="metallb-bfd-7", peer="10.0.0.254"} 1x9 0x1 1x100`,
+			metallb_bgp_session_up{instance="10.0.0.1:7473", peer="10.0.0.253:1179"}                  1x120
+			metallb_bfd_session_up{instance="10.0.0.2:7475", pod="metallb-bfd-8", peer="10.0.0.253"} 1x9 0x1 1x100
+			metallb_bfd_session_up{instance="10.0.0.1:7475", pod="metallb-bfd-7", peer="10.0.0.254"} 1x9 0x9 1x100
+			metallb_bgp_session_up{instance="10.0.0.1:7473", peer="10.0.0.254:179"}                   1x9 0x9 1x100
+			metallb_bfd_session_up{instance="10.0.0.9:7475", pod="metallb-bfd-9", peer="10.0.0.254"} 0x120`,
 		want: `
-			0m pending MetalLBBFDSessionDown
-			5m firing warning MetalLBBFDSessionDown: The BFD session of 10.0.0.1:7475 (metallb-bfd-7) with router 10.0.0.253 is down.
-			10m pending MetalLBBFDSessionDown
-			12m gone MetalLBBFDSessionDown
-			21m resolved MetalLBBFDSessionDown`,
+			0m pending MetalLBBFDDownWhileBGPUp
+			5m firing warning MetalLBBFDDownWhileBGPUp: Router 10.0.0.253 and 10.0.0.1:7475 (metallb-bfd-7) have a BGP session and no BFD session.
+			10m pending MetalLBBFDDownWhileBGPUp
+			10m pending MetalLBBGPSessionDown
+			12m firing critical MetalLBBGPSessionDown: The BGP session of 10.0.0.1:7473 with router 10.0.0.254:179 is down.
+			12m gone MetalLBBFDDownWhileBGPUp
+			20m resolved MetalLBBGPSessionDown
+			21m resolved MetalLBBFDDownWhileBGPUp`,
+	},
+	{
+		name: "The same in two clusters of one Prometheus, by IPv6, over an interface, and where instances have their nodes' names",
+		series: calm + `
+			metallb_bfd_session_up{cluster="west", instance="[fd00::1]:7475", peer="fd00::fe"}     0x120
+			metallb_bgp_session_up{cluster="west", instance="[fd00::1]:7473", peer="[fd00::fe]:179"} 1x120
+			metallb_bfd_session_up{cluster="east", instance="[fd00::1]:7475", peer="fd00::fe"}     0x120
+			metallb_bgp_session_up{cluster="east", instance="[fd00::1]:7473", peer="[fd00::ff]:179"} 1x120
+			metallb_bfd_session_up{cluster="east", instance="node-a", peer="fe80::1%eth0"}     0x120
+			metallb_bgp_session_up{cluster="east", instance="node-a", peer="[fe80::1%eth0]:179"} 1x120`,
+		want: `
+			0m pending MetalLBBFDDownWhileBGPUp east
+			0m pending MetalLBBFDDownWhileBGPUp west
+			5m firing warning MetalLBBFDDownWhileBGPUp east: Router fe80::1%eth0 and node-a have a BGP session and no BFD session.
+			5m firing warning MetalLBBFDDownWhileBGPUp west: Router fd00::fe and [fd00::1]:7475 have a BGP session and no BFD session.`,
 	},
 	{
 		name:   "A BFD session that goes down once a minute for ten minutes",

@@ -1,11 +1,10 @@
 package bfd
 
 import (
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"time"
-
-	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
 )
 
 // A State is one of a session (RFC 5880 §4.1).
@@ -41,7 +40,7 @@ func (d Diagnostic) String() string {
 	case SaidToBeDown:
 		return "administratively down"
 	}
-	return layers.BFDDiagnostic(d).String()
+	return fmt.Sprintf("diagnostic %d", uint8(d))
 }
 
 // A Packet is a BFD Control packet that RFC 5880 §6.8.6 lets a session without authentication see. Intervals are whole microseconds.
@@ -67,47 +66,59 @@ var (
 	reasons           = []error{errMalformed, errAuthentication, errTTL, errUnknown, errAddress, errPort}
 )
 
-const version = 1
+const (
+	version = 1
+	length  = 24 // without authentication
+)
+
+// The bits of the second byte, below the state (RFC 5880 §4.1). We neither say nor ask whether a router's BFD is independent of its
+// control plane, bit C.
+const (
+	bitPoll, bitFinal, bitAuthentication, bitDemand, bitMultipoint = 1 << 5, 1 << 4, 1 << 2, 1 << 1, 1 << 0
+
+	stateShift = 6
+)
 
 // read reads what UDP carried. It takes what RFC 5880 §6.8.6 lets pass before a session is looked for, and nothing authenticated,
 // because no session of ours is.
 func read(payload []byte) (Packet, error) {
-	var on layers.BFD
-	if err := on.DecodeFromBytes(payload, gopacket.NilDecodeFeedback); err != nil {
+	if len(payload) < length || payload[3] < length || int(payload[3]) > len(payload) {
 		return Packet{}, errMalformed
 	}
+	flags := payload[1]
+	number := func(at int) uint32 { return binary.BigEndian.Uint32(payload[at:]) }
+	microseconds := func(at int) time.Duration { return time.Duration(number(at)) * time.Microsecond }
 	p := Packet{
-		Diagnostic: Diagnostic(on.Diagnostic), State: State(on.State), Poll: on.Poll, Final: on.Final, Demand: on.Demand,
-		DetectMult: uint8(on.DetectMultiplier), Mine: uint32(on.MyDiscriminator), Yours: uint32(on.YourDiscriminator),
-		DesiredMinTx: microseconds(on.DesiredMinTxInterval), RequireMinRx: microseconds(on.RequiredMinRxInterval),
+		Diagnostic: Diagnostic(payload[0] & 31), State: State(flags >> stateShift),
+		Poll: flags&bitPoll != 0, Final: flags&bitFinal != 0, Demand: flags&bitDemand != 0,
+		DetectMult: payload[2], Mine: number(4), Yours: number(8), DesiredMinTx: microseconds(12), RequireMinRx: microseconds(16),
 	}
 	switch {
-	case on.Version != version, on.Multipoint, p.DetectMult == 0, p.Mine == 0:
+	case payload[0]>>5 != version, flags&bitMultipoint != 0, p.DetectMult == 0, p.Mine == 0:
 		return Packet{}, errMalformed
 	case p.Yours == 0 && p.State != Down && p.State != AdminDown:
 		return Packet{}, errMalformed
-	case on.AuthPresent:
+	case flags&bitAuthentication != 0:
 		return Packet{}, errAuthentication
 	}
 	return p, nil
 }
 
-// A writer makes payloads of packets, each valid until the next.
-type writer struct{ buffer gopacket.SerializeBuffer }
-
-func (w *writer) write(p Packet) []byte {
-	if w.buffer == nil {
-		w.buffer = gopacket.NewSerializeBuffer()
+// write returns the payload of a packet. The last four bytes are the echo interval: we want no echo.
+func write(p Packet) []byte {
+	flags := byte(p.State) << stateShift
+	if p.Poll {
+		flags |= bitPoll
 	}
-	on := layers.BFD{
-		Version: version, Diagnostic: layers.BFDDiagnostic(p.Diagnostic), State: layers.BFDState(p.State), Poll: p.Poll, Final: p.Final, Demand: p.Demand,
-		DetectMultiplier: layers.BFDDetectMultiplier(p.DetectMult),
-		MyDiscriminator:  layers.BFDDiscriminator(p.Mine), YourDiscriminator: layers.BFDDiscriminator(p.Yours),
-		DesiredMinTxInterval: layers.BFDTimeInterval(p.DesiredMinTx.Microseconds()), RequiredMinRxInterval: layers.BFDTimeInterval(p.RequireMinRx.Microseconds()),
+	if p.Final {
+		flags |= bitFinal
 	}
-	_ = w.buffer.Clear()                                      // fails never
-	_ = on.SerializeTo(w.buffer, gopacket.SerializeOptions{}) // fails only with authentication
-	return w.buffer.Bytes()
+	if p.Demand {
+		flags |= bitDemand
+	}
+	b := append(make([]byte, 0, length), version<<5|byte(p.Diagnostic), flags, p.DetectMult, length)
+	for _, n := range []uint32{p.Mine, p.Yours, uint32(p.DesiredMinTx.Microseconds()), uint32(p.RequireMinRx.Microseconds()), 0} {
+		b = binary.BigEndian.AppendUint32(b, n)
+	}
+	return b
 }
-
-func microseconds(n layers.BFDTimeInterval) time.Duration { return time.Duration(n) * time.Microsecond }

@@ -67,7 +67,6 @@ type Responder struct {
 	due      wakeups
 	// dropped counts packets that were not taken, in the order of reasons.
 	dropped [6]uint64
-	writer  writer
 	over    bool
 }
 
@@ -276,7 +275,7 @@ func (r *Responder) look(now time.Time) time.Time {
 // send sends, and remembers what went wrong; whether that was so before does not matter.
 func (r *Responder) send(w *watched, packets []Packet) {
 	for _, p := range packets {
-		err := w.way.send(w.Port, r.writer.write(p))
+		err := w.way.send(w.Port, write(p))
 		if err == nil {
 			w.Out++
 			w.LastError = ""

@@ -67,7 +67,7 @@ func (c *cable) says(from netip.Addr, p Packet)   { c.in <- c.datagram(from, p) 
 func (c *cable) sends(d datagram)                 { c.in <- d }
 func pass(d time.Duration)                        { <-time.After(d) }
 func (s strand) close()                           {}
-func (s strand) send(port uint16, b []byte) error { s.out(s.router, port, slices.Clone(b)); return nil }
+func (s strand) send(port uint16, b []byte) error { s.out(s.router, port, b); return nil }
 
 type strand struct {
 	*cable
@@ -75,8 +75,7 @@ type strand struct {
 }
 
 func (c *cable) datagram(from netip.Addr, p Packet) datagram {
-	var w writer
-	return datagram{from: from, to: node, port: SingleHop, ttl: 255, payload: slices.Clone(w.write(p))}
+	return datagram{from: from, to: node, port: SingleHop, ttl: 255, payload: write(p)}
 }
 
 // run runs a responder with these peers.

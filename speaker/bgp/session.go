@@ -160,7 +160,8 @@ func (s *session) ended() bool {
 func (s *session) status() Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.shown.BFD = s.desired.Load().BFDProfile != ""
+	desired := s.desired.Load()
+	s.shown.BFD, s.shown.Source = desired.BFDProfile != "", source(desired)
 	return s.shown
 }
 

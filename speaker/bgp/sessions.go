@@ -72,7 +72,8 @@ type Session struct {
 	LastError string
 	Terms     *report.Terms // nil: the session is not up
 
-	BFD bool // the peer has a bfd-profile
+	BFD    bool       // the peer has a bfd-profile
+	Source netip.Addr // our address, as the peer has it: the zero Addr leaves it to the kernel
 
 	Failures int // attempts that did not bring the session up
 	Attempts int // of these, since it was last up
@@ -190,11 +191,14 @@ func (s *Sessions) Lost(router, local netip.Addr) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, o := range s.sessions {
-		if p := o.desired.Load(); p.BFDProfile != "" && p.Addr == router && (!local.IsValid() || p.SourceAddress.WithZone("") == local) {
+		if p := o.desired.Load(); p.BFDProfile != "" && p.Addr == router && (!local.IsValid() || source(p) == local) {
 			knock(o.lost)
 		}
 	}
 }
+
+// source is the address that the peer's sessions have on our side, as the kernel shows it.
+func source(p *loadbalancer.Peer) netip.Addr { return p.SourceAddress.WithZone("") }
 
 // LookAgain makes every session look for its next hops again.
 func (s *Sessions) LookAgain() {

@@ -52,10 +52,19 @@ type Session struct {
 	// Reason says why the session is down, or why some route cannot be sent while it is up.
 	Reason string  `json:"reason,omitempty"`
 	Terms  *Terms  `json:"terms,omitempty"`  // while it is established
+	BFD    string  `json:"bfd,omitempty"`    // how BFD is with the router; empty: the peer has no bfd-profile
 	Routes []Route `json:"routes,omitempty"` // by prefix
 	// Skipped counts the routes that Read did not keep.
 	Skipped int `json:"-"`
 }
+
+// What BFD may be, in RFC 5880's names. AdminDown is what the router took down itself.
+const (
+	BFDUp        = "Up"
+	BFDDown      = "Down"
+	BFDAdminDown = "AdminDown"
+	BFDUnknown   = "Unknown" // no responder of this node says
+)
 
 // Terms are what a speaker and a router have agreed on. Times are in seconds.
 type Terms struct {

@@ -36,7 +36,7 @@ func sessionsOf(all []report.Session) iter.Seq2[report.Session, iter.Seq[report.
 
 func TestWhoeverReadsADocumentReadsWhatWasWritten(t *testing.T) {
 	up := report.Session{Peer: "leaf", Address: netip.MustParseAddr("fe80::1%eth0"), Port: 179, ASN: 64500, State: "Established",
-		Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Terms: &report.Terms{Families: []string{"IPv4"}, HoldTime: 9, KeepaliveTime: 3, RestartTime: 120, FourOctetAS: true},
+		Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Terms: &report.Terms{Families: []string{"IPv4"}, HoldTime: 9, KeepaliveTime: 3, RestartTime: 120, FourOctetAS: true}, BFD: report.BFDUp,
 		Routes: []report.Route{
 			{Prefix: netip.MustParsePrefix("10.0.0.1/32"), NextHop: netip.MustParseAddr("10.9.0.2"), Origin: "IGP", ASPath: []uint32{}, LocalPref: new(uint32(0)), Communities: []string{"65535:0"}},
 			{Prefix: netip.MustParsePrefix("10.0.0.2/32"), NextHop: netip.MustParseAddr("10.9.0.2"), Origin: "IGP", ASPath: []uint32{64512}, LinkBandwidth: 375000},

@@ -196,6 +196,7 @@ type SessionTold struct {
 	Attempts int           `json:"attempts"`
 	Reason   string        `json:"reason,omitempty"`
 	Terms    *report.Terms `json:"terms,omitempty"`
+	BFD      string        `json:"bfd,omitempty"`
 	Prefixes int           `json:"prefixes"`
 }
 
@@ -213,7 +214,7 @@ func (v *View) sessionsOf(o *outlook) (all []Session) {
 	add := func(p loadbalancer.Peer, problem string, prefixes int) {
 		s := Session{Node: o.node.Name, Peer: p.Name, Address: p.Addr, ASN: p.ASN, MyASN: p.MyASN, Problem: problem, Prefixes: prefixes}
 		if told := v.toldOf(o.node.Name, p.Name); told != nil {
-			s.Told = &SessionTold{told.State, told.Since, told.Attempts, told.Reason, told.Terms, len(told.Routes) + told.Skipped}
+			s.Told = &SessionTold{told.State, told.Since, told.Attempts, told.Reason, told.Terms, told.BFD, len(told.Routes) + told.Skipped}
 			if told.State != established {
 				s.Problem = cmp.Or(s.Problem, downText(told))
 			}

@@ -20,6 +20,7 @@ const established = "Established"
 func (v *View) sessionTold(routes []loadbalancer.Route, o *outlook) Link {
 	l := Link{Name: "session", State: OK, Told: true}
 	var up, down []string
+	unwatched := false
 	for _, p := range o.peers {
 		if !slices.ContainsFunc(routes, func(r loadbalancer.Route) bool { return r.For(p.Name) }) {
 			continue
@@ -28,7 +29,8 @@ func (v *View) sessionTold(routes []loadbalancer.Route, o *outlook) Link {
 		case s == nil:
 			down = append(down, fmt.Sprintf("%s (%s): the speaker knows no such peer", p.Name, p.Addr))
 		case s.State == established:
-			up = append(up, fmt.Sprintf("%s (%s) since %s", p.Name, p.Addr, s.Since.UTC().Format(time.RFC3339)))
+			up = append(up, fmt.Sprintf("%s (%s) since %s%s", p.Name, p.Addr, s.Since.UTC().Format(time.RFC3339), bfdText(s)))
+			unwatched = unwatched || s.BFD != "" && s.BFD != report.BFDUp
 		default:
 			down = append(down, downText(s))
 		}
@@ -41,7 +43,23 @@ func (v *View) sessionTold(routes []loadbalancer.Route, o *outlook) Link {
 	default:
 		l.Text = "up: " + strings.Join(up, " and ")
 	}
+	if l.State == OK && unwatched {
+		l.State = Remark
+	}
 	return l
+}
+
+// bfdText says how BFD is with the router of a session that is up, and what that means for a node that dies.
+func bfdText(s *report.Session) string {
+	switch s.BFD {
+	case "":
+		return ""
+	case report.BFDUp:
+		return ", BFD is Up"
+	case report.BFDUnknown:
+		return ", BFD is Unknown: no BFD responder runs on the node"
+	}
+	return fmt.Sprintf(", BFD is %s: a dead node is noticed at the end of the hold time only", s.BFD)
 }
 
 func downText(s *report.Session) string {

@@ -52,7 +52,8 @@ const (
 // A scene is one router and one node, which has routes to tell.
 type scene struct {
 	t       *testing.T
-	many    int // routes
+	many    int  // routes
+	ranges  bool // the router lets in whoever is in the node's network, and knows no node by its address
 	kind    string
 	v6      bool
 	hops    int
@@ -110,17 +111,17 @@ func (s *scene) configuration(interval int, more string) string {
 }
 
 // set builds the scene, without our programs.
-func set(t *testing.T, kind string, v6 bool, hops, many int) *scene {
+func (s *scene) set(t *testing.T) {
 	t.Helper()
 	suite.Need(t, network.Missing())
-	s := &scene{t: t, many: many, kind: kind, v6: v6, hops: hops, bin: cmp.Or(os.Getenv("LAB_BIN"), "../../../bin")}
-	s.bin = made(filepath.Abs(s.bin))(t)
+	s.t = t
+	s.bin = made(filepath.Abs(cmp.Or(os.Getenv("LAB_BIN"), "../../../bin")))(t)
 	n := made(network.Start())(t)
 	t.Cleanup(func() { must(t, n.Close()) })
 	s.fabric = made(n.Switch("fabric"))(t)
 	s.node = made(s.fabric.Host("node", "10.0.0.2/24", "fd00::2/64"))(t)
 	var at *network.Namespace
-	if hops == 1 {
+	if s.hops == 1 {
 		at = made(s.fabric.Host("router", "10.0.0.1/24", "fd00::1/64"))(t)
 	} else {
 		middle := made(s.fabric.Host("middle", "10.0.0.3/24", "fd00::3/64"))(t)
@@ -136,22 +137,30 @@ func set(t *testing.T, kind string, v6 bool, hops, many int) *scene {
 	}
 	s.routes = made(at.Record())(t)
 	node, router, _ := s.addrs()
-	switch kind {
+	around := netip.PrefixFrom(node, node.BitLen()-8).Masked()
+	switch s.kind {
 	case "FRR":
+		neighbor, group := node.String(), ""
+		if s.ranges {
+			neighbor, group = "nodes", " neighbor nodes peer-group\n"
+		}
 		config := fmt.Sprintf(`
 router bgp 64501
  bgp router-id 10.0.0.1
  no bgp ebgp-requires-policy
  bgp graceful-restart
- neighbor %[1]s remote-as 64500
+%[2]s neighbor %[1]s remote-as 64500
  neighbor %[1]s passive
  neighbor %[1]s bfd
  neighbor %[1]s bfd profile quick
-`, node)
-		if hops > 1 {
-			config += fmt.Sprintf(" neighbor %s ebgp-multihop 5\n neighbor %s update-source %s\n", node, node, router)
+`, neighbor, group)
+		if s.hops > 1 {
+			config += fmt.Sprintf(" neighbor %s ebgp-multihop 5\n neighbor %[1]s update-source %s\n", neighbor, router)
 		}
-		config += fmt.Sprintf(" address-family ipv6 unicast\n  neighbor %s activate\n", node)
+		if s.ranges {
+			config += fmt.Sprintf(" bgp listen range %s peer-group nodes\n", around)
+		}
+		config += fmt.Sprintf(" address-family ipv6 unicast\n  neighbor %s activate\n", neighbor)
 		frr := made(at.FRR(t.Context(), config, `
 log timestamp precision 6
 debug bfd peer
@@ -164,12 +173,15 @@ bfd
 		s.router, s.shell = frr, func(ctx context.Context) (string, error) { return frr.Show(ctx, "show bfd peers") }
 	case "BIRD":
 		family, kernel := "ipv4", "protocol kernel { ipv4 { export all; }; }\nprotocol kernel { ipv6 { export all; }; }\n"
-		if v6 {
+		if s.v6 {
 			family = "ipv6"
 		}
-		reach := "direct"
-		if hops > 1 {
+		reach, neighbor := "direct", node.String()
+		if s.hops > 1 {
 			reach = "multihop 5"
+		}
+		if s.ranges {
+			neighbor = "range " + around.String()
 		}
 		bird := made(at.BIRD(t.Context(), fmt.Sprintf(`
 router id 10.0.0.1;
@@ -188,10 +200,10 @@ protocol bgp node {
 	error wait time 1, 2;
 	%s { import all; export none; };
 }
-`, kernel, router, node, reach, family)))(t)
+`, kernel, router, neighbor, reach, family)))(t)
 		s.router, s.shell = bird, func(ctx context.Context) (string, error) { return bird.Show(ctx, "show", "bfd", "sessions") }
 	}
-	s.board = newNoticeboard(s.configuration(100, ""), many, "10.0.0.2", "fd00::2")
+	s.board = newNoticeboard(s.configuration(100, ""), s.many, "10.0.0.2", "fd00::2")
 	listener := made(s.node.Listen("127.0.0.1:6443"))(t)
 	server := &http.Server{Handler: s.board}
 	go func() { _ = server.Serve(listener) }()
@@ -205,7 +217,6 @@ contexts: [{name: lab, context: {cluster: lab, user: node}}]
 users: [{name: node, user: {}}]
 current-context: lab
 `), 0o600))
-	return s
 }
 
 // start starts one of our programs on the node.
@@ -336,7 +347,7 @@ func (s *scene) pull() (at time.Time) {
 }
 
 // scenes are both routers, one over one hop by IPv4, the other over two by IPv6; with LAB_SCENES=all, each in all four ways.
-func scenes(t *testing.T, many int, test func(*scene)) {
+func scenes(t *testing.T, like scene, test func(*scene)) {
 	for _, kind := range []string{"FRR", "BIRD"} {
 		for _, hops := range []int{1, 2} {
 			for _, v6 := range []bool{false, true} {
@@ -345,7 +356,10 @@ func scenes(t *testing.T, many int, test func(*scene)) {
 				}
 				t.Run(fmt.Sprintf("%s/%d-hops/v6=%t", kind, hops, v6), func(t *testing.T) {
 					suite.Heavy(t)
-					test(set(t, kind, v6, hops, many))
+					s := like
+					s.kind, s.hops, s.v6 = kind, hops, v6
+					s.set(t)
+					test(&s)
 				})
 			}
 		}
@@ -382,7 +396,7 @@ func (s *scene) fell(since time.Time) (took time.Duration) {
 
 // The cable of the node is pulled: its router hears nothing any more, and no link goes down.
 func TestADeadNodeIsForgottenWithinTheDetectionTime(t *testing.T) {
-	scenes(t, 1, func(s *scene) {
+	scenes(t, scene{many: 1}, func(s *scene) {
 		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")
 		var noticed, forgotten []time.Duration
 		for range kills {
@@ -422,22 +436,46 @@ func (s *scene) changes(since time.Time) (all []network.Event) {
 
 // That is what BFD in a process of its own is for.
 func TestARestartOfTheSpeakerIsNoDeath(t *testing.T) {
-	scenes(t, 5000, func(s *scene) {
+	scenes(t, scene{many: 5000}, func(s *scene) {
 		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")
-		s.up()
-		since := time.Now()
-		s.speaker.Kill()
-		<-time.After(2 * time.Second) // longer than any detection time
-		s.speaker = s.start("metallb-speaker")
-		s.up()
-		changed := s.changes(since)
-		// FRR installs IPv6 routes over a next hop that is not on a link once more when the session is back, and Linux shows each as one
-		// that goes and comes within microseconds. It does so without BFD, too.
-		again := s.kind == "FRR" && s.v6 && s.hops > 1 && installedOnceMore(changed)
-		s.t.Logf("%s: %d route events", s, len(changed))
-		if len(changed) != 0 && !again {
-			s.t.Errorf("%s: since %s: %v", s, since.Format("15:04:05.000000"), changed[:min(10, len(changed))])
+		s.restart()
+	})
+}
+
+// restart kills the speaker, starts it again, and demands that no route has noticed.
+func (s *scene) restart() {
+	s.t.Helper()
+	s.up()
+	since := time.Now()
+	s.speaker.Kill()
+	<-time.After(2 * time.Second) // longer than any detection time
+	s.speaker = s.start("metallb-speaker")
+	s.up()
+	changed := s.changes(since)
+	// FRR installs IPv6 routes over a next hop that is not on a link once more when the session is back, and Linux shows each as one
+	// that goes and comes within microseconds. It does so without BFD, too.
+	again := s.kind == "FRR" && s.v6 && s.hops > 1 && installedOnceMore(changed)
+	s.t.Logf("%s: %d route events", s, len(changed))
+	if len(changed) != 0 && !again {
+		s.t.Errorf("%s: since %s: %v", s, since.Format("15:04:05.000000"), changed[:min(10, len(changed))])
+	}
+}
+
+// A router that knows no node by its address, and lets in a network of them, watches each like any other.
+func TestNodesOfARangeAreWatchedLikeOthers(t *testing.T) {
+	scenes(t, scene{many: 1, ranges: true}, func(s *scene) {
+		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")
+		s.restart()
+		took, most := s.gone(s.pull()), limit
+		if s.kind == "FRR" {
+			most += frrWork
 		}
+		s.t.Logf("%s: the route is gone after %v", s, took.Round(time.Millisecond))
+		if took > most {
+			s.t.Errorf("%s: the limit is %v", s, most)
+		}
+		must(s.t, s.fabric.Replug(s.node))
+		s.up()
 	})
 }
 
@@ -454,7 +492,7 @@ func installedOnceMore(changed []network.Event) bool {
 // FRR 8.4 and BIRD 2.0 do not tell "administratively down" from "down", although RFC 5882 §3.2 asks for it. So a stop of the responder
 // costs the session, as its death does, and the speaker begins another at once.
 func TestAStopOfTheResponderCostsTheSession(t *testing.T) {
-	scenes(t, 1, func(s *scene) {
+	scenes(t, scene{many: 1}, func(s *scene) {
 		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")
 		for _, how := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 			s.up()
@@ -475,7 +513,7 @@ func TestAStopOfTheResponderCostsTheSession(t *testing.T) {
 }
 
 func TestOtherTimersAreAgreedWhileTheSessionIsUp(t *testing.T) {
-	scenes(t, 1, func(s *scene) {
+	scenes(t, scene{many: 1}, func(s *scene) {
 		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")
 		s.up()
 		since := time.Now()
@@ -494,7 +532,7 @@ func TestOtherTimersAreAgreedWhileTheSessionIsUp(t *testing.T) {
 
 // The speaker hears from the responder, and leaves a dead router long before the hold time of 90 s.
 func TestADeadRouterIsLeftWithinTheDetectionTime(t *testing.T) {
-	scenes(t, 1, func(s *scene) {
+	scenes(t, scene{many: 1}, func(s *scene) {
 		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")
 		s.up()
 		s.until("the responder says that BFD is up", func() error {
@@ -530,7 +568,8 @@ func TestADeadRouterIsLeftWithinTheDetectionTime(t *testing.T) {
 // One responder on a node, and one that plays a thousand routers, each at its own address.
 func TestAThousandSessionsOfOneResponder(t *testing.T) {
 	suite.Heavy(t)
-	s := set(t, "BIRD", false, 1, 0) // of which only the network is used
+	s := &scene{kind: "BIRD", hops: 1} // of which only the network is used
+	s.set(t)
 	const sessions, interval = 1000, 300
 	farm := made(s.fabric.Host("farm", "10.0.0.9/24", "10.9.255.253/24"))(t)
 	must(t, s.node.Addresses("fabric", "10.9.255.254/16"))
@@ -599,7 +638,7 @@ func processor(t *testing.T, pid int) time.Duration {
 
 // The node no longer hears its router, which hears the node: the node says so, and that is the end for both.
 func TestACableOfOneDirectionOnlyIsNoCable(t *testing.T) {
-	scenes(t, 1, func(s *scene) {
+	scenes(t, scene{many: 1}, func(s *scene) {
 		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")
 		s.up()
 		_, router, _ := s.addrs()
@@ -620,7 +659,7 @@ func TestACableOfOneDirectionOnlyIsNoCable(t *testing.T) {
 
 // While its speaker is away, a node's routes are those of a graceful restart. BIRD still watches it by BFD then, FRR does not.
 func TestANodeThatDiesWhileItsSpeakerRestarts(t *testing.T) {
-	scenes(t, 1, func(s *scene) {
+	scenes(t, scene{many: 1}, func(s *scene) {
 		const restart = 10 * time.Second
 		s.board.configure(s.configuration(100, ", graceful-restart: {restart-time: 10s}"))
 		s.speaker, s.bfd = s.start("metallb-speaker"), s.start("metallb-bfd")

@@ -40,10 +40,11 @@ import (
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
 )
 
-// Who speakers, our controller manager and kube-proxy are in a real cluster.
+// Who speakers, our controller manager, BFD responders and kube-proxy are in a real cluster.
 const (
 	speakerUser    = "system:serviceaccount:metallb-system:metallb-speaker"
 	controllerUser = "system:serviceaccount:metallb-system:metallb-controller"
+	responderUser  = "system:serviceaccount:metallb-system:metallb-bfd"
 	proxyUser      = "system:kube-proxy" // Kubernetes itself binds it to system:node-proxier
 )
 
@@ -53,10 +54,10 @@ type Lab struct {
 	Network *network.Network
 	API     clientset.Interface // as the administrator
 
-	progress io.Writer // may be nil
-	root     string    // of the repository
-	server   string    // where the API server listens on the host's loopback interface
-	speakers atomic.Int32
+	progress io.Writer    // may be nil
+	root     string       // of the repository
+	server   string       // where the API server listens on the host's loopback interface
+	started  atomic.Int32 // how many programs there have ever been on nodes
 	// forgiven is until when nobody minds what was forbidden: an API server that has just started does not know yet who may what.
 	forgiven kubernetes.Moment
 }
@@ -167,12 +168,20 @@ func (l *Lab) AddNode(ctx context.Context, host *network.Namespace, addrs ...net
 
 // StartSpeaker starts the speaker of a node. env is added to its environment, as NAME=value.
 func (l *Lab) StartSpeaker(node *Node, env []string, more ...string) (*kubernetes.Process, error) {
-	const program = "metallb-speaker"
+	return l.startOn(node, "metallb-speaker", env, more...)
+}
+
+// StartResponder starts the BFD responder of a node. Its permissions are some of the speaker's.
+func (l *Lab) StartResponder(node *Node) (*kubernetes.Process, error) {
+	return l.startOn(node, "metallb-bfd", nil, "--secure-port=0")
+}
+
+func (l *Lab) startOn(node *Node, program string, env []string, more ...string) (*kubernetes.Process, error) {
 	binary, err := l.built(program)
 	if err != nil {
 		return nil, err
 	}
-	name := fmt.Sprintf("%s-%d", program, l.speakers.Add(1))
+	name := fmt.Sprintf("%s-%d", program, l.started.Add(1))
 	return node.Host.Start(kubernetes.Program{
 		Name: name, Binary: binary,
 		Args: append([]string{"--kubeconfig=" + l.Cluster.KubeconfigOf(speakerUser)}, more...),
@@ -196,8 +205,9 @@ func (l *Lab) built(program string) (string, error) {
 	return binary, nil
 }
 
-// documented is the configuration that docs/routers.md shows for a router: frr or bird.
-func (l *Lab) documented(word string) (string, error) {
+// documented is the configuration that docs/routers.md shows for a router, frr or bird, or for its BFD, with these lines of the page more
+// for the nodes.
+func (l *Lab) documented(word string, more ...string) (string, error) {
 	const name = "docs/routers.md"
 	page, err := os.ReadFile(filepath.Join(l.root, name))
 	if err != nil {
@@ -208,7 +218,15 @@ func (l *Lab) documented(word string) (string, error) {
 	if !found || !closed {
 		return "", fmt.Errorf("%s shows no configuration for %s", name, word)
 	}
-	return strings.Replace(block, "protocol device {}\n", "", 1) + "\n", nil // the lab's BIRD has one already
+	block = strings.Replace(block, "protocol device {}\n", "", 1) + "\n" // the lab's BIRD has one already
+	before := map[string]string{"frr": " address-family ipv4 unicast\n", "bird": "  ipv4 { import filter"}[word]
+	for _, line := range more {
+		if !strings.Contains(string(page), "`"+line+"`") {
+			return "", fmt.Errorf("%s does not show %s", name, line)
+		}
+		block = strings.Replace(block, before, " "+line+"\n"+before, 1)
+	}
+	return block, nil
 }
 
 // Admit puts a configuration in force, without asking anybody.

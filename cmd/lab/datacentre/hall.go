@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -43,6 +44,9 @@ type Hall struct {
 	TorB     *network.BIRD
 	Workers  []*Worker
 
+	// Watched is set if routers and nodes watch each other by BFD.
+	Watched bool
+
 	Controllers []*kubernetes.Process
 
 	Ended       []*kubernetes.Process // those that Replace has replaced
@@ -61,6 +65,7 @@ type Worker struct {
 	Speaker *kubernetes.Process
 	Proxy   *kubernetes.Process
 	Kubelet *kubernetes.Process // and containerd; nil until StartKubelet
+	BFD     *kubernetes.Process // the responder; nil where nobody is watched
 
 	number int // from 1, as in its pods' addresses
 
@@ -134,16 +139,37 @@ address-pools:
   - link-bandwidth: true
 `
 
+// WatchedConfig is the same with BFD. The restart time is short: so long FRR keeps the routes of a node that dies while its speaker is away.
+var WatchedConfig = strings.ReplaceAll(HallConfig, "connect-time: 1s", "connect-time: 1s, graceful-restart: {restart-time: 10s}, bfd-profile: usual") +
+	"bfd-profiles:\n- {name: usual, receive-interval: 300, transmit-interval: 300}\n"
+
+// Config is the configuration of the hall.
+func (h *Hall) Config() string {
+	if h.Watched {
+		return WatchedConfig
+	}
+	return HallConfig
+}
+
 // StartHall builds a hall and returns when everything in it runs: the routers have sessions with every node and with the client, and
 // the configuration is in force. ctx bounds the start only; progress is as in Start.
 func StartHall(ctx context.Context, progress io.Writer) (*Hall, error) {
+	return newHall(ctx, progress, false)
+}
+
+// StartWatchedHall builds a hall like that, in which routers and nodes watch each other by BFD.
+func StartWatchedHall(ctx context.Context, progress io.Writer) (*Hall, error) {
+	return newHall(ctx, progress, true)
+}
+
+func newHall(ctx context.Context, progress io.Writer, watched bool) (*Hall, error) {
 	lab, err := Start(ctx, progress)
 	if err != nil {
 		return nil, err
 	}
-	return lab.hall(ctx, func(h *Hall) error {
+	return lab.hall(ctx, watched, func(h *Hall) error {
 		tasks := []func() error{
-			func() error { return h.Configure(ctx, HallConfig) },
+			func() error { return h.Configure(ctx, h.Config()) },
 			func() error { _, err := h.StartController(ctx); return err },
 		}
 		for _, w := range h.Workers {
@@ -151,6 +177,9 @@ func StartHall(ctx context.Context, progress io.Writer) (*Hall, error) {
 				w.Speaker, err = h.StartSpeaker(w.Node, nil, "--wait-for-url="+proxyHealth)
 				return err
 			})
+			if watched {
+				tasks = append(tasks, func() (err error) { w.BFD, err = h.StartResponder(w.Node); return err })
+			}
 		}
 		if err := together(tasks...); err != nil {
 			return err
@@ -161,13 +190,14 @@ func StartHall(ctx context.Context, progress io.Writer) (*Hall, error) {
 
 // StartVacantHall builds a hall in whose cluster nothing is ours, and which works as users' clusters do: nodes have kubelets, which have
 // imported these archives of images; pods of Deployments and DaemonSets are scheduled, and reach the API server as pods do, by Service
-// default/kubernetes. It returns when the nodes are ready, and the client has sessions with the routers.
+// default/kubernetes. Its routers watch by BFD every node that answers. It returns when the nodes are ready, and the client has sessions
+// with the routers.
 func StartVacantHall(ctx context.Context, progress io.Writer, archives ...string) (*Hall, error) {
 	lab, err := begin(ctx, progress, true)
 	if err != nil {
 		return nil, err
 	}
-	return lab.hall(ctx, func(h *Hall) error {
+	return lab.hall(ctx, true, func(h *Hall) error {
 		if err := h.serveAPI(ctx); err != nil {
 			return fmt.Errorf("let pods reach the API server: %w", err)
 		}
@@ -183,9 +213,9 @@ func StartVacantHall(ctx context.Context, progress io.Writer, archives ...string
 }
 
 // hall builds what all halls have, and then more.
-func (l *Lab) hall(ctx context.Context, more func(*Hall) error) (hall *Hall, err error) {
+func (l *Lab) hall(ctx context.Context, watched bool, more func(*Hall) error) (hall *Hall, err error) {
 	living, quit := context.WithCancel(context.Background())
-	h := &Hall{Lab: l, quit: quit}
+	h := &Hall{Lab: l, Watched: watched, quit: quit}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.Stop())
@@ -367,7 +397,18 @@ func (h *Hall) startTors(ctx context.Context) error {
 		}
 		hosts = append(hosts, host)
 	}
-	frr, err := h.documented("frr")
+	var nodes, bfdd [2][]string // what BFD takes: lines for the nodes, and of its own
+	if h.Watched {
+		nodes = [2][]string{{"neighbor nodes bfd profile quick"}, {"bfd on;"}}
+		for i, word := range []string{"frr bfd", "bird bfd"} {
+			block, err := h.documented(word)
+			if err != nil {
+				return err
+			}
+			bfdd[i] = []string{block}
+		}
+	}
+	frr, err := h.documented("frr", nodes[0]...)
 	if err != nil {
 		return err
 	}
@@ -398,10 +439,11 @@ router bgp %[5]d
   neighbor client route-map to-client out
  exit-address-family
 `, clientOwn.v4, clientOwn.v6, clientWAN.v4, clientWAN.v6, torASN, clientASN)
-	bird, err := h.documented("bird")
+	bird, err := h.documented("bird", nodes[1]...)
 	if err != nil {
 		return err
 	}
+	bird += strings.Join(bfdd[1], "")
 	bird = strings.ReplaceAll(bird, torLAN[0].v4.String(), torLAN[1].v4.String())
 	for _, family := range []struct {
 		name            string
@@ -423,7 +465,7 @@ protocol bgp client_%s {
 `, family.name, family.local, torASN, family.wan, clientASN, netip.PrefixFrom(family.own, family.own.BitLen()), family.pool)
 	}
 	return together(
-		func() (err error) { h.TorA, err = hosts[0].FRR(ctx, frr); return err },
+		func() (err error) { h.TorA, err = hosts[0].FRR(ctx, frr, bfdd[0]...); return err },
 		func() (err error) { h.TorB, err = hosts[1].BIRD(ctx, bird); return err },
 	)
 }
@@ -556,15 +598,39 @@ func (h *Hall) settled(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if got := admitted.Data["config"]; got != HallConfig {
+		if got := admitted.Data["config"]; got != h.Config() {
 			return fmt.Errorf("in force is\n%s", got)
 		}
 		var nodes []netip.Addr
 		for _, w := range h.Workers {
 			nodes = append(nodes, w.Addrs.v4)
 		}
-		return errors.Join(acquainted(ctx, h.TorA, nodes...), acquainted(ctx, h.TorB, nodes...), h.clientKnowsRouters(ctx))
+		return errors.Join(acquainted(ctx, h.TorA, nodes...), acquainted(ctx, h.TorB, nodes...), h.clientKnowsRouters(ctx), h.watched(ctx))
 	})
+}
+
+// watched returns an error unless both routers and all nodes hear each other by BFD, where that is so in this hall.
+func (h *Hall) watched(ctx context.Context) error {
+	if !h.Watched {
+		return nil
+	}
+	frr, err := h.TorA.Show(ctx, "show bfd peers")
+	if err != nil {
+		return err
+	}
+	bird, err := h.TorB.Show(ctx, "show", "bfd", "sessions")
+	if err != nil {
+		return err
+	}
+	for _, w := range h.Workers {
+		if _, node, _ := strings.Cut(frr, "peer "+w.Addrs.v4.String()+" "); !strings.Contains(strings.SplitN(node, "peer ", 2)[0], "Status: up") {
+			return fmt.Errorf("%s does not hear %s by BFD:\n%s", h.TorA, w.Name, frr)
+		}
+		if !regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(w.Addrs.v4.String()) + ` +\S+ +Up `).MatchString(bird) {
+			return fmt.Errorf("%s does not hear %s by BFD:\n%s", h.TorB, w.Name, bird)
+		}
+	}
+	return nil
 }
 
 func (h *Hall) clientKnowsRouters(ctx context.Context) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/netip"
 	"slices"
@@ -28,14 +29,22 @@ const (
 // startHall brings up a hall for one test. At its end, nothing may have been forbidden, and nobody may have crashed.
 func startHall(t *testing.T) *Hall {
 	t.Helper()
+	return hallBy(t, StartHall)
+}
+
+func hallBy(t *testing.T, start func(context.Context, io.Writer) (*Hall, error)) *Hall {
+	t.Helper()
 	needNetwork(t)
 	began := time.Now()
-	h := made(StartHall(t.Context(), t.Output()))(t)
+	h := made(start(t.Context(), t.Output()))(t)
 	t.Logf("the hall came up in %v", time.Since(began).Round(time.Millisecond))
 	t.Cleanup(func() {
 		var ours []*kubernetes.Process
 		for _, w := range h.Workers {
 			ours = append(ours, w.Speaker, w.Proxy)
+			if w.BFD != nil {
+				ours = append(ours, w.BFD)
+			}
 		}
 		for _, p := range slices.Concat(ours, h.Controllers, h.Ended) {
 			for _, bad := range []string{"DATA RACE", "panic: "} {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -20,26 +18,7 @@ import (
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
 )
 
-// documented returns the configuration that docs/routers.md shows for a router, with a password and TTL security.
-func documented(t *testing.T, lab *Lab, word string) string {
-	t.Helper()
-	page := string(made(os.ReadFile(filepath.Join(lab.root, "docs/routers.md")))(t))
-	block := made(lab.documented(word))(t)
-	// Two lines of the page that go with a password and with TTL security.
-	for _, line := range map[string][]string{
-		"frr":  {"neighbor nodes password open-sesame", "neighbor nodes ttl-security hops 1"},
-		"bird": {`password "open-sesame";`, "ttl security on;"},
-	}[word] {
-		if !strings.Contains(page, "`"+line+"`") {
-			t.Fatalf("docs/routers.md does not show %s", line)
-		}
-		before := map[string]string{"frr": " address-family ipv4 unicast\n", "bird": "  ipv4 { import filter"}[word]
-		block = strings.Replace(block, before, " "+line+"\n"+before, 1)
-	}
-	return block
-}
-
-// A rack is three nodes and a router that is configured as the documentation says.
+// A rack is three nodes and a router that is configured as the documentation says, with a password and TTL security.
 type rack struct {
 	*Lab
 	router   network.Router
@@ -56,10 +35,12 @@ func newRack(t *testing.T, word string) *rack {
 	r := &rack{Lab: lab}
 	lan := made(lab.Network.Switch("lan"))(t)
 	host := made(lan.Host("tor", "10.0.0.1/24", "2001:db8:1::1/64"))(t)
-	switch config := documented(t, lab, word); word {
+	switch word {
 	case "frr":
+		config := made(lab.documented(word, "neighbor nodes password open-sesame", "neighbor nodes ttl-security hops 1"))(t)
 		r.router = made(host.FRR(ctx, config))(t)
 	case "bird":
+		config := made(lab.documented(word, `password "open-sesame";`, "ttl security on;"))(t)
 		r.router = made(host.BIRD(ctx, config))(t)
 	}
 	made(lab.API.CoreV1().Secrets("metallb-system").Create(ctx, &corev1.Secret{

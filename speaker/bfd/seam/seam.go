@@ -173,6 +173,20 @@ type Client struct {
 	Down func(router, local netip.Addr)
 	// There is told whether there is a responder, when that changes; at first there is none.
 	There func(bool)
+
+	mu sync.Mutex
+	// said is the last word on each session, while somebody speaks.
+	said map[session]Word
+}
+
+type session struct{ router, local netip.Addr }
+
+// Last returns the last word on a session. There is none while no responder speaks, or if it has no such session.
+func (c *Client) Last(router, local netip.Addr) (Word, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w, known := c.said[session{router, local}]
+	return w, known
 }
 
 // Listen listens until ctx ends.
@@ -213,8 +227,13 @@ func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
 func (c *Client) hear(ctx context.Context, conn *net.UnixConn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	type session struct{ router, local netip.Addr }
-	up := map[session]bool{} // of all that we heard of
+	forget := func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.said = map[session]Word{}
+	}
+	forget()
+	defer forget()
 	in := bufio.NewScanner(conn)
 	in.Buffer(make([]byte, 0, longestWord), longestWord)
 	for in.Scan() {
@@ -222,11 +241,13 @@ func (c *Client) hear(ctx context.Context, conn *net.UnixConn) {
 		if json.Unmarshal(in.Bytes(), &w) != nil {
 			return
 		}
-		key := session{w.Router, w.Local}
-		if was, known := up[key]; !w.Up && !w.AdminDown && (was || w.Died && !known) {
+		before, known := c.Last(w.Router, w.Local)
+		if !w.Up && !w.AdminDown && (before.Up || w.Died && !known) {
 			c.Down(w.Router, w.Local)
 		}
-		up[key] = w.Up
+		c.mu.Lock()
+		c.said[session{w.Router, w.Local}] = w
+		c.mu.Unlock()
 	}
 }
 
