@@ -103,6 +103,11 @@ func (r *reader) advertisement(v value, narrowest [2]span, defined map[string]st
 	if r.flag(f["link-bandwidth"], false) {
 		route.Weight = 1
 	}
+	route.Primaries = uint8(r.number(f["primaries"], 0, 64, 0))
+	a.ClientIPAffinity = r.flag(f["client-ip-affinity"], false)
+	if (route.Primaries > 0 || a.ClientIPAffinity) && route.LocalPref < 2 {
+		r.wrong(f["localpref"], "leaves nothing for spares, which announce half of it: use at least 2")
+	}
 	for item, text := range r.words(f["communities"], communityRule+", or a name from communities") {
 		meaning, named := defined[text]
 		if named && meaning == "" {
@@ -159,7 +164,7 @@ func (r *reader) consistent(all []Advertisement, places []value, spans [2]span) 
 			if contradicts {
 				remedy := "other attributes: give them different peers, node-selectors or aggregation lengths"
 				but := b.Route
-				if but.Communities, but.LargeCommunities = a.Route.Communities, a.Route.LargeCommunities; but.alike(a.Route) {
+				if but.Communities, but.LargeCommunities = a.Route.Communities, a.Route.LargeCommunities; but.alike(a.Route) && a.ClientIPAffinity == b.ClientIPAffinity {
 					remedy = "other communities: put all communities into one item"
 				}
 				r.problem(places[j], "sends the same prefixes to the same peers as %s, with %s", place(places[i]), remedy)
@@ -173,7 +178,7 @@ func (a Advertisement) contradicts(b Advertisement, spans [2]span, effort *int) 
 	samePrefix := slices.ContainsFunc(spans[:], func(s span) bool {
 		return s.IsValid() && a.Prefix(s.From()) == b.Prefix(s.From())
 	})
-	return samePrefix && !a.Route.alike(b.Route) && shareName(a.Route.Peers, b.Route.Peers, effort) && !neverTogether(a.NodeSelectors, b.NodeSelectors, effort)
+	return samePrefix && !(a.Route.alike(b.Route) && a.ClientIPAffinity == b.ClientIPAffinity) && shareName(a.Route.Peers, b.Route.Peers, effort) && !neverTogether(a.NodeSelectors, b.NodeSelectors, effort)
 }
 
 // shareName reports whether two sorted lists have a name in common, where no names at all mean all.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 
 	"go4.org/netipx"
 )
@@ -248,8 +249,34 @@ type Advertisement struct {
 	Route Route
 	// AggregationLengths are the prefix lengths that addresses are announced with, of IPv4 and of IPv6.
 	AggregationLengths [2]int
+	// ClientIPAffinity gives Services one primary whose sessionAffinity is ClientIP.
+	ClientIPAffinity bool
 	// NodeSelectors name the nodes that announce it; none means every node.
 	NodeSelectors []Selector
+}
+
+// Asks are what a Service asks of the routes of its addresses. Equal ones ask for the same. The zero value asks for nothing.
+type Asks struct{ unique.Handle[asked] }
+
+type asked struct {
+	clientIP bool // for one primary
+}
+
+// Asks returns what a Service asks for that holds an address of the pool. clientIP says that its sessionAffinity is ClientIP.
+func (p *Pool) Asks(clientIP bool) Asks {
+	var asks asked
+	asks.clientIP = clientIP && slices.ContainsFunc(p.Advertisements, func(a Advertisement) bool { return a.ClientIPAffinity })
+	if asks == (asked{}) {
+		return Asks{}
+	}
+	return Asks{unique.Make(asks)}
+}
+
+// Ranks reports whether routes depend on which of all nodes announce them.
+func (c *Config) Ranks() bool {
+	return slices.ContainsFunc(c.Pools, func(p Pool) bool {
+		return slices.ContainsFunc(p.Advertisements, func(a Advertisement) bool { return a.Route.Primaries > 0 || a.ClientIPAffinity })
+	})
 }
 
 // Prefix is what the advertisement announces for an address of the pool.
@@ -280,8 +307,10 @@ func (c *Config) index(addr netip.Addr) int {
 }
 
 // Routes returns what a node with these labels tells routers about addr: nothing if no pool owns the address or no
-// advertisement of its pool selects the node. Two that say the same are one. Those that are to carry a weight have 1.
-func (c *Config) Routes(addr netip.Addr, node map[string]string) []Route {
+// advertisement of its pool selects the node. Two that say the same are one. Those that are to carry a weight have 1. services
+// are those that announce a prefix together; one of them is enough for one primary: connections are lost without, and spread
+// is only less with it.
+func (c *Config) Routes(addr netip.Addr, node map[string]string, services ...Asks) []Route {
 	pool := c.Pool(addr)
 	if pool == nil {
 		return nil
@@ -293,6 +322,9 @@ func (c *Config) Routes(addr netip.Addr, node map[string]string) []Route {
 		}
 		route := a.Route
 		route.Prefix = a.Prefix(addr)
+		if a.ClientIPAffinity && slices.ContainsFunc(services, func(s Asks) bool { return s != Asks{} && s.Value().clientIP }) {
+			route.Primaries = 1
+		}
 		if !slices.ContainsFunc(routes, route.Equal) {
 			routes = append(routes, route)
 		}

@@ -24,6 +24,7 @@ func FuzzParse(f *testing.F) {
 		peer("node-selectors: [{match-expressions: [{key: a, operator: In, values: [b, c]}, {key: d, operator: Exists}]}, ~]"),
 		peer("password: hunter2", "ttl-security: true", "hold-time: 1s"),
 		pool("advertisements: [{aggregation-length: 24, localpref: 200, communities: [no-export, '1:2', 'large:1:2:3'], as-path-prepend: 2}, ~]"),
+		pool("advertisements: [{primaries: 3, client-ip-affinity: yes, localpref: 2}, {primaries: 65}]"),
 		pool("auto-assign: no", "avoid-buggy-ips: on", "priority: -7", "protocol: bgp"),
 		pool("namespaces: [shop, blog, shop]", "service-selectors: [{match-labels: {tier: front}}, ~]", "share-across-namespaces: yes"),
 		pool("namespaces: [Shop, '', ~]", "service-selectors: [{match-labels: {a-: -b}, match-expressions: [{key: x/y/z, operator: In, values: [é]}]}]"),
@@ -152,7 +153,8 @@ func sound(t *testing.T, config *Config) {
 			announced(t, config, p, r)
 		}
 		for _, a := range p.Advertisements {
-			if v4, v6 := a.AggregationLengths[0], a.AggregationLengths[1]; v4 < 0 || v4 > 32 || v6 < 0 || v6 > 128 || a.Route.Prepend > 10 {
+			if v4, v6 := a.AggregationLengths[0], a.AggregationLengths[1]; v4 < 0 || v4 > 32 || v6 < 0 || v6 > 128 || a.Route.Prepend > 10 || a.Route.Primaries > 64 ||
+				a.Route.LocalPref < 2 && (a.Route.Primaries > 0 || a.ClientIPAffinity) {
 				t.Fatalf("advertisement %+v", a)
 			}
 			labelled(t, a.NodeSelectors)

@@ -46,7 +46,7 @@ var (
 	poolKeys       = keysOf(`name protocol cidr=addresses auto-assign avoid-buggy-ips namespaces service-selectors priority
 		share-across-namespaces advertisements=bgp-advertisements`).and(later, "namespace-selectors reservations quotas hold-down")
 	advertisementKeys = keysOf(`aggregation-length aggregation-length-v6 localpref communities peers node-selectors
-		as-path-prepend link-bandwidth`)
+		as-path-prepend link-bandwidth primaries client-ip-affinity`)
 	drainKeys = keysOf("taints labels withdraw-after")
 )
 

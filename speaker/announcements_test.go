@@ -213,7 +213,7 @@ func TestTheRules(t *testing.T) {
 				before = append(before, s.Service.DeepCopy())
 			}
 			for range 10 {
-				routes, withheld := Announcements(config, service.Ours{}, on, services)
+				routes, withheld := Announcements(config, service.Ours{}, on, nil, services)
 				same(t, "announced", notation(routes), lines(r.routes))
 				var got []string
 				for _, w := range withheld {
@@ -257,7 +257,7 @@ func BenchmarkAnnouncements(b *testing.B) {
 	on, services := node(b, "a"), tenThousand(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if routes, withheld := Announcements(config, service.Ours{}, on, services); len(routes) != 10_000 || withheld != nil {
+		if routes, withheld := Announcements(config, service.Ours{}, on, nil, services); len(routes) != 10_000 || withheld != nil {
 			b.Fatal(len(routes), len(withheld))
 		}
 	}
@@ -269,7 +269,7 @@ func BenchmarkAnnouncementsOfAnAggregate(b *testing.B) {
 	on, services := node(b, "d"), tenThousand(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if routes, withheld := Announcements(config, service.Ours{}, on, services); len(routes) != 1 || len(withheld) != 3334 {
+		if routes, withheld := Announcements(config, service.Ours{}, on, nil, services); len(routes) != 1 || len(withheld) != 3334 {
 			b.Fatal(len(routes), len(withheld))
 		}
 	}

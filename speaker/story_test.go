@@ -37,6 +37,8 @@ func svc(t testing.TB, short string) Service {
 		switch key, value, _ := strings.Cut(word, "="); key {
 		case "Local":
 			svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		case "ClientIP":
+			svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 		case "class":
 			svc.Spec.LoadBalancerClass = &value
 		case "uid":

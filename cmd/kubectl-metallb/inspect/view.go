@@ -174,7 +174,7 @@ type outlook struct {
 func (v *View) outlook(config *loadbalancer.Config, node *corev1.Node, services []speaker.Service, before []loadbalancer.Peer) *outlook {
 	o := &outlook{node: node, withheld: map[speaker.Announced]string{}}
 	o.peers, o.mute, o.problems = speaker.Peers(config, node, v.passwords(config), before)
-	routes, withheld := speaker.Announcements(config, v.Ours, v.forgiven(node), services)
+	routes, withheld := speaker.Announcements(config, v.Ours, v.forgiven(node), v.ranked(config), services)
 	for _, w := range withheld {
 		o.withheld[w.Announced] = w.Why
 	}
@@ -195,6 +195,16 @@ func (v *View) outlook(config *loadbalancer.Config, node *corev1.Node, services 
 		o.drained, o.routes = drained, routes
 	}
 	return o
+}
+
+// ranked are all nodes, if a configuration ranks them.
+func (v *View) ranked(config *loadbalancer.Config) (all []*corev1.Node) {
+	if config.Ranks() {
+		for _, n := range v.nodes {
+			all = append(all, v.forgiven(n))
+		}
+	}
+	return all
 }
 
 // now is outlook by what is in force.

@@ -298,6 +298,11 @@ func (v *View) end(svc *speaker.Service, addr netip.Addr, o *outlook) WhyNode {
 	var words []string
 	for _, r := range routes {
 		words = append(words, r.String())
+		for _, said := range o.routes {
+			if r.Primaries > 0 && said.Prefix == r.Prefix && slices.Equal(said.Peers, r.Peers) {
+				words = append(words, fmt.Sprintf("node %s: %s", name, said))
+			}
+		}
 	}
 	advertisement.Text = strings.Join(words, "; ")
 	switch pool := v.config().Pool(addr); {
@@ -343,7 +348,7 @@ func (v *View) unserved(svc *speaker.Service, addr netip.Addr, node string) stri
 	alive.Status.LoadBalancer.Ingress = service.Status([]netip.Addr{addr}).Ingress
 	fit := &corev1.Node{}
 	fit.Name = node
-	_, withheld := speaker.Announcements(anywhere(addr), service.Ours{}, fit, []speaker.Service{{Service: &alive, Slices: svc.Slices}})
+	_, withheld := speaker.Announcements(anywhere(addr), service.Ours{}, fit, nil, []speaker.Service{{Service: &alive, Slices: svc.Slices}})
 	for _, w := range withheld {
 		return w.Why
 	}
