@@ -55,6 +55,32 @@ func (r Route) String() string {
 	return b.String()
 }
 
+// with returns the route with the communities of another one added.
+func (r Route) with(s Route) Route {
+	if len(s.Communities) > 0 {
+		r.Communities = sorted(slices.Concat(r.Communities, s.Communities))
+	}
+	if len(s.LargeCommunities) > 0 {
+		r.LargeCommunities = slices.Concat(r.LargeCommunities, s.LargeCommunities)
+		slices.SortFunc(r.LargeCommunities, LargeCommunity.Compare)
+		r.LargeCommunities = slices.Compact(r.LargeCommunities)
+	}
+	return r
+}
+
+// add adds the two numbers of a community, or the three of a large one.
+func (r *Route) add(numbers []uint32) {
+	switch len(numbers) {
+	case 2:
+		r.Communities = append(r.Communities, Community(numbers[0]<<16|numbers[1]))
+	case 3:
+		r.LargeCommunities = append(r.LargeCommunities, LargeCommunity{numbers[0], numbers[1], numbers[2]})
+	}
+}
+
+// size is how many bytes the communities take in a BGP message.
+func (r Route) size() int { return 4*len(r.Communities) + 12*len(r.LargeCommunities) }
+
 // Equal reports whether routers hear the same from both.
 func (r Route) Equal(s Route) bool {
 	return r.Prefix == s.Prefix && r.LocalPref == s.LocalPref && r.Prepend == s.Prepend && r.Weight == s.Weight && r.Primaries == s.Primaries &&

@@ -148,7 +148,7 @@ func (w *world) offers(r *record, found []*endpoints, kept []netip.Addr, late [2
 		o := offer{Announced: Announced{r.name, addr}}
 		pool, unserved := w.config.Pool(addr), unserved(found, familyOf(addr), r.local, w.node)
 		if pool != nil {
-			o.asks = pool.Asks(r.clientIP)
+			o.asks = pool.Asks(r.labels, r.communities, r.clientIP)
 		}
 		switch {
 		case r.dying:
@@ -161,13 +161,19 @@ func (w *world) offers(r *record, found []*endpoints, kept []netip.Addr, late [2
 			o.why = whyLate
 		case pool == nil:
 			o.why = "the address belongs to no pool of the admitted configuration"
+		case pool.Unadvertised:
+			o.why = fmt.Sprintf("pool %q says advertise: false: others announce its addresses", pool.Name)
+		case r.silent != "":
+			o.why = fmt.Sprintf("annotation %s of the Service is false", r.silent)
+		case !pool.Selects(r.labels):
+			o.why = fmt.Sprintf("no advertisement of pool %q is for the Service: their service-selectors do not select its labels", pool.Name)
 		default:
 			if o.routes = w.config.Routes(addr, w.labels, o.asks); len(o.routes) == 0 {
 				o.why = fmt.Sprintf("no advertisement of pool %q selects node %s", pool.Name, w.node)
 			}
 		}
 		if pool != nil {
-			o.live = !r.dying && servedAnywhere(found, familyOf(addr))
+			o.live = !r.dying && servedAnywhere(found, familyOf(addr)) && !pool.Unadvertised && r.silent == "" && pool.Selects(r.labels)
 			if o.live && r.local && w.config.Ranks() {
 				o.nodes = serving(found, familyOf(addr))
 			}
@@ -245,6 +251,15 @@ func (w *world) send(now time.Time, last paced, wanted []loadbalancer.Route, off
 		send = shutDown(send)
 	}
 	return send, next
+}
+
+// RoutesOf returns what a node with these labels would say of a Service's address, were it alone under its prefixes.
+func RoutesOf(config *loadbalancer.Config, svc *corev1.Service, addr netip.Addr, node map[string]string) []loadbalancer.Route {
+	pool, r := config.Pool(addr), recordOf(svc)
+	if pool == nil || pool.Unadvertised || r.silent != "" {
+		return nil
+	}
+	return config.Routes(addr, node, pool.Asks(r.labels, r.communities, r.clientIP))
 }
 
 // endOfTime is when everything has been as it is for long enough.

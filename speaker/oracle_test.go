@@ -130,7 +130,7 @@ func oracleAnnouncements(config *loadbalancer.Config, node *corev1.Node, service
 				why = whyLate
 			}
 			if why == "" {
-				why = oracleAdd(byPrefix, config, addr, node, asks)
+				why = oracleAdd(byPrefix, config, addr, node, asks, svc.Service.Service)
 			}
 			if why != "" {
 				withheld = append(withheld, Withheld{Announced{service.Name(svc.Service.Service), addr}, why})
@@ -149,13 +149,23 @@ func oracleAnnouncements(config *loadbalancer.Config, node *corev1.Node, service
 }
 
 // oracleAdd puts the routes of an address into the set, or returns why there is none.
-func oracleAdd(byPrefix map[netip.Prefix][]loadbalancer.Route, config *loadbalancer.Config, addr netip.Addr, node *corev1.Node, asks map[netip.Prefix][]loadbalancer.Asks) (why string) {
+func oracleAdd(byPrefix map[netip.Prefix][]loadbalancer.Route, config *loadbalancer.Config, addr netip.Addr, node *corev1.Node, asks map[netip.Prefix][]loadbalancer.Asks, svc *corev1.Service) (why string) {
 	pool := config.Pool(addr)
 	if pool == nil {
 		return "the address belongs to no pool of the admitted configuration"
 	}
+	if pool.Unadvertised {
+		return fmt.Sprintf("pool %q says advertise: false: others announce its addresses", pool.Name)
+	}
+	if yes, where, _ := service.Advertised(svc); !yes {
+		return fmt.Sprintf("annotation %s of the Service is false", where)
+	}
+	if !pool.Selects(svc.Labels) {
+		return fmt.Sprintf("no advertisement of pool %q is for the Service: their service-selectors do not select its labels", pool.Name)
+	}
+	// Together with others it may be announced more often than alone, but not on a node that would not announce it alone.
 	routes := oracleRoutes(config, addr, node.Labels, asks)
-	if len(routes) == 0 {
+	if len(config.Routes(addr, node.Labels, oracleAsk(pool, svc))) == 0 {
 		return fmt.Sprintf("no advertisement of pool %q selects node %s", pool.Name, node.Name)
 	}
 	for i, r := range routes {
@@ -176,17 +186,27 @@ func oracleAdd(byPrefix map[netip.Prefix][]loadbalancer.Route, config *loadbalan
 	return why
 }
 
+func oracleAsk(pool *loadbalancer.Pool, svc *corev1.Service) loadbalancer.Asks {
+	communities, _, _ := service.Communities(svc)
+	return pool.Asks(svc.Labels, communities, svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP)
+}
+
+func oracleSilent(pool *loadbalancer.Pool, svc *corev1.Service) bool {
+	yes, _, _ := service.Advertised(svc)
+	return !yes || pool.Unadvertised || !pool.Selects(svc.Labels)
+}
+
 // oracleAsks are what all Services under a prefix ask for that some node announces.
 func oracleAsks(config *loadbalancer.Config, services []oracleService) map[netip.Prefix][]loadbalancer.Asks {
 	asks := map[netip.Prefix][]loadbalancer.Asks{}
 	for _, svc := range services {
 		for _, addr := range svc.addresses() {
 			pool := config.Pool(addr)
-			if pool == nil || dying(svc.Service.Service) != "" || strings.HasPrefix(svc.unserved(addr, ""), "no ") {
+			if pool == nil || oracleSilent(pool, svc.Service.Service) || dying(svc.Service.Service) != "" || strings.HasPrefix(svc.unserved(addr, ""), "no ") {
 				continue
 			}
 			for i := range pool.Advertisements {
-				prefix, ask := pool.Advertisements[i].Prefix(addr), pool.Asks(svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP)
+				prefix, ask := pool.Advertisements[i].Prefix(addr), oracleAsk(pool, svc.Service.Service)
 				if !slices.Contains(asks[prefix], ask) {
 					asks[prefix] = append(asks[prefix], ask)
 				}
@@ -244,7 +264,7 @@ func oracleSpare(now time.Time, config *loadbalancer.Config, node *corev1.Node, 
 			}
 			if slices.ContainsFunc(services, func(svc oracleService) bool {
 				return dying(svc.Service.Service) == "" && slices.ContainsFunc(svc.addresses(), func(addr netip.Addr) bool {
-					return config.Pool(addr) != nil && svc.unserved(addr, n.Name) == "" && slices.ContainsFunc(oracleRoutes(config, addr, n.Labels, asks), func(s loadbalancer.Route) bool {
+					return config.Pool(addr) != nil && !oracleSilent(config.Pool(addr), svc.Service.Service) && svc.unserved(addr, n.Name) == "" && slices.ContainsFunc(oracleRoutes(config, addr, n.Labels, asks), func(s loadbalancer.Route) bool {
 						return s.Prefix == r.Prefix && s.LocalPref == r.LocalPref && slices.Equal(s.Peers, r.Peers)
 					})
 				})

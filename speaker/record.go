@@ -42,6 +42,10 @@ type record struct {
 	local    bool // externalTrafficPolicy
 	dying    bool
 	clientIP bool         // sessionAffinity
+	silent   string       // the annotation that says that nobody shall announce its addresses
+	labels   map[string]string
+	// communities are those that it wants to have added to its routes.
+	communities []string
 	wants    [2]bool      // families
 	addrs    []netip.Addr // which its status shows, each once
 }
@@ -53,6 +57,11 @@ func recordOf(svc *corev1.Service) *record {
 		local:    svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		dying:    svc.DeletionTimestamp != nil,
 		clientIP: svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP,
+	}
+	r.labels = svc.Labels
+	r.communities, _, _ = service.Communities(svc)
+	if yes, where, _ := service.Advertised(svc); !yes {
+		r.silent = where
 	}
 	// The API server fills in the families of every Service.
 	for family, name := range familyNames {

@@ -156,6 +156,10 @@ func (v *View) facts() loadbalancer.Facts {
 	if v.allocator != nil {
 		f.Held = v.allocator.Holdings()
 	}
+	f.Labels = func(name string) map[string]string {
+		namespace, name, _ := strings.Cut(name, "/")
+		return v.find(namespace, name).Labels
+	}
 	return f
 }
 
@@ -304,8 +308,9 @@ func (o *outlook) prefixes() (n int) {
 }
 
 // told reports whether some peer hears a route for the address of which nothing is withheld.
-func (o *outlook) told(config *loadbalancer.Config, addr netip.Addr) bool {
-	for _, r := range config.Routes(addr, o.node.Labels) {
+func (o *outlook) told(v *View, of speaker.Announced) bool {
+	namespace, name, _ := strings.Cut(of.Service, "/")
+	for _, r := range speaker.RoutesOf(v.config(), v.find(namespace, name).Service, of.Addr, o.node.Labels) {
 		if slices.ContainsFunc(o.peers, func(p loadbalancer.Peer) bool { return r.For(p.Name) }) {
 			return true
 		}
