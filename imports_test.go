@@ -34,6 +34,7 @@ var rules = []rule{
 	{pkg: "loadbalancer", may: []string{"gopkg.in/yaml.v3", "go4.org/netipx"}, deep: true},
 	{pkg: "service", may: []string{module + "/loadbalancer", "k8s.io/api/core/v1", "gopkg.in/yaml.v3", "go4.org/netipx"}},
 	{pkg: "cmd/kubectl-metallb/inspect", may: []string{module + "/loadbalancer", module + "/service", module + "/speaker", module + "/speaker/report", "k8s.io/api/", "k8s.io/apimachinery/pkg/apis/meta/v1", "gopkg.in/yaml.v3", "go4.org/netipx"}},
+	{pkg: "cmd/kubectl-metallb/migrate", may: []string{module + "/cmd/kubectl-metallb/inspect", module + "/loadbalancer", module + "/service", module + "/speaker", "k8s.io/api/", "gopkg.in/yaml.v3", "go4.org/netipx"}},
 	{pkg: "cmd/kubectl-metallb/print", may: []string{module + "/cmd/kubectl-metallb/inspect", "sigs.k8s.io/yaml"}},
 	{pkg: "cmd/kubectl-metallb/ui", may: []string{module + "/cmd/kubectl-metallb/inspect"}},
 	{pkg: "cmd/kubectl-metallb/cluster", may: []string{module + "/cmd/kubectl-metallb/inspect", module + "/loadbalancer", module + "/service", module + "/speaker", module + "/speaker/report", "k8s.io/api/", "k8s.io/apimachinery/", "k8s.io/client-go/", "k8s.io/streaming/pkg/httpstream", "gopkg.in/yaml.v3"}},
@@ -92,12 +93,15 @@ func TestThePluginLinksNothingOfTheDaemonsAndBuildsOnEverySystem(t *testing.T) {
 	}
 }
 
-// What inspect answers must not depend on when it is asked, or on where.
+// What inspect and migrate answer must not depend on when it is asked, or on where.
 func TestThePluginComputesWithoutClockAndFiles(t *testing.T) {
-	imports := needs(t, "cmd/kubectl-metallb/inspect")[module+"/cmd/kubectl-metallb/inspect"].Imports
-	for _, not := range []string{"os", "net", "net/http", "context", "sync", "io/fs", "math/rand/v2"} {
-		if slices.Contains(imports, not) {
-			t.Errorf("package inspect imports %s", not)
+	for _, name := range []string{"inspect", "migrate"} {
+		path := "cmd/kubectl-metallb/" + name
+		imports := needs(t, path)[module+"/"+path].Imports
+		for _, not := range []string{"os", "net", "net/http", "context", "sync", "io/fs", "math/rand/v2"} {
+			if slices.Contains(imports, not) {
+				t.Errorf("package %s imports %s", name, not)
+			}
 		}
 	}
 }

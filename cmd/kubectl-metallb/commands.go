@@ -53,7 +53,7 @@ It ends with 0 if all is well, 1 if something is wrong or refused, 2 if somethin
 			return nil
 		},
 	}
-	root.AddCommand(p.status(), p.why(), p.routes(), p.peers(), p.pools(), p.validate(), p.plan(), p.drain(), p.wait(), p.dumpCommand(), p.ui())
+	root.AddCommand(p.status(), p.why(), p.routes(), p.peers(), p.pools(), p.validate(), p.plan(), p.drain(), p.wait(), p.dumpCommand(), p.ui(), p.migrate())
 	return root
 }
 
@@ -247,20 +247,23 @@ Mistakes are located in the file. -o github writes them as annotations of a work
 	return cmd
 }
 
+// file reads a file; - is the standard input.
+func (p *plugin) file(name string) ([]byte, error) {
+	const most = 16 << 20 // of a file that is something else
+	if name == "-" {
+		return io.ReadAll(io.LimitReader(p.In, most))
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }() // it was only read
+	return io.ReadAll(io.LimitReader(file, most))
+}
+
 // text reads a configuration from a file.
 func (p *plugin) text(name string) (inspect.Text, error) {
-	const most = 16 << 20 // of a file that is something else
-	var content []byte
-	var err error
-	if name == "-" {
-		content, err = io.ReadAll(io.LimitReader(p.In, most))
-	} else {
-		var file *os.File
-		if file, err = os.Open(name); err == nil {
-			defer func() { _ = file.Close() }() // it was only read
-			content, err = io.ReadAll(io.LimitReader(file, most))
-		}
-	}
+	content, err := p.file(name)
 	if err != nil {
 		return inspect.Text{}, err
 	}
@@ -411,7 +414,10 @@ it with --dump FOLDER.`,
 				return errors.New("--dump reads a dump, and this command writes one: leave one of the two")
 			}
 			s, err := p.snapshot(cmd.Context(), inspect.Kinds...)
-			if err != nil {
+			var absent cluster.ErrNoInstallation
+			if errors.As(err, &absent) {
+				_, _ = fmt.Fprintln(p.ErrOut, err) // it is written all the same, for those who are about to install
+			} else if err != nil {
 				return err
 			}
 			if err := cluster.Dump(s, args[0], "kubectl-metallb "+p.version); err != nil {

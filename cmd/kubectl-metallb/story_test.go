@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,8 +50,10 @@ type story struct {
 	// Unread are kinds that may not be read.
 	Unread []inspect.Kind `json:"unread"`
 	// Files are what commands name.
-	Files    map[string]string `json:"files"`
-	Commands []string          `json:"commands"`
+	Files map[string]string `json:"files"`
+	// Resources are files too, with objects that are no configuration.
+	Resources map[string]string `json:"resources"`
+	Commands  []string          `json:"commands"`
 }
 
 type storyNode struct {
@@ -282,7 +285,12 @@ func TestWhatTheCommandsSayInEveryStory(t *testing.T) {
 			if err := cluster.Dump(s.snapshot(), dump, "kubectl-metallb v0.1.0"); err != nil {
 				t.Fatal(err)
 			}
-			for name, text := range s.Files {
+			files := maps.Clone(s.Resources)
+			if files == nil {
+				files = map[string]string{}
+			}
+			maps.Copy(files, s.Files)
+			for name, text := range files {
 				if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
 					t.Fatal(err)
 				}
@@ -292,7 +300,7 @@ func TestWhatTheCommandsSayInEveryStory(t *testing.T) {
 			for _, line := range s.Commands {
 				fmt.Fprintf(&golden, "\n$ kubectl metallb %s\n", line)
 				real := line
-				for name := range s.Files {
+				for name := range files {
 					real = strings.ReplaceAll(real, name, filepath.Join(folder, name))
 				}
 				stdout, stderr, code := typed(t, real+" --dump "+dump, "")

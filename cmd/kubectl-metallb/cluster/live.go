@@ -59,7 +59,8 @@ func (e ErrNoInstallation) Error() string {
 	return text
 }
 
-// Read asks an API server. Of the kinds it reads those that are named. An error means that nothing could be read at all.
+// Read asks an API server. Of the kinds it reads those that are named. An error means that nothing could be
+// read at all, or, if it is ErrNoInstallation, nothing of ours.
 func Read(ctx context.Context, client kubernetes.Interface, at Installation, now time.Time, kinds ...inspect.Kind) (*inspect.Snapshot, error) {
 	s := &inspect.Snapshot{Taken: now, Namespace: at.Namespace, ConfigName: at.ConfigName}
 	r := reader{ctx: ctx, client: client, at: at, into: s}
@@ -75,7 +76,7 @@ func Read(ctx context.Context, client kubernetes.Interface, at Installation, now
 		return slices.Index(inspect.Kinds, a.Kind) - slices.Index(inspect.Kinds, b.Kind)
 	})
 	if slices.Contains(kinds, inspect.ConfigMaps) && slices.Contains(kinds, inspect.Pods) && len(s.Unread) == 0 && s.User == nil && s.Admitted == nil && len(s.Pods) == 0 {
-		return nil, ErrNoInstallation{at.Namespace, r.elsewhere()}
+		return s, ErrNoInstallation{at.Namespace, r.elsewhere()}
 	}
 	return s, nil
 }
