@@ -60,7 +60,13 @@ It ends with 0 if all is well, 1 if something is wrong or refused, 2 if somethin
 // command makes one. Its long text begins with how it is called.
 func command(use, short, long string, args cobra.PositionalArgs, run func(cmd *cobra.Command, args []string) error) *cobra.Command {
 	name, _, _ := strings.Cut(use, " ")
-	return &cobra.Command{Use: use, Short: short, Long: "kubectl metallb " + name + " " + long, Args: args, RunE: run, DisableFlagsInUseLine: true}
+	counted := func(cmd *cobra.Command, all []string) error {
+		if args(cmd, all) != nil { // whose text counts arguments, and does not name them
+			return fmt.Errorf("write %s", cmd.UseLine())
+		}
+		return nil
+	}
+	return &cobra.Command{Use: use, Short: short, Long: "kubectl metallb " + name + " " + long, Args: counted, RunE: run, DisableFlagsInUseLine: true}
 }
 
 func (p *plugin) status() *cobra.Command {

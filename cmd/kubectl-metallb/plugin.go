@@ -113,6 +113,9 @@ func (p *plugin) connect() (kubernetes.Interface, *rest.Config, error) {
 
 // look takes a snapshot, and hands what follows from it to answer, which returns how the command ends and what it lacks.
 func (p *plugin) look(cmd *cobra.Command, kinds []inspect.Kind, answer func(*inspect.View) (int, []inspect.Unread, error)) error {
+	if p.dump != "" && (p.live || p.direct) {
+		return errors.New("--dump shows what speakers said when it was written, and --live asks them: leave one of the two")
+	}
 	s, err := p.snapshot(cmd.Context(), kinds...)
 	if err != nil {
 		return err

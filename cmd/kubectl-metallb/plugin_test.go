@@ -32,6 +32,8 @@ func TestAKubeconfigThatIsBrokenIsToldOfInASentence(t *testing.T) {
 		"not: [yaml": "kubectl metallb: the kubeconfig cannot be used: ",
 		"apiVersion: v1\nkind: Config\ncurrent-context: x\ncontexts: [{name: x, context: {cluster: gone, user: u}}]\n":                                                              "kubectl metallb: the kubeconfig names no cluster: ",
 		"apiVersion: v1\nkind: Config\ncurrent-context: x\ncontexts: [{name: x, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n": "kubectl metallb: the API server does not answer: ",
+		"apiVersion: v1\nkind: Config\ncurrent-context: x\ncontexts: [{name: x, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\n" +
+			"users: [{name: u, user: {exec: {apiVersion: client.authentication.k8s.io/v1, command: no-such-login, interactiveMode: Never}}}]\n": "kubectl metallb: the kubeconfig gives no credentials: exec: executable no-such-login not found\n",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -39,6 +41,29 @@ func TestAKubeconfigThatIsBrokenIsToldOfInASentence(t *testing.T) {
 		stdout, stderr, code := typed(t, "status --kubeconfig "+path, "")
 		if code != 3 || stdout != "" || !strings.HasPrefix(stderr, want) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%q: exit %d: %s%s", text, code, stdout, stderr)
+		}
+	}
+}
+
+func TestACommandThatIsWrittenWronglyIsToldHowToWriteIt(t *testing.T) {
+	dump := filepath.Join(t.TempDir(), "dump")
+	if err := cluster.Dump(readStory(t, "testdata/stories/01-announced.yaml").snapshot(), dump, "test"); err != nil {
+		t.Fatal(err)
+	}
+	for line, want := range map[string]string{
+		"why":                             "write kubectl metallb why [NAMESPACE/]SERVICE [--node NODE]",
+		"status all":                      "write kubectl metallb status [-w]",
+		"wait announced":                  "write kubectl metallb wait announced [NAMESPACE/]SERVICE",
+		"status --live --dump " + dump:    "--dump shows what speakers said when it was written, and --live asks them: leave one of the two",
+		"status --dump " + dump + "/x":    dump + "/x does not exist",
+		"why --dump /dev/null shop/web":   "/dev/null is no dump: open /dev/null/dump.json: not a directory",
+		"drain n1 --dump " + dump:         "this command only tells what would happen: add --dry-run; to drain the node, run kubectl annotate node n1 metallb.universe.tf/drain=true",
+		"routes 1.2.3 --dump " + dump:     `"1.2.3" is neither a prefix nor an address`,
+		"pools defautl --dump " + dump:    "there is no pool named defautl: did you mean default?",
+		"routes --node m1 --dump " + dump: "there is no Node m1: did you mean n1?",
+	} {
+		if stdout, stderr, code := typed(t, line, ""); code != 3 || stdout != "" || stderr != "kubectl metallb: "+want+"\n" {
+			t.Errorf("%s: exit %d: %s%s", line, code, stdout, stderr)
 		}
 	}
 }

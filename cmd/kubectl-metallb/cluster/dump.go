@@ -121,7 +121,7 @@ func Load(folder string) (*inspect.Snapshot, error) {
 		}
 		return nil, fmt.Errorf("%s is no complete dump: it has no %s, which is written last", folder, contentsFile)
 	case err != nil:
-		return nil, err
+		return nil, fmt.Errorf("%s is no dump: %w", folder, err)
 	}
 	if err := json.Unmarshal(text, &about); err != nil {
 		return nil, fmt.Errorf("%s is cut off or damaged: %w", filepath.Join(folder, contentsFile), err)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -243,6 +244,9 @@ func unreachable(err error) error {
 		return errors.New("the API server does not know who you are: log in again")
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return errors.New("the API server did not answer in time")
+	case errors.As(err, &address) && strings.HasPrefix(address.Err.Error(), "getting credentials: "): // client-go has no type for it
+		why, _, _ := strings.Cut(strings.TrimPrefix(address.Err.Error(), "getting credentials: "), "\n")
+		return fmt.Errorf("the kubeconfig gives no credentials: %s", why)
 	case errors.As(err, &address):
 		return fmt.Errorf("the API server does not answer: %w", address.Err)
 	case errors.As(err, &network):

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"net/url"
 	"os"
@@ -48,6 +49,12 @@ const (
 	proxyUser      = "system:kube-proxy" // Kubernetes itself binds it to system:node-proxier
 )
 
+// A user and its group, who may do only what a test lets them.
+const (
+	operatorUser = "operator"
+	operators    = "network-operators" // as in docs/kubectl.md
+)
+
 // A Lab is a cluster whose nodes are in a network.
 type Lab struct {
 	Cluster *kubernetes.Cluster
@@ -58,6 +65,7 @@ type Lab struct {
 	root     string       // of the repository
 	server   string       // where the API server listens on the host's loopback interface
 	started  atomic.Int32 // how many programs there have ever been on nodes
+	hosts    sync.Map     // network.Namespace by netip.Addr: nodes
 	// forgiven is until when nobody minds what was forbidden: an API server that has just started does not know yet who may what.
 	forgiven kubernetes.Moment
 }
@@ -105,12 +113,12 @@ func begin(ctx context.Context, progress io.Writer, workloads bool) (lab *Lab, e
 	if l.Network, err = network.Start(); err != nil {
 		return nil, err
 	}
-	users := []kubernetes.User{{Name: proxyUser}}
+	users := []kubernetes.User{{Name: proxyUser}, {Name: operatorUser, Groups: []string{operators, "system:authenticated"}}}
 	for i := range 3 {
 		users = append(users, kubernetes.User{Name: kubeletUser(workerName(i + 1)), Groups: []string{kubelets, "system:authenticated"}})
 	}
 	account := []string{"system:serviceaccounts", "system:serviceaccounts:metallb-system", "system:authenticated"}
-	l.Cluster, err = kubernetes.Start(ctx, kubernetes.Options{Binaries: binaries, Workloads: workloads, Users: append(users,
+	l.Cluster, err = kubernetes.Start(ctx, kubernetes.Options{Binaries: binaries, Workloads: workloads, Dial: l.dial, Users: append(users,
 		kubernetes.User{Name: speakerUser, Groups: account}, kubernetes.User{Name: controllerUser, Groups: account},
 	)})
 	if err != nil {
@@ -127,6 +135,19 @@ func begin(ctx context.Context, progress io.Writer, workloads bool) (lab *Lab, e
 	}
 	l.server = server.Host
 	return l, nil
+}
+
+// dial connects to a node from inside it: the API server reaches nodes, as they reach it, whatever becomes of the cables of the LAN.
+func (l *Lab) dial(ctx context.Context, addr string) (net.Conn, error) {
+	node, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	host, ok := l.hosts.Load(node.Addr())
+	if !ok {
+		return nil, fmt.Errorf("no node has the address %s", node.Addr())
+	}
+	return host.(*network.Namespace).Dial(ctx, addr)
 }
 
 // Stop ends everything, those that talk to the API server before it.
@@ -153,6 +174,7 @@ func (l *Lab) AddNode(ctx context.Context, host *network.Namespace, addrs ...net
 	}
 	status := corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}
 	for _, addr := range addrs {
+		l.hosts.Store(addr, host)
 		status.Addresses = append(status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: addr.String()})
 	}
 	// Not an update: a controller may have changed the Node meanwhile.

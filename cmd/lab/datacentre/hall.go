@@ -371,16 +371,9 @@ protocol bgp tor_%c_%s {
 
 // inside connects from a namespace, each time anew: each time from another port.
 func inside(ns *network.Namespace) *http.Client {
-	var dialer net.Dialer
 	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-			err = ns.Do(func() (err error) {
-				conn, err = dialer.DialContext(ctx, network, addr)
-				return err
-			})
-			return conn, err
-		},
+		DialContext:       func(ctx context.Context, _, addr string) (net.Conn, error) { return ns.Dial(ctx, addr) },
 	}}
 }
 

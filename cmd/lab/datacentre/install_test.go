@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -20,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/router"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/suite"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/traffic"
 )
@@ -56,7 +58,8 @@ func vacate(t *testing.T) *installation {
 	began := time.Now()
 	in.Hall = made(StartVacantHall(t.Context(), t.Output(), archives...))(t)
 	t.Logf("the hall came up in %v", time.Since(began).Round(time.Millisecond))
-	in.path = tools + ":" + in.Cluster.Binaries.Dir + ":" + os.Getenv("PATH")
+	plugin := filepath.Dir(made(in.built("kubectl-metallb"))(t))
+	in.path = tools + ":" + plugin + ":" + in.Cluster.Binaries.Dir + ":" + os.Getenv("PATH")
 	t.Cleanup(func() {
 		if t.Failed() {
 			in.testify(t)
@@ -186,6 +189,8 @@ func TestHelmInstallsItAndAClientReachesAService(t *testing.T) {
 			t.Errorf("that our logs say %q is not %v:\n%s", line.text, line.want, logs)
 		}
 	}
+	in.reachesKubelets(t)
+	in.asks(t)
 	in.refuses(t)
 	in.goesOn(t)
 	in.upgrades(t, addr)
@@ -281,6 +286,111 @@ const upgrade = "helm upgrade metallb charts/metallb --namespace=metallb-system 
 
 // secret makes the password of a peer.
 const secret = "kubectl create secret generic metallb-bgp-auth --namespace=metallb-system --from-literal=spare=open-sesame"
+
+// reachesKubelets demands that the API server reaches pods by kubelets, which let in nobody else.
+func (in *installation) reachesKubelets(t *testing.T) {
+	t.Helper()
+	if out := in.shell(t, "kubectl logs --namespace=metallb-system daemonset/metallb-speaker"); !strings.Contains(out, "Began to announce") {
+		t.Errorf("the log is another one: %s", out)
+	}
+	if out, err := in.try(t.Context(), "kubectl exec deployment/web -- /podserver"); err == nil || !strings.Contains(out, "say wait, or an address to serve at") {
+		t.Errorf("the program in the pod says %q, %v", out, err)
+	}
+	port := made(kubernetes.FreePort())(t)
+	if out := in.shell(t, fmt.Sprintf(`kubectl port-forward deployment/web %d:80 >forwarded &
+trap 'kill $!' EXIT
+until grep --quiet Forwarding forwarded; do kill -0 $!; sleep 0.1; done
+curl --silent --fail --max-time 10 http://127.0.0.1:%[1]d/`, port)); !strings.HasPrefix(out, "web-") {
+		t.Errorf("the port leads to %q", out)
+	}
+	ask := []string{"curl", "--silent", "--insecure", "--max-time", "10", fmt.Sprintf("https://%s:10250/pods", in.Workers[0].Addrs.v4)}
+	if out := made(in.Workers[1].Host.Run(t.Context(), ask...))(t); out != "Unauthorized" {
+		t.Errorf("a kubelet answers everybody: %s", out)
+	}
+}
+
+// asks lets somebody ask speakers through the API server and kubelets who may do what docs/kubectl.md says, and nothing else.
+func (in *installation) asks(t *testing.T) {
+	t.Helper()
+	says := func(command string, code int, words ...string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		out, err := in.try(ctx, "kubectl metallb --kubeconfig="+in.Cluster.KubeconfigOf(operatorUser)+" "+command)
+		got := 0
+		var ended *exec.ExitError
+		if errors.As(err, &ended) {
+			got = ended.ExitCode()
+		}
+		t.Logf("$ kubectl metallb %s\n%sexit %d", command, out, got)
+		for _, word := range words {
+			if got != code || !strings.Contains(out, word) {
+				t.Errorf("kubectl metallb %s: exit %d, want %d, and %q in it", command, got, code, word)
+			}
+		}
+		return out
+	}
+	says("routes --live", 3, "cannot list services in the whole cluster: you are not allowed to")
+
+	// Roles, and then one more.
+	var roles []string
+	for _, p := range passages(t, "kubectl.md", "## What it needs to read", "## ") {
+		if p.word == "yaml" {
+			name := fmt.Sprintf("operators-%d.yaml", len(roles)+1)
+			roles = append(roles, name)
+			must(t, os.WriteFile(filepath.Join(in.folder, name), []byte(p.text), 0o600))
+		}
+	}
+	if len(roles) != 2 {
+		t.Fatalf("docs/kubectl.md has changed: it shows %d blocks of roles", len(roles))
+	}
+	known := func(verb string) {
+		t.Helper()
+		eventually(t, "the API server to know what operators may", func(ctx context.Context) error {
+			out, err := in.try(ctx, "kubectl auth can-i "+verb+" --namespace=metallb-system --as=operator --as-group="+operators)
+			if err != nil {
+				err = fmt.Errorf("%w: %s", err, out)
+			}
+			return err
+		})
+	}
+	in.shell(t, "kubectl apply -f "+roles[0])
+	known("create serviceaccounts/metallb-viewer --subresource=token")
+	says("routes --live", 3, "cannot get and create pods/portforward in namespace metallb-system: you are not allowed to; --direct does without")
+	in.shell(t, "kubectl apply -f "+roles[1])
+	known("create pods --subresource=portforward")
+	before := made(in.Cluster.Now(t.Context()))(t)
+	says("status --live", 0, "No problems are known")
+	says("why web --live", 0, "sent: announced", "sent")
+	says("peers --live", 0, "Established")
+	text := says("routes --live -o json", 0, `"sent": true`)
+	told := made(sent(text))(t)
+	if len(told) != 1 {
+		t.Fatalf("the tutorial has other peers: %v", told)
+	}
+	for peer, paths := range told {
+		table := made(in.TorA.Table(t.Context()))(t)
+		table = slices.DeleteFunc(table, func(p router.Path) bool { return slices.Contains(p.ASPath, clientASN) })
+		if got, want := attributes(table, false), attributes(paths, false); !slices.Equal(got, want) || len(want) < len(in.Workers) {
+			t.Errorf("%s has\n%s\nand was sent\n%s", peer, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+	// Nobody needs the Secret here, and no other right is missing or for nothing. A WebSocket begins with a GET; the API server wants to see
+	// that the user may create as well.
+	used := map[string]bool{}
+	for _, r := range made(in.Cluster.Requests(t.Context(), before, func(r kubernetes.Request) bool { return r.User == operatorUser }))(t) {
+		used[strings.TrimSuffix(r.Verb+" "+r.Resource+"/"+r.Subresource, "/")] = true
+		if r.Code >= 400 && r.Resource != "secrets" {
+			t.Errorf("%v", r)
+		}
+	}
+	want := []string{"create serviceaccounts/token", "get configmaps", "get leases", "get pods/portforward", "get secrets",
+		"list endpointslices", "list nodes", "list pods", "list services"}
+	if got := slices.Sorted(maps.Keys(used)); !slices.Equal(got, want) {
+		t.Errorf("it did %q, want %q", got, want)
+	}
+	in.shell(t, "kubectl delete -f "+strings.Join(roles, " -f "))
+}
 
 // refuses demands that what cannot work is refused before anything is changed, in words that tell what to do.
 func (in *installation) refuses(t *testing.T) {

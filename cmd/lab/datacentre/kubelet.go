@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -114,8 +115,10 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
-authentication: {anonymous: {enabled: false}, webhook: {enabled: false}}
-authorization: {mode: AlwaysAllow}  # nobody but this node reaches it
+authentication: {anonymous: {enabled: false}, x509: {clientCAFile: %[3]q}}
+authorization: {mode: Webhook}
+tlsCertFile: %[1]q
+tlsPrivateKeyFile: %[2]q
 failCgroupV1: false
 cgroupDriver: cgroupfs
 cgroupsPerQOS: false
@@ -124,7 +127,7 @@ localStorageCapacityIsolation: false
 volumePluginDir: /var/lib/kubelet/volume-plugins
 resolvConf: ""
 imageGCHighThresholdPercent: 100
-evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%", imagefs.inodesFree: "0%"}
+evictionHard: {memory.available: "0%%", nodefs.available: "0%%", nodefs.inodesFree: "0%%", imagefs.available: "0%%", imagefs.inodesFree: "0%%"}
 `
 
 // podRange is where a kubelet's pods have their addresses: in the worker's network, but never an address of a pod that the lab runs.
@@ -181,9 +184,13 @@ func (h *Hall) StartKubelet(ctx context.Context, w *Worker, archives ...string) 
 	if err != nil {
 		return err
 	}
+	cert, key, authority, err := h.Cluster.KubeletFiles(w.Name, w.Addrs.v4, w.Addrs.v6)
+	if err != nil {
+		return err
+	}
 	for name, text := range map[string][]byte{
 		"containerd.toml":    fmt.Appendf(nil, containerdConfig, plugins),
-		"kubelet.yaml":       []byte(kubeletConfig),
+		"kubelet.yaml":       fmt.Appendf(nil, kubeletConfig, cert, key, authority),
 		"net.d/lab.conflist": cni,
 		"images/pods.tar":    images,
 	} {
@@ -220,17 +227,26 @@ func (h *Hall) StartKubelet(ctx context.Context, w *Worker, archives ...string) 
 	})
 }
 
-// bindKubelets lets kubelets do what the API server's node authorizer would, which this one does not have.
+// bindKubelets lets kubelets do what the API server's node authorizer would, which this one does not have, and lets it do what it does
+// with them.
 func (h *Hall) bindKubelets(ctx context.Context) error {
-	_, err := h.API.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "lab:kubelets"},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "system:node"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: kubelets}},
-	}, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		return nil
+	for _, binding := range []struct {
+		role    string
+		subject rbacv1.Subject
+	}{
+		{"system:node", rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: kubelets}},
+		{"system:kubelet-api-admin", rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: kubernetes.KubeletClient}},
+	} {
+		_, err := h.API.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: "lab:" + strings.TrimPrefix(binding.role, "system:")},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: binding.role},
+			Subjects:   []rbacv1.Subject{binding.subject},
+		}, metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // images builds our images: a file as `docker save` writes it, and `ctr images import` reads it.

@@ -2,8 +2,8 @@
 // and the controller manager, built from the Go modules that the lab's go.mod names. Nothing needs root, and nothing is left behind.
 //
 // There are no nodes and no kubelets. Whoever needs a node or a pod creates the object and writes its status, which is all that the
-// rest of Kubernetes ever sees of one; the EndpointSlices then come from the real controller. For those who bring kubelets, there is
-// Options.Workloads.
+// rest of Kubernetes ever sees of one; the EndpointSlices then come from the real controller. For those who bring kubelets, there are
+// Options.Workloads and Options.Dial.
 //
 // The package knows nothing about MetalLB. Program and Process, which start and end the control plane, serve for other programs too.
 package kubernetes
@@ -49,6 +49,9 @@ type Options struct {
 	// Workloads lets Deployments and DaemonSets become pods on nodes with kubelets: pods are scheduled, and have service accounts by which
 	// they reach the API server. That needs Scheduler among the Binaries.
 	Workloads bool
+	// Dial connects to an address of a node, for the API server, which by that reaches kubelets: for exec, logs and port-forward. Nil: it
+	// reaches none.
+	Dial Dial
 }
 
 // A Cluster is a running control plane.
@@ -58,6 +61,9 @@ type Cluster struct {
 	Binaries   Binaries
 
 	workloads   bool
+	dial        Dial
+	egress      *http.Server // nil without Dial
+	authority   authority
 	kubeconfigs map[string]string // by user
 	client      clientset.Interface
 	apiPort     int
@@ -81,7 +87,7 @@ func Start(ctx context.Context, options Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Dir: dir, Binaries: options.Binaries, workloads: options.Workloads}
+	c := &Cluster{Dir: dir, Binaries: options.Binaries, workloads: options.Workloads, dial: options.Dial}
 	if err := c.start(ctx, options.Users); err != nil {
 		return nil, errors.Join(err, c.Stop())
 	}
@@ -108,6 +114,9 @@ func (c *Cluster) start(ctx context.Context, users []User) error {
 	}
 	c.Kubeconfig = c.KubeconfigOf(admin)
 	if c.client, err = c.ClientOf(admin); err != nil {
+		return err
+	}
+	if err := c.startEgress(); err != nil {
 		return err
 	}
 	if err := c.startEtcd(ctx); err != nil {
@@ -188,7 +197,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context, more ...string) error {
 			"--service-account-issuer=https://kubernetes.default.svc",
 			"--service-account-key-file=" + c.file("service-accounts.key"),
 			"--service-account-signing-key-file=" + c.file("service-accounts.key"),
-			// Nobody has a client certificate. These two are for programs which, like ours, serve metrics to whom the API server
+			// No client of it has a certificate. These two are for programs which, like ours, serve metrics to whom the API server
 			// knows: they read here by which authorities it knows them, and want an answer.
 			"--client-ca-file=" + c.file("ca.crt"),
 			"--requestheader-client-ca-file=" + c.file("ca.crt"), "--requestheader-allowed-names=front-proxy",
@@ -205,7 +214,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context, more ...string) error {
 		},
 		Log: c.file("kube-apiserver.log"),
 	}
-	program.Args = append(program.Args, more...)
+	program.Args = slices.Concat(program.Args, c.kubeletFlags(), more)
 	if !c.workloads {
 		// Pods need no service account: no kubelet would mount its token.
 		program.Args = append(program.Args, "--disable-admission-plugins=ServiceAccount")
@@ -341,6 +350,9 @@ func (c *Cluster) Stop() error {
 		if process != nil {
 			problems = append(problems, process.Err(), process.Stop(stopTimeout))
 		}
+	}
+	if c.egress != nil {
+		problems = append(problems, c.egress.Close())
 	}
 	return errors.Join(append(problems, os.RemoveAll(c.Dir))...)
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/csv"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -34,14 +35,20 @@ const (
 	scheduler         = "system:kube-scheduler"
 )
 
-// writeCertificates makes a certificate authority for this cluster alone and a serving certificate under it, so that clients check
-// whom they talk to, as they do in production; and the key that signs the tokens of service accounts.
+// An authority signs the certificates of one cluster alone, so that clients check whom they talk to, as they do in production.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// writeCertificates makes the authority, what the API server serves with and shows to kubelets, and the key that signs the tokens of
+// service accounts.
 func (c *Cluster) writeCertificates() error {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
-	ca := &x509.Certificate{
+	c.authority = authority{key: caKey, cert: &x509.Certificate{
 		SerialNumber:          big.NewInt(1),
 		Subject:               pkix.Name{CommonName: "lab"},
 		NotBefore:             time.Now().Add(-time.Hour),
@@ -49,36 +56,43 @@ func (c *Cluster) writeCertificates() error {
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageCertSign,
-	}
-	serverKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	}}
+	if err := writeCertificate(c.file("ca.crt"), c.authority.cert, c.authority.cert, caKey.Public(), caKey); err != nil {
 		return err
-	}
-	server := &x509.Certificate{
-		SerialNumber: big.NewInt(2),
-		Subject:      pkix.Name{CommonName: "control-plane"},
-		NotBefore:    ca.NotBefore,
-		NotAfter:     ca.NotAfter,
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:     []string{"localhost"},
-		IPAddresses:  []net.IP{net.ParseIP(loopback), net.ParseIP(serviceAddr)},
 	}
 	accountKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
+	return errors.Join(
+		writeKey(c.file("service-accounts.key"), accountKey),
+		c.issue("server", &x509.Certificate{
+			Subject:     pkix.Name{CommonName: "control-plane"},
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+			DNSNames:    []string{"localhost"},
+			IPAddresses: []net.IP{net.ParseIP(loopback), net.ParseIP(serviceAddr)},
+		}),
+		c.issue(KubeletClient, &x509.Certificate{
+			Subject:     pkix.Name{CommonName: KubeletClient},
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		}),
+	)
+}
 
-	if err := writeCertificate(c.file("ca.crt"), ca, ca, caKey.Public(), caKey); err != nil {
+// issue completes a certificate, and writes it and its key to NAME.crt and NAME.key.
+func (c *Cluster) issue(name string, cert *x509.Certificate) (err error) {
+	if cert.SerialNumber, err = rand.Int(rand.Reader, big.NewInt(1<<62)); err != nil {
 		return err
 	}
-	if err := writeCertificate(c.file("server.crt"), server, ca, serverKey.Public(), caKey); err != nil {
+	cert.NotBefore, cert.NotAfter, cert.KeyUsage = c.authority.cert.NotBefore, c.authority.cert.NotAfter, x509.KeyUsageDigitalSignature
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
 		return err
 	}
-	if err := writeKey(c.file("server.key"), serverKey); err != nil {
-		return err
-	}
-	return writeKey(c.file("service-accounts.key"), accountKey)
+	return errors.Join(
+		writeCertificate(c.file(name+".crt"), cert, c.authority.cert, key.Public(), c.authority.key),
+		writeKey(c.file(name+".key"), key),
+	)
 }
 
 func writeCertificate(path string, cert, signer *x509.Certificate, key crypto.PublicKey, signerKey crypto.Signer) error {

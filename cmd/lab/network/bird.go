@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -168,6 +169,9 @@ func parseBIRD(text string) ([]router.Path, error) {
 // As in `(65535,65281) (42,7)`, or with a space behind each comma.
 var birdCommunity = regexp.MustCompile(`\([^)]*\)`)
 
+// As in `(unknown 0x4, 42, 1206134784)`: a link bandwidth, our AS, and bytes per second, whose 32 bits are a float's.
+var birdBandwidth = regexp.MustCompile(`\(unknown 0x4, \d+, (\d+)\)`)
+
 func birdAttribute(path *router.Path, key, value string) error {
 	communities := func() (all []string) {
 		for _, c := range birdCommunity.FindAllString(value, -1) {
@@ -175,7 +179,13 @@ func birdAttribute(path *router.Path, key, value string) error {
 		}
 		return all
 	}
+	number := func() (*uint32, error) {
+		n, err := strconv.ParseUint(value, 10, 32)
+		return new(uint32(n)), err
+	}
 	switch key {
+	case "BGP.origin":
+		path.Origin = map[string]string{"IGP": "IGP", "EGP": "EGP", "Incomplete": "incomplete"}[value]
 	case "BGP.as_path":
 		for _, text := range strings.Fields(value) {
 			asn, err := strconv.ParseUint(text, 10, 32)
@@ -190,12 +200,19 @@ func birdAttribute(path *router.Path, key, value string) error {
 		path.NextHop, err = netip.ParseAddr(global)
 		return err
 	case "BGP.local_pref":
-		pref, err := strconv.ParseUint(value, 10, 32)
-		if err != nil {
+		var err error
+		path.LocalPref, err = number()
+		return err
+	case "BGP.med":
+		var err error
+		path.MED, err = number()
+		return err
+	case "BGP.ext_community":
+		if m := birdBandwidth.FindStringSubmatch(value); m != nil {
+			bits, err := strconv.ParseUint(m[1], 10, 32)
+			path.LinkBandwidth = math.Float32frombits(uint32(bits))
 			return err
 		}
-		short := uint32(pref)
-		path.LocalPref = &short
 	case "BGP.community":
 		path.Communities = communities()
 	case "BGP.large_community":

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -215,17 +216,22 @@ var frrCommunities = map[string]string{
 	"blackhole": "65535:666", "no-export": "65535:65281", "no-advertise": "65535:65282", "local-AS": "65535:65283", "no-peer": "65535:65284",
 }
 
+// As in `LB:42:125000 (1.000 Mbps)`: the AS, and bytes per second.
+var frrBandwidth = regexp.MustCompile(`\bLB:\d+:(\d+)`)
+
 func frrPaths(prefix netip.Prefix, text []byte) ([]router.Path, error) {
 	type list struct{ String string }
 	var known []struct {
 		ASPath struct {
 			Segments []struct{ List []uint32 }
 		}
-		LocPrf         *uint32
-		Community      list
-		LargeCommunity list
-		Stale          bool
-		NextHops       []struct{ IP, Scope string }
+		Origin            string
+		LocPrf, MED       *uint32
+		Community         list
+		LargeCommunity    list
+		ExtendedCommunity list
+		Stale             bool
+		NextHops          []struct{ IP, Scope string }
 	}
 	if err := json.Unmarshal(text, &known); err != nil {
 		return nil, err
@@ -236,8 +242,15 @@ func frrPaths(prefix netip.Prefix, text []byte) ([]router.Path, error) {
 			continue // the first element of the list is about the prefix
 		}
 		path := router.Path{
-			Prefix: prefix, LocalPref: k.LocPrf, Stale: k.Stale,
+			Prefix: prefix, Origin: k.Origin, LocalPref: k.LocPrf, MED: k.MED, Stale: k.Stale,
 			Communities: strings.Fields(k.Community.String), LargeCommunities: strings.Fields(k.LargeCommunity.String),
+		}
+		if m := frrBandwidth.FindStringSubmatch(k.ExtendedCommunity.String); m != nil {
+			bytes, err := strconv.ParseFloat(m[1], 32)
+			if err != nil {
+				return nil, err
+			}
+			path.LinkBandwidth = float32(bytes)
 		}
 		for i, name := range path.Communities {
 			path.Communities[i] = cmp.Or(frrCommunities[name], name)

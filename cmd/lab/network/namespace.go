@@ -3,7 +3,6 @@ package network
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -151,29 +150,24 @@ func (ns *Namespace) Relay(at, server string) error {
 	return nil
 }
 
-// relay copies in both directions until both sides have said all, or one is gone.
+// relay is a connection from inside to the server.
 func relay(inside net.Conn, server string) {
-	defer inside.Close()
 	outside, err := net.Dial("tcp", server)
 	if err != nil {
-		return // whoever is inside sees a connection that ends, and would have seen a refused one
+		_ = inside.Close() // whoever is inside sees a connection that ends, and would have seen a refused one
+		return
 	}
-	defer outside.Close()
-	ended := make(chan error)
-	forward := func(to, from net.Conn) {
-		_, err := io.Copy(to, from)
-		if half, ok := to.(*net.TCPConn); ok && err == nil {
-			err = half.CloseWrite()
-		}
-		ended <- err
-	}
-	go forward(outside, inside)
-	go forward(inside, outside)
-	if <-ended != nil {
-		inside.Close()
-		outside.Close()
-	}
-	<-ended
+	kubernetes.Join(inside, outside)
+}
+
+// Dial connects to a TCP address from inside.
+func (ns *Namespace) Dial(ctx context.Context, addr string) (conn net.Conn, err error) {
+	var dialer net.Dialer
+	err = ns.Do(func() (err error) {
+		conn, err = dialer.DialContext(ctx, "tcp", addr)
+		return err
+	})
+	return conn, err
 }
 
 // Run runs a program inside to its end, and returns what it printed.

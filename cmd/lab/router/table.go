@@ -29,8 +29,10 @@ type Path struct {
 	Prefix           netip.Prefix
 	NextHop          netip.Addr
 	From             netip.Addr // the peer
+	Origin           string     // IGP, EGP or incomplete
 	ASPath           []uint32
 	LocalPref        *uint32  // nil: the peer sent none
+	MED              *uint32  // nil: the peer sent none
 	Communities      []string // such as 65535:65281
 	LargeCommunities []string // such as 64500:1:2
 	LinkBandwidth    float32  // in bytes per second; 0: the peer sent none
@@ -68,6 +70,10 @@ func parse(prefix string, from *api.Path) Path {
 			path.NextHop = toAddr(a.Value)
 		case *bgp.PathAttributeMpReachNLRI:
 			path.NextHop = toAddr(a.Nexthop)
+		case *bgp.PathAttributeOrigin:
+			path.Origin = []string{"IGP", "EGP", "incomplete"}[a.Value]
+		case *bgp.PathAttributeMultiExitDisc:
+			path.MED = &a.Value
 		case *bgp.PathAttributeAsPath:
 			for _, segment := range a.Value {
 				path.ASPath = append(path.ASPath, segment.GetAS()...)
