@@ -55,11 +55,11 @@ func bfdText(s *report.Session) string {
 	case "":
 		return ""
 	case report.BFDUp:
-		return ", BFD is Up"
+		return " with BFD Up"
 	case report.BFDUnknown:
-		return ", BFD is Unknown: no BFD responder runs on the node"
+		return " with BFD Unknown: no BFD responder runs on the node"
 	}
-	return fmt.Sprintf(", BFD is %s: a dead node is noticed at the end of the hold time only", s.BFD)
+	return fmt.Sprintf(" with BFD %s: a dead node is noticed at the end of the hold time only", s.BFD)
 }
 
 func downText(s *report.Session) string {
