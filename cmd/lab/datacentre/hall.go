@@ -48,6 +48,7 @@ type Hall struct {
 	Ended       []*kubernetes.Process // those that Replace has replaced
 	controllers int                   // how many controller managers there have ever been
 
+	egress io.Closer    // by which the API server reaches kubelets; nil if there are none
 	proxy  string       // path of kube-proxy
 	client *http.Client // connects from the client's namespace, each time anew
 	quit   context.CancelFunc
@@ -229,6 +230,9 @@ func (h *Hall) serveAPI(ctx context.Context) error {
 	if err := host.Relay(apiServer.String(), h.server); err != nil {
 		return err
 	}
+	if h.egress, err = h.Cluster.Egress(host.Dial); err != nil {
+		return err
+	}
 	for _, w := range h.Workers {
 		if err := host.IP("route", "add", netip.PrefixFrom(w.pod(0).v4, 24).String(), "via", w.Addrs.v4.String()); err != nil {
 			return err
@@ -264,6 +268,9 @@ func (h *Hall) Stop() error {
 	var errs []error
 	for _, c := range h.Controllers {
 		errs = append(errs, c.Err(), c.Stop(20*time.Second))
+	}
+	if h.egress != nil {
+		errs = append(errs, h.egress.Close())
 	}
 	return errors.Join(append(errs, h.Lab.Stop())...)
 }

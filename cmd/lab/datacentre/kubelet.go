@@ -114,8 +114,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
-authentication: {anonymous: {enabled: false}, webhook: {enabled: false}}
-authorization: {mode: AlwaysAllow}  # nobody but this node reaches it
+authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
+authorization: {mode: AlwaysAllow}  # nobody but this hall reaches it
 failCgroupV1: false
 cgroupDriver: cgroupfs
 cgroupsPerQOS: false

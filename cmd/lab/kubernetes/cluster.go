@@ -209,6 +209,12 @@ func (c *Cluster) StartAPIServer(ctx context.Context, more ...string) error {
 	if !c.workloads {
 		// Pods need no service account: no kubelet would mount its token.
 		program.Args = append(program.Args, "--disable-admission-plugins=ServiceAccount")
+	} else {
+		egress, err := c.egressConfig()
+		if err != nil {
+			return err
+		}
+		program.Args = append(program.Args, "--egress-selector-config-file="+egress)
 	}
 	api, err := program.Start()
 	if err != nil {
@@ -244,7 +250,7 @@ var controllers = []string{
 
 // workloadControllers are what makes pods of Deployments and DaemonSets, and gives them service accounts.
 var workloadControllers = []string{
-	"daemonset-controller", "deployment-controller", "replicaset-controller", "disruption-controller",
+	"daemonset-controller", "deployment-controller", "replicaset-controller", "disruption-controller", "job-controller",
 	"node-lifecycle-controller",                // takes the taint off new nodes that keeps pods away
 	"serviceaccount-controller",                // the account default of each namespace
 	"serviceaccount-token-controller",          // Secrets with a token

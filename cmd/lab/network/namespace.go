@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -131,6 +132,15 @@ func (ns *Namespace) Listen(addr string) (net.Listener, error) {
 	ns.network.closers = append(ns.network.closers, listener)
 	ns.network.mu.Unlock()
 	return listener, nil
+}
+
+// Dial connects this process with an IP address and TCP port, from inside.
+func (ns *Namespace) Dial(addr string) (conn net.Conn, err error) {
+	err = ns.Do(func() (err error) {
+		conn, err = net.DialTimeout("tcp", addr, 10*time.Second)
+		return err
+	})
+	return conn, err
 }
 
 // Relay lets programs inside reach a server of the host, which listens on its loopback interface, at an address inside.
