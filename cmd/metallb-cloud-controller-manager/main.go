@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,6 +29,10 @@ import (
 )
 
 func main() {
+	// The framework knows flags only. A word before them is a question about an installation.
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		os.Exit(ask(os.Args[1:]))
+	}
 	command, err := newCommand()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "metallb-cloud-controller-manager:", err)
@@ -75,7 +80,7 @@ func newCommand() (*cobra.Command, error) {
 	command := app.NewCloudControllerManagerCommand(options, initialize, controllers, names.CCMControllerAliases(), flags, stopped)
 	command.Use = "metallb-cloud-controller-manager"
 	command.Flags().Lookup("help").Usage = "help for " + command.Use
-	command.Long = "Gives addresses to Services of type LoadBalancer in clusters that have no cloud."
+	command.Long = "Gives addresses to Services of type LoadBalancer in clusters that have no cloud.\n\nWith validate, verify or test as its first word it answers the questions of the chart's hooks: see \"verify --help\"."
 	return command, nil
 }
 

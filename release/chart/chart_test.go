@@ -4,6 +4,7 @@ package chart
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -69,7 +71,7 @@ func withHelm(m *testing.M) int {
 }
 
 // operator makes helm template believe that the cluster has the Prometheus operator's kinds.
-var operator = []string{"--api-versions=monitoring.coreos.com/v1/PodMonitor", "--api-versions=monitoring.coreos.com/v1/PrometheusRule"}
+var operator = []string{"--api-versions=monitoring.coreos.com/v1/PodMonitor", "--api-versions=monitoring.coreos.com/v1/ServiceMonitor", "--api-versions=monitoring.coreos.com/v1/PrometheusRule"}
 
 // Each case is rendered into testdata/NAME.yaml and, as far as NOTES do not need the operator's kinds, testdata/NAME.txt.
 var cases = []struct {
@@ -92,8 +94,16 @@ flowSchema: {enabled: false}
 networkPolicy: {enabled: false}
 `},
 	{name: "everything", namespace: "metallb-system", args: operator, values: `
-global: {imageRegistry: not used}
-image: {registry: "registry.example:5000/metallb", tag: v0.2.0, pullPolicy: Always}
+global: {imageRegistry: "mirror.example", imagePullSecrets: [{name: mirror}], theirs: {any: thing}}
+fullnameOverride: edge-lb
+image:
+  registry: "registry.example:5000/metallb"
+  tag: v0.2.0
+  pullPolicy: Always
+  digests:
+    controller: sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+    speaker: sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
+    bfd: sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc
 imagePullSecrets: [{name: registry}]
 controller:
   replicas: 3
@@ -105,6 +115,14 @@ controller:
   nodeSelector: {example.com/role: infrastructure}
   tolerations: [{key: example.com/role, value: infrastructure}]
   priorityClassName: important
+  podLabels: {example.com/team: network}
+  podAnnotations: {example.com/scanned: "false"}
+  affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: example.com/rack, operator: Exists}]}]}}}
+  extraEnv: [{name: GODEBUG, value: netdns=go}]
+  extraVolumes: [{name: tls, secret: {secretName: metrics-tls}}]
+  extraVolumeMounts: [{name: tls, mountPath: /tls, readOnly: true}]
+  topologySpreadConstraints: [{topologyKey: topology.kubernetes.io/zone, maxSkew: 1, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app.kubernetes.io/component: controller}}}]
+  updateStrategy: {type: Recreate}
 speaker:
   onSIGTERM: withdraw
   ignoreExcludeLB: true
@@ -113,11 +131,18 @@ speaker:
   probePort: 17474
   maxUnavailable: 10%
   verbosity: 2
-  extraArgs: [--logging-format=json]
+  extraArgs: [--logging-format=json, --tls-cert-file=/tls/tls.crt, --tls-private-key-file=/tls/tls.key]
   resources: {limits: {memory: 100Mi}}
   nodeSelector: {example.com/edge: "true"}
   tolerations: []
   priorityClassName: important
+  podLabels: {example.com/team: network}
+  podAnnotations: {example.com/scanned: "false"}
+  affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: example.com/rack, operator: Exists}]}]}}}
+  extraEnv: [{name: GODEBUG, value: netdns=go}]
+  extraVolumes: [{name: tls, secret: {secretName: metrics-tls}}]
+  extraVolumeMounts: [{name: tls, mountPath: /tls, readOnly: true}]
+  updateStrategy: {type: OnDelete}
 bfd:
   enabled: true
   tag: v0.1.7
@@ -125,13 +150,53 @@ bfd:
   probePort: 17476
   verbosity: 1
   extraArgs: [--logging-format=json]
+  resources: {requests: {cpu: 300m, memory: 64Mi}, limits: {cpu: 300m, memory: 64Mi}}
   nodeSelector: {example.com/edge: "true"}
   tolerations: []
   priorityClassName: important
+  podLabels: {example.com/team: network}
+  podAnnotations: {example.com/scanned: "false"}
+  affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: example.com/rack, operator: Exists}]}]}}}
+  extraEnv: [{name: GODEBUG, value: netdns=go}]
+  extraVolumes: [{name: tls, secret: {secretName: metrics-tls}}]
+  extraVolumeMounts: [{name: tls, mountPath: /tls, readOnly: true}]
+  updateStrategy: {type: OnDelete}
 networkPolicy: {apiServerPorts: [443, 6443]}
-podMonitor: {enabled: true, interval: 1m, labels: {release: prometheus}}
-prometheusRule: {enabled: true, labels: {release: prometheus}}
+podMonitor:
+  enabled: true
+  interval: 1m
+  labels: {release: prometheus}
+  relabelings: [{action: replace, targetLabel: cluster, replacement: berlin}]
+  metricRelabelings: [{action: drop, sourceLabels: [__name__], regex: go_.*}]
+prometheusRule:
+  enabled: true
+  labels: {release: prometheus}
+  disabled: [MetalLBAddressPoolUsage75Percent]
+  severities: {MetalLBServicePending: critical}
 dashboard: {enabled: true, labels: {grafana_folder: network}}
+extraObjects:
+- {apiVersion: v1, kind: ConfigMap, metadata: {name: more, namespace: "{{ .Release.Namespace }}", labels: {app.kubernetes.io/name: metallb}}}
+- |
+  apiVersion: v1
+  kind: ConfigMap
+  metadata: {name: and-more, namespace: {{ .Release.Namespace }}, labels: {app.kubernetes.io/name: metallb}}
+`},
+	{name: "the-cni-announces", namespace: "load-balancing", args: operator, values: `
+config: "address-pools: []"
+nameOverride: addresses
+verify: {timeout: 30s}
+speaker: {enabled: false}
+serviceMonitor:
+  enabled: true
+  interval: 1m
+  labels: {release: prometheus}
+  relabelings: [{action: replace, targetLabel: cluster, replacement: berlin}]
+  metricRelabelings: [{action: drop, sourceLabels: [__name__], regex: go_.*}]
+prometheusRule: {enabled: true}
+`},
+	{name: "unverified", namespace: "metallb-system", values: `
+config: "peers: []"
+verify: {enabled: false}
 `},
 }
 
@@ -187,7 +252,7 @@ func TestKubernetesIsNewEnough(t *testing.T) {
 }
 
 func TestKindsThatTheClusterDoesNotKnowAreRefused(t *testing.T) {
-	for value, kind := range map[string]string{"podMonitor": "PodMonitor", "prometheusRule": "PrometheusRule"} {
+	for value, kind := range map[string]string{"podMonitor": "PodMonitor", "serviceMonitor": "ServiceMonitor", "prometheusRule": "PrometheusRule"} {
 		values := value + ": {enabled: true}"
 		want := fmt.Sprintf("%s.enabled is true, but this cluster does not know monitoring.coreos.com/v1/%s: "+
 			"install the Prometheus operator first, or set %s.enabled to false", value, kind, value)
@@ -248,6 +313,10 @@ func TestEachObjectIsWhatKubernetesAndTheOperatorExpect(t *testing.T) {
 				t.Errorf("%s: it is in namespace %q", at, n)
 			}
 			switch o := object.(type) {
+			case *batchv1.Job:
+				mustBeHarmless(t, at, o.Spec.Template)
+			case *corev1.Pod:
+				mustBeHarmless(t, at, corev1.PodTemplateSpec{Spec: o.Spec})
 			case *appsv1.Deployment:
 				pods = append(pods, o.Spec.Template)
 				matches(t, at, o.Spec.Selector, o.Spec.Template)
@@ -261,7 +330,14 @@ func TestEachObjectIsWhatKubernetesAndTheOperatorExpect(t *testing.T) {
 				}
 			}
 		}
-		if want := 2 + strings.Count(c.values, "bfd:"); len(pods) != want {
+		want := 2
+		switch c.name {
+		case "everything":
+			want = 3
+		case "the-cni-announces":
+			want = 1
+		}
+		if len(pods) != want {
 			t.Fatalf("%s: %d kinds of Pods", c.name, len(pods))
 		}
 		for _, pod := range pods {
@@ -281,6 +357,20 @@ func TestEachObjectIsWhatKubernetesAndTheOperatorExpect(t *testing.T) {
 				pod := component(o.Labels["app.kubernetes.io/component"])
 				matches(t, o.Name, &o.Spec.Selector, pod)
 				if want := pod.Spec.Containers[0].Ports[0].Name; *o.Spec.PodMetricsEndpoints[0].Port != want {
+					t.Errorf("%s: there is no such port", o.Name)
+				}
+			case *monitoringv1.ServiceMonitor:
+				i := slices.IndexFunc(all, func(object runtime.Object) bool {
+					svc, ok := object.(*corev1.Service)
+					return ok && svc.Labels["app.kubernetes.io/component"] == o.Labels["app.kubernetes.io/component"]
+				})
+				if i < 0 {
+					t.Fatalf("%s: it selects no Service", o.Name)
+				}
+				svc := all[i].(*corev1.Service)
+				matches(t, o.Name, &o.Spec.Selector, corev1.PodTemplateSpec{ObjectMeta: svc.ObjectMeta})
+				matches(t, svc.Name, &metav1.LabelSelector{MatchLabels: svc.Spec.Selector}, component(svc.Labels["app.kubernetes.io/component"]))
+				if svc.Spec.Ports[0].Name != o.Spec.Endpoints[0].Port {
 					t.Errorf("%s: there is no such port", o.Name)
 				}
 			}
@@ -328,6 +418,12 @@ func TestTheViewerMayGetRoutesAndNothingElse(t *testing.T) {
 			}
 		}
 		want := fmt.Sprintf("%+v", []rbacv1.PolicyRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"/routes"}}})
+		if c.name == "the-cni-announces" {
+			if accounts != 0 || len(granted) > 0 {
+				t.Errorf("%s: an account to ask nobody", c.name)
+			}
+			continue
+		}
 		if accounts != 1 || !slices.Equal(granted, []string{want}) {
 			t.Errorf("%s: %d accounts, which may %s, want %s", c.name, accounts, granted, want)
 		}
@@ -360,20 +456,30 @@ func mustBeHarmless(t *testing.T, at string, pod corev1.PodTemplateSpec) {
 	if !reflect.DeepEqual(s.SecurityContext, want) {
 		t.Errorf("%s: a Pod with the security context %v", at, s.SecurityContext)
 	}
-	if s.HostPID || s.HostIPC || s.ShareProcessNamespace != nil || s.Volumes != nil || len(s.InitContainers)+len(s.EphemeralContainers) > 0 {
+	for _, v := range s.Volumes { // what a value or a hook brings
+		if v.Secret == nil && v.ConfigMap == nil {
+			t.Errorf("%s: a Pod with the volume %v", at, v)
+		}
+	}
+	if s.HostPID || s.HostIPC || s.ShareProcessNamespace != nil || len(s.InitContainers)+len(s.EphemeralContainers) > 0 {
 		t.Errorf("%s: a Pod that asks for more than it needs: %v", at, s)
 	}
-	if onNodes := s.ServiceAccountName != "metallb-controller"; s.HostNetwork != onNodes {
+	runs := s.RestartPolicy == ""
+	if onNodes := runs && !strings.HasSuffix(s.ServiceAccountName, "-controller"); s.HostNetwork != onNodes {
 		t.Errorf("%s: the Pod of %s has hostNetwork %t", at, s.ServiceAccountName, s.HostNetwork)
 	}
-	if s.AutomountServiceAccountToken == nil || !*s.AutomountServiceAccountToken {
-		t.Errorf("%s: the Pod has no token", at)
+	// One that asks nobody has no account.
+	if has := s.ServiceAccountName != ""; s.AutomountServiceAccountToken == nil || *s.AutomountServiceAccountToken != has {
+		t.Errorf("%s: the Pod of %s has a token: %v", at, s.ServiceAccountName, s.AutomountServiceAccountToken)
 	}
 	for _, c := range s.Containers {
 		want := &corev1.SecurityContext{AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
 			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
 		if !reflect.DeepEqual(c.SecurityContext, want) {
 			t.Errorf("%s: container %s has the security context %v", at, c.Name, c.SecurityContext)
+		}
+		if !runs {
+			continue
 		}
 		for _, probe := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe} {
 			// The network reaches what answers by HTTPS; without it, nobody but the node itself may.
@@ -451,7 +557,8 @@ func TestAlertsAndDashboardArriveAsTheyAre(t *testing.T) {
 		switch o := object.(type) {
 		case *monitoringv1.PrometheusRule:
 			var want monitoringv1.PrometheusRuleSpec
-			if err := kubeyaml.UnmarshalStrict([]byte(read(t, chart+"/files/alerts.yaml")), &want); err != nil || !reflect.DeepEqual(o.Spec, want) {
+			alerts := strings.ReplaceAll(read(t, chart+"/files/alerts.yaml"), "--namespace=metallb-system", "--namespace=default")
+			if err := kubeyaml.UnmarshalStrict([]byte(alerts), &want); err != nil || !reflect.DeepEqual(o.Spec, want) {
 				t.Errorf("the rules differ from files/alerts.yaml: %v", err)
 			}
 			found++
@@ -470,16 +577,145 @@ func TestAlertsAndDashboardArriveAsTheyAre(t *testing.T) {
 // withoutFiles leaves the alerts and the dashboard out, which are others' to change.
 func withoutFiles(t *testing.T, rendered string) string {
 	t.Helper()
-	for path, indent := range map[string]string{"files/alerts.yaml": "  ", "files/dashboard.json": "    "} {
-		text := strings.TrimSuffix(read(t, chart+"/"+path), "\n")
-		rendered = strings.ReplaceAll(rendered, indent+strings.ReplaceAll(text, "\n", "\n"+indent), indent+"# "+path)
-	}
-	return rendered
+	text := strings.TrimSuffix(read(t, chart+"/files/dashboard.json"), "\n")
+	rendered = strings.ReplaceAll(rendered, "    "+strings.ReplaceAll(text, "\n", "\n    "), "    # files/dashboard.json")
+	return regexp.MustCompile(`(?ms)(^kind: PrometheusRule\n.*?^spec:\n).*?(^---|\z)`).ReplaceAllString(rendered, "$1  # files/alerts.yaml\n$2")
 }
 
-// tight leaves out the empty lines between documents, of which each version of Helm has its own number.
+// ruleset renders the PrometheusRule into namespace load-balancing.
+func ruleset(t *testing.T, values string) (all []monitoringv1.Rule) {
+	t.Helper()
+	out, err := render(t, helm, values, append([]string{"--namespace=load-balancing"}, operator...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, object := range objects(t, out) {
+		if o, ok := object.(*monitoringv1.PrometheusRule); ok {
+			for _, group := range o.Spec.Groups {
+				all = append(all, group.Rules...)
+			}
+		}
+	}
+	return all
+}
+
+func TestAlertsNameTheReleasesNamespaceAndCanBeLeftOutOrRouted(t *testing.T) {
+	all, fewer := ruleset(t, "prometheusRule: {enabled: true}"), ruleset(t, `prometheusRule: {enabled: true, disabled: [MetalLBNoLeader], severities: {MetalLBServicePending: page}}`)
+	named := 0
+	for _, rule := range all {
+		for _, text := range rule.Annotations {
+			named += strings.Count(text, "--namespace=load-balancing")
+			if strings.Contains(text, "metallb-system") {
+				t.Errorf("%s names another namespace than the release's: %s", rule.Alert, text)
+			}
+		}
+	}
+	if named == 0 || len(fewer) != len(all)-1 {
+		t.Errorf("the namespace is named %d times, and %d of %d rules are left", named, len(fewer), len(all))
+	}
+	for _, rule := range fewer {
+		if rule.Alert == "MetalLBNoLeader" || rule.Alert == "MetalLBServicePending" && rule.Labels["severity"] != "page" {
+			t.Errorf("%s with severity %s", rule.Alert, rule.Labels["severity"])
+		}
+	}
+	for _, rule := range ruleset(t, "prometheusRule: {enabled: true}\nspeaker: {enabled: false}") {
+		if rule.Alert == "MetalLBNoSpeaker" {
+			t.Error("an alert says that there is no speaker, where none shall be")
+		}
+	}
+	for _, values := range []string{"disabled: [MetalLBTypo]", "severities: {MetalLBTypo: page}"} {
+		if _, err := render(t, helm, "prometheusRule: {enabled: true, "+values+"}", operator...); err == nil || !strings.Contains(err.Error(), "there is no alert MetalLBTypo") {
+			t.Errorf("%s: %v", values, err)
+		}
+	}
+}
+
+// The last of two flags would win, and the chart would say another thing than the program does.
+func TestFlagsThatTheChartSetsAreRefusedInExtraArgs(t *testing.T) {
+	out, err := render(t, helm, "{bfd: {enabled: true}, controller: {loadBalancerClasses: [x], loadBalancerClassOnly: true}, speaker: {ignoreExcludeLB: true, waitForURL: 'http://x'}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	looked := 0
+	for _, object := range objects(t, out) {
+		var pod corev1.PodTemplateSpec
+		var component string
+		switch o := object.(type) {
+		case *appsv1.Deployment:
+			pod, component = o.Spec.Template, o.Labels["app.kubernetes.io/component"]
+		case *appsv1.DaemonSet:
+			pod, component = o.Spec.Template, o.Labels["app.kubernetes.io/component"]
+		default:
+			continue
+		}
+		for _, arg := range pod.Spec.Containers[0].Args {
+			looked++
+			flag, _, _ := strings.Cut(arg, "=")
+			values := fmt.Sprintf("{bfd: {enabled: true}, %s: {extraArgs: [%s=x]}}", component, flag)
+			if component == "bfd" {
+				values = fmt.Sprintf("{bfd: {enabled: true, extraArgs: [%s=x]}}", flag)
+			}
+			want := fmt.Sprintf("%s.extraArgs: %s is the chart's to set: ", component, flag)
+			if _, err := render(t, helm, values); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %s", values, err, want)
+			}
+		}
+	}
+	if looked < 10 {
+		t.Errorf("only %d flags: this test looks at nothing", looked)
+	}
+}
+
+func TestWhatContradictsItselfIsRefused(t *testing.T) {
+	for values, want := range map[string]string{
+		"{podMonitor: {enabled: true}, serviceMonitor: {enabled: true}}": "all would be read twice",
+		"{bfd: {enabled: true}, speaker: {enabled: false}}":              "BFD watches over the sessions of speakers",
+	} {
+		if _, err := render(t, helm, values, operator...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", values, err, want)
+		}
+	}
+}
+
+// The Jobs ask for the text that the ConfigMap has, and neither is in the plain manifests.
+func TestTheVerifyingJobsAskForTheTextThatIsInstalled(t *testing.T) {
+	const text = "peers: []\n# {{ no template }}\n"
+	out, err := run(t, helm, "template", "metallb", chart, "--show-only=templates/verify.yaml", "--set-file=config="+file(t, text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	jobs := map[string][]string{}
+	for _, object := range objects(t, out) {
+		switch o := object.(type) {
+		case *corev1.ConfigMap:
+			if o.Data["config"] != text {
+				t.Errorf("the text to validate is %q", o.Data["config"])
+			}
+		case *batchv1.Job:
+			jobs[o.Annotations["helm.sh/hook"]] = o.Spec.Template.Spec.Containers[0].Args
+		case *rbacv1.Role:
+			if want := []rbacv1.PolicyRule{{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"config-admitted"}}}; !reflect.DeepEqual(o.Rules, want) {
+				t.Errorf("the account may %v", o.Rules)
+			}
+		}
+	}
+	want := map[string][]string{
+		"pre-install,pre-upgrade":                 {"validate", "/text/config"},
+		"post-install,post-upgrade,post-rollback": {"verify", "--config-namespace=default", fmt.Sprintf("--hash=%.8x", sha256.Sum256([]byte(text))), "--timeout=120s"},
+	}
+	if !reflect.DeepEqual(jobs, want) {
+		t.Errorf("the Jobs are %q, want %q", jobs, want)
+	}
+	for _, manifest := range []string{"metallb.yaml", "rbac.yaml"} {
+		if strings.Contains(read(t, "../../manifests/"+manifest), "hook") {
+			t.Errorf("%s has a hook, which without Helm is not one", manifest)
+		}
+	}
+}
+
+// tight leaves out the empty lines behind documents, of which each version of Helm has its own number.
 func tight(rendered string) string {
-	return regexp.MustCompile(`\n+---\n`).ReplaceAllString(rendered, "\n---\n")
+	return strings.TrimRight(regexp.MustCompile(`\n+---\n`).ReplaceAllString(rendered, "\n---\n"), "\n") + "\n"
 }
 
 // render runs helm template on the chart, with a file of values, and returns what it prints.

@@ -16,7 +16,7 @@ metadata:
 
 func TestManifestsAreMadeFromTheChart(t *testing.T) {
 	for path, args := range map[string][]string{"rbac.yaml": {"--show-only=templates/rbac.yaml"}, "metallb.yaml": nil} {
-		out, err := render(t, helm, "", append(args, "--namespace=metallb-system")...)
+		out, err := render(t, helm, "", append(args, "--namespace=metallb-system", "--no-hooks")...)
 		if err != nil {
 			t.Fatal(err)
 		}

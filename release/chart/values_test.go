@@ -75,7 +75,7 @@ func TestAMisspeltKeyIsRefusedAtEveryLevel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(levels) != 17 {
+	if len(levels) != 21 {
 		t.Errorf("%d levels with keys: is one open to misspellings?", len(levels))
 	}
 	_, err = render(t, helm, string(values))
@@ -109,7 +109,7 @@ func TestValuesSchemaAndReadmeAgree(t *testing.T) {
 				if below["description"] == nil {
 					t.Errorf("values.schema.json does not describe %s", key)
 				}
-			} else if key != "global" {
+			} else {
 				walk(below, key)
 			}
 		}
@@ -224,5 +224,81 @@ func TestEachBlockOfValuesInTheDocumentationIsRendered(t *testing.T) {
 	}
 	if looked == 0 {
 		t.Error("no page has any: this test looks at nothing")
+	}
+}
+
+// A value that no case sets could do nothing, and nobody would see it.
+func TestEachValueIsSetInSomeCase(t *testing.T) {
+	set := map[string]bool{}
+	var note func(values map[string]any, path string)
+	note = func(values map[string]any, path string) {
+		for key, value := range values {
+			path := strings.TrimPrefix(path+"."+key, ".")
+			set[path] = true
+			if below, ok := value.(map[string]any); ok {
+				note(below, path)
+			}
+		}
+	}
+	for _, c := range cases {
+		var values map[string]any
+		if err := yaml.Unmarshal([]byte(c.values), &values); err != nil {
+			t.Fatal(err)
+		}
+		note(values, "")
+	}
+	var walk func(node map[string]any, path string)
+	walk = func(node map[string]any, path string) {
+		properties, _ := node["properties"].(map[string]any)
+		for key, below := range properties {
+			below, path := resolve(t, below.(map[string]any)), strings.TrimPrefix(path+"."+key, ".")
+			if _, leaf := below["default"]; !leaf {
+				walk(below, path)
+			} else if !set[path] {
+				t.Errorf("no case sets %s", path)
+			}
+		}
+	}
+	walk(schema(t), "")
+}
+
+// On Artifact Hub and in the archive, the README stands alone.
+func TestTheReadmesLinksWorkWithoutTheRepository(t *testing.T) {
+	for _, m := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(read(t, chart+"/README.md"), -1) {
+		if !strings.HasPrefix(m[1], "#") && !strings.HasPrefix(m[1], "https://") {
+			t.Errorf("the link %s leads nowhere", m[1])
+		}
+	}
+}
+
+// Artifact Hub shows what stands here, and a release changes one place only.
+func TestTheChartSaysWhereItsImagesAre(t *testing.T) {
+	var about struct {
+		AppVersion  string `yaml:"appVersion"`
+		Icon        string
+		Maintainers []struct{ Name, URL string }
+		Annotations map[string]string
+	}
+	if err := yaml.Unmarshal([]byte(read(t, chart+"/Chart.yaml")), &about); err != nil {
+		t.Fatal(err)
+	}
+	if about.Icon == "" || len(about.Maintainers) == 0 {
+		t.Error("it has no icon, or no maintainers")
+	}
+	var images []struct{ Name, Image string }
+	var links []struct{ Name, URL string }
+	var changes []struct{ Kind, Description string }
+	for key, into := range map[string]any{"images": &images, "links": &links, "changes": &changes} {
+		if err := yaml.Unmarshal([]byte(about.Annotations["artifacthub.io/"+key]), into); err != nil {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+	if len(images) != 3 || len(links) == 0 || len(changes) == 0 {
+		t.Errorf("%d images, %d links, %d changes", len(images), len(links), len(changes))
+	}
+	for _, image := range images {
+		if want := "ghcr.io/metallb/cloud-provider-metallb/" + image.Name + ":" + about.AppVersion; image.Image != want {
+			t.Errorf("%s is said to be %s", want, image.Image)
+		}
 	}
 }

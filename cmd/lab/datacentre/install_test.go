@@ -150,6 +150,7 @@ func TestHelmInstallsItAndAClientReachesAService(t *testing.T) {
 	before := made(in.everything(ctx))(t)
 	addr := netip.MustParseAddr("192.168.10.0")
 
+	in.failsTruthfully(t)
 	// One pass through the tutorial, block by block.
 	for _, p := range passages(t, "tutorial.md", "### 1. Write down your four facts", "## ") {
 		switch p.word {
@@ -188,6 +189,10 @@ func TestHelmInstallsItAndAClientReachesAService(t *testing.T) {
 		if strings.Contains(logs, line.text) != line.want {
 			t.Errorf("that our logs say %q is not %v:\n%s", line.text, line.want, logs)
 		}
+	}
+	if out := in.shell(t, "helm test metallb --namespace=metallb-system"); !strings.Contains(out, "BGP sessions of 3 speakers are up") ||
+		!strings.Contains(out, "got address 192.168.10.1") {
+		t.Errorf("helm test does not say what it found:\n%s", out)
 	}
 	in.reachesKubelets(t)
 	in.asks(t)
@@ -283,6 +288,9 @@ func (in *installation) hears(t *testing.T, addr netip.Addr, workers ...*Worker)
 
 // upgrade is the command that upgrades the release, with more behind it.
 const upgrade = "helm upgrade metallb charts/metallb --namespace=metallb-system --reset-then-reuse-values"
+
+// programs selects the Pods that stay.
+const programs = "app.kubernetes.io/component in (controller, speaker)"
 
 // secret makes the password of a peer.
 const secret = "kubectl create secret generic metallb-bgp-auth --namespace=metallb-system --from-literal=spare=open-sesame"
@@ -392,6 +400,32 @@ func (in *installation) asks(t *testing.T) {
 	in.shell(t, "kubectl delete -f "+strings.Join(roles, " -f "))
 }
 
+// fails demands that a command fails, and says why in its own output.
+func (in *installation) fails(t *testing.T, command string, why ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	out, err := in.try(ctx, command)
+	if err == nil {
+		t.Fatalf("%s succeeds:\n%s", command, out)
+	}
+	for _, words := range why {
+		if !strings.Contains(out, words) {
+			t.Errorf("%s does not say %q", command, words)
+		}
+	}
+	t.Logf("$ %s\n%s", command, out)
+}
+
+// failsTruthfully installs with a text that cannot be read, and demands that helm install itself says what is wrong.
+func (in *installation) failsTruthfully(t *testing.T) {
+	t.Helper()
+	must(t, os.WriteFile(filepath.Join(in.folder, "broken"), []byte("peers: []\naddress-pools:\n- name: default\n  cidr: [192.168.10.0/33]\n"), 0o600))
+	in.fails(t, "helm install metallb charts/metallb --namespace=metallb-system --create-namespace --set-file=config=broken --wait",
+		"the configuration is refused, and nothing was changed", "line 4: address-pools[0].cidr[0]", "192.168.10.0/33")
+	in.shell(t, "helm uninstall metallb --namespace=metallb-system")
+}
+
 // refuses demands that what cannot work is refused before anything is changed, in words that tell what to do.
 func (in *installation) refuses(t *testing.T) {
 	t.Helper()
@@ -416,21 +450,21 @@ func (in *installation) refuses(t *testing.T) {
 		t.Error("a refused upgrade has changed something")
 	}
 
-	// The chart cannot know what is wrong with a configuration, but tells where to look.
-	must(t, os.WriteFile(filepath.Join(in.folder, "broken"), []byte("peers: []\naddress-pools:\n- name: default\n  cidr: [192.168.10.0/33]\n"), 0o600))
-	notes := in.shell(t, upgrade+" --set-file=config=broken")
-	command := "kubectl describe configmap config --namespace=metallb-system"
-	if !strings.Contains(notes, command) {
-		t.Fatalf("Helm's notes do not say: %s", command)
+	// A text that cannot be read stops an upgrade before anything is changed.
+	const written = "kubectl get configmap config --namespace=metallb-system --output=jsonpath='{.data}{.metadata.resourceVersion}'"
+	before := in.shell(t, written)
+	in.fails(t, upgrade+" --set-file=config=broken", "the configuration is refused, and nothing was changed", "line 4: address-pools[0].cidr[0]", "192.168.10.0/33")
+	if in.shell(t, written) != before {
+		t.Error("an upgrade to a broken text has changed something")
 	}
-	eventually(t, "the event that says what is wrong", func(ctx context.Context) error {
-		out, err := in.try(ctx, command)
-		if err == nil && (!strings.Contains(out, "InvalidConfig") || !strings.Contains(out, "192.168.10.0/33")) {
-			err = fmt.Errorf("it shows\n%s", out)
-		}
-		return err
-	})
-	in.shell(t, upgrade+" --values=values.yaml")
+	// Whether a text may be in force, only the controller manager knows, who has Services to think of.
+	must(t, os.WriteFile(filepath.Join(in.folder, "elsewhere"), []byte("peers:\n- {peer-address: 10.0.0.1, peer-asn: 100, my-asn: 42}\n"+
+		"address-pools:\n- name: default\n  cidr: [192.168.20.0/24]\n"), 0o600))
+	in.fails(t, upgrade+" --set-file=config=elsewhere", "the configuration is refused: the text ", "stays in force", "default/web 192.168.10.0")
+	// Without a controller manager that judges, it says what it waited for.
+	in.fails(t, upgrade+" --values=values.yaml --set=verify.timeout=5s,controller.updateStrategy.type=Recreate,controller.extraArgs={--bogus} --set-string=config='peers: []'",
+		"after 5s, the text ", "no controller manager has judged the text yet", "kubectl get pods,leases --namespace=metallb-system")
+	in.shell(t, upgrade+" --values=values.yaml --set=verify.timeout=null,controller.updateStrategy=null,controller.extraArgs=null --wait")
 }
 
 // crd makes the API server take objects of a kind, whatever they hold. The Prometheus operator's own definitions are on no registry that
@@ -462,7 +496,7 @@ func (in *installation) watches(t *testing.T) {
 		return cmp.Or(err, map[bool]error{true: errors.New("it is empty")}[token == ""])
 	})
 	served := map[string]bool{}
-	pods := made(in.API.CoreV1().Pods(configNamespace).List(t.Context(), metav1.ListOptions{}))(t)
+	pods := made(in.API.CoreV1().Pods(configNamespace).List(t.Context(), metav1.ListOptions{LabelSelector: programs}))(t)
 	for _, pod := range pods.Items {
 		url := fmt.Sprintf("https://%s:%d/metrics", pod.Status.PodIP, pod.Spec.Containers[0].Ports[0].ContainerPort)
 		ask := func(more ...string) (string, error) {
@@ -532,7 +566,7 @@ func (in *installation) upgrades(t *testing.T, addr netip.Addr) {
 	}
 	quiet(t, recorders, "the upgrade")
 
-	pods := made(in.API.CoreV1().Pods(configNamespace).List(ctx, metav1.ListOptions{}))(t)
+	pods := made(in.API.CoreV1().Pods(configNamespace).List(ctx, metav1.ListOptions{LabelSelector: programs}))(t)
 	if len(pods.Items) != 5 {
 		t.Errorf("there are %d Pods instead of two controllers and three speakers", len(pods.Items))
 	}

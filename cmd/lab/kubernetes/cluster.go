@@ -253,7 +253,7 @@ var controllers = []string{
 
 // workloadControllers are what makes pods of Deployments and DaemonSets, and gives them service accounts.
 var workloadControllers = []string{
-	"daemonset-controller", "deployment-controller", "replicaset-controller", "disruption-controller",
+	"daemonset-controller", "deployment-controller", "replicaset-controller", "disruption-controller", "job-controller",
 	"node-lifecycle-controller",                // takes the taint off new nodes that keeps pods away
 	"serviceaccount-controller",                // the account default of each namespace
 	"serviceaccount-token-controller",          // Secrets with a token
