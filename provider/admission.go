@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -34,12 +35,13 @@ const (
 	keyRefused    = service.KeyRefused
 	keyGivenUp    = service.KeyGivenUp
 	keyObserved   = "observed-resource-version"
+	keyContested  = "contested"
 	keyConfirmed  = service.KeyConfirmed
 )
 
 const (
-	// rewriteRefusalAfter is how often a refusal may be written again, with the whole copy, while a text in force stays.
-	rewriteRefusalAfter = 10 * time.Second
+	// rewriteAfter is how often what is noted beside a text in force may be written again, with the whole copy.
+	rewriteAfter = 10 * time.Second
 	// mostOfARefusal is how long it may be: the copy must fit into a ConfigMap.
 	mostOfARefusal = 64 << 10
 	// graceOfReading is how long after the start a text waits in silence for what a verdict needs to be read.
@@ -66,7 +68,7 @@ type admission struct {
 	waits   bool                 // for what a verdict needs to be read, or for the copy to be written
 	failure string               // why the copy could not be written, as it was said, and for which version of the user's text
 	began   time.Time            // when we began to lead
-	written time.Time            // when a refusal was written last
+	written time.Time            // when something was noted beside the text in force last
 }
 
 // An admittedCopy is what the copy says.
@@ -77,6 +79,8 @@ type admittedCopy struct {
 	used     []string         // confirmations that are used up
 	refused  *service.Refusal // of the user's text, if it is not in force
 	observed string           // version of the user's ConfigMap that was judged last
+	// contested are the addresses of Services whose status somebody else writes again and again, as writeAddresses writes them.
+	contested string
 }
 
 // parsed is a text and what became of it, so that it is parsed once.
@@ -118,6 +122,7 @@ func (a *admission) recall(ctx context.Context) (*loadbalancer.Config, error) {
 		return nil, fmt.Errorf("get configmap %s: %w", a.copyName(), err)
 	}
 	a.is = readCopy(stored.Data)
+	a.cloud.ledger.contested = readAddresses(a.is.contested)
 	// What another version admitted is in force here too.
 	if text, ok := stored.Data[keyConfig]; ok {
 		if a.config, _, err = loadbalancer.ParseAdmitted([]byte(text)); err != nil {
@@ -205,6 +210,7 @@ func (a *admission) review(ctx context.Context) (again time.Duration, err error)
 	if a.is.givenUp != nil && !a.cloud.holdsAny(a.is.givenUp) {
 		a.is.givenUp = nil
 	}
+	a.is.contested = a.cloud.fights()
 	wait, err := a.store(ctx, a.is)
 	return cmp.Or(again, wait), err
 }
@@ -396,7 +402,7 @@ func moment() string { return time.Now().UTC().Format(time.RFC3339) }
 
 // readCopy reads what data writes.
 func readCopy(data map[string]string) admittedCopy {
-	is := admittedCopy{text: data[keyConfig], at: data[keyAdmittedAt], givenUp: service.ReadRanges(data[keyGivenUp]), refused: service.ReadRefusal(data[keyRefused]), observed: data[keyObserved]}
+	is := admittedCopy{text: data[keyConfig], at: data[keyAdmittedAt], givenUp: service.ReadRanges(data[keyGivenUp]), refused: service.ReadRefusal(data[keyRefused]), observed: data[keyObserved], contested: data[keyContested]}
 	if used := data[keyConfirmed]; used != "" {
 		is.used = strings.Split(used, ",")
 	}
@@ -423,14 +429,17 @@ func (is admittedCopy) data(ours service.Ours) map[string]string {
 		}
 		want[keyRefused] = string(text)
 	}
+	if is.contested != "" {
+		want[keyContested] = is.contested
+	}
 	if len(want) > 0 && is.observed != "" {
 		want[keyObserved] = is.observed
 	}
 	return want
 }
 
-// store writes the admitted copy if it is not what it should be and this process leads. Other refusals of one text in force
-// wait their turn.
+// store writes the admitted copy if it is not what it should be and this process leads. What else is noted beside the same text in
+// force waits its turn.
 func (a *admission) store(ctx context.Context, is admittedCopy) (again time.Duration, err error) {
 	want, found := is.data(a.cloud.options.Ours), stored[corev1.ConfigMap](a.copies, a.cloud.options.Namespace, a.copyName())
 	missing := found == nil
@@ -440,12 +449,14 @@ func (a *admission) store(ctx context.Context, is admittedCopy) (again time.Dura
 	if maps.Equal(found.Data, want) && len(found.BinaryData) == 0 {
 		return 0, nil
 	}
-	before := found.Data[keyRefused]
-	refuses := want[keyRefused] != "" && want[keyRefused] != before
-	if refuses && before != "" {
-		if age := time.Since(a.written); age < rewriteRefusalAfter && found.Data[keyConfig] == want[keyConfig] && found.Data[keyHash] == want[keyHash] {
-			return rewriteRefusalAfter - age, nil
+	notes, anew := false, false
+	for _, key := range []string{keyRefused, keyContested} {
+		if is, was := want[key], found.Data[key]; is != "" && is != was {
+			notes, anew = true, anew || was != ""
 		}
+	}
+	if age := time.Since(a.written); anew && age < rewriteAfter && found.Data[keyConfig] == want[keyConfig] && found.Data[keyHash] == want[keyHash] {
+		return rewriteAfter - age, nil
 	}
 	if err := a.cloud.confirm(ctx); err != nil {
 		return 0, err
@@ -458,7 +469,7 @@ func (a *admission) store(ctx context.Context, is admittedCopy) (again time.Dura
 	} else {
 		_, err = configMaps.Update(ctx, changed, metav1.UpdateOptions{})
 	}
-	if err == nil && refuses {
+	if err == nil && notes {
 		a.written = time.Now()
 	}
 	return 0, err
@@ -466,14 +477,45 @@ func (a *admission) store(ctx context.Context, is admittedCopy) (again time.Dura
 
 // writeRanges keeps the addresses that are given up over a restart, for service.ReadRanges.
 func writeRanges(set *netipx.IPSet) string {
-	const most = 200 << 10 // the copy must fit into a ConfigMap
 	var all []string
 	for _, r := range set.Ranges() {
 		all = append(all, r.String())
 	}
-	text := strings.Join(all, ",")
-	if len(text) > most { // the rest is not forgotten as long as this process lives
-		text = text[:strings.LastIndexByte(text[:most], ',')]
+	return joined(all, ",")
+}
+
+// writeAddresses keeps addresses over a restart, by the UIDs of their Services, for readAddresses.
+func writeAddresses(of map[types.UID][]netip.Addr) string {
+	var all []string
+	for _, uid := range slices.Sorted(maps.Keys(of)) {
+		line := string(uid)
+		for _, addr := range of[uid] {
+			line += " " + addr.String()
+		}
+		all = append(all, line)
+	}
+	return joined(all, "\n")
+}
+
+func readAddresses(text string) map[types.UID][]netip.Addr {
+	all := map[types.UID][]netip.Addr{}
+	for line := range strings.SplitSeq(text, "\n") {
+		words := strings.Fields(line)
+		for i, word := range words {
+			if addr, err := netip.ParseAddr(word); err == nil && i > 0 {
+				all[types.UID(words[0])] = append(all[types.UID(words[0])], addr)
+			}
+		}
+	}
+	return all
+}
+
+// joined is what the copy keeps over a restart. What is too much is not forgotten as long as this process lives.
+func joined(all []string, by string) string {
+	const most = 200 << 10 // the copy must fit into a ConfigMap
+	text := strings.Join(all, by)
+	if len(text) > most {
+		text = text[:strings.LastIndex(text[:most], by)]
 	}
 	return text
 }
@@ -567,6 +609,13 @@ func (c *Cloud) holdsAny(set *netipx.IPSet) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.ContainsFunc(c.ledger.strays(), func(s stray) bool { return slices.ContainsFunc(s.addrs, set.Contains) })
+}
+
+// fights writes down the addresses that no status keeps.
+func (c *Cloud) fights() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return writeAddresses(c.ledger.fights(c.now()))
 }
 
 // report takes note of the configuration's state, for the metrics.

@@ -48,7 +48,7 @@ func convene(t *testing.T, client *fake.Clientset, services string, plates ...*d
 	if c.admission, err = newAdmission(client, client, c.cloud, c.cloud.watches.failed); err != nil {
 		t.Fatal(err)
 	}
-	c.cloud.freed = c.admission.ring
+	c.cloud.review = c.admission.ring
 	ctx, cancel := context.WithCancel(t.Context())
 	c.admission.start(ctx)
 	config, err := c.admission.recall(ctx)
@@ -545,6 +545,40 @@ func TestAPasswordWithoutAValueIsAWarningAndNoValueIsKept(t *testing.T) {
 				same(t, fmt.Sprintf("events of the value %.7s beside the text %q", value, text), c.book.take(), want)
 			}
 		}
+	})
+}
+
+// What no status keeps, the copy keeps, until nobody fights any more.
+func TestTheAddressOfAContestedServiceIsKeptInTheCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset(configMap("config", map[string]string{"config": text("vip 10.0.0.0/30")}))
+		c := convene(t, client, "shop/web shows=10.0.0.0")
+		ensure(t, c.cloud, "shop/web shows=10.0.0.0")
+		is := aService(t, "shop/web shows=10.0.0.0")
+		for _, forged := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.3"} {
+			was := is
+			is = aService(t, "shop/web shows="+forged)
+			c.cloud.lookup = func(string, string) *corev1.Service { return is }
+			if kept := c.stored()["contested"]; (kept != "") != (forged == "192.0.2.3") {
+				t.Errorf("before %s is written, %q is kept", forged, kept)
+			}
+			c.cloud.OnUpdate(was, is)
+			synctest.Wait()
+		}
+		c.end()
+		c = convene(t, client, "shop/web shows=192.0.2.3 age=1; shop/thief want=10.0.0.0 age=2")
+		if addr, err := ensure(t, c.cloud, "shop/web shows=192.0.2.3 age=1"); addr != "10.0.0.0" {
+			t.Errorf("the next leader gives it %q, %v", addr, err)
+		}
+		if kept := c.stored()["contested"]; kept != "shop/web 10.0.0.0" {
+			t.Errorf("kept is %q", kept)
+		}
+		<-time.After(2 * calm)
+		c.write(text("vip 10.0.0.0/30"))
+		if kept, there := c.stored()["contested"]; there {
+			t.Errorf("after a while %q is kept", kept)
+		}
+		c.end()
 	})
 }
 

@@ -20,7 +20,7 @@ func settledCluster(b *testing.B) (*ledger, []*corev1.Service) {
 	services := unsettled(b)
 	l := newLedger()
 	l.configure(pools(b, "big 10.0.0.0/16"), nil)
-	l.adopt(services, nil)
+	l.adopt(services, nil, time.Now())
 	for _, svc := range services {
 		d := l.answer(svc)
 		svc.Status.LoadBalancer = *service.Status(d.Addrs)
@@ -68,7 +68,7 @@ func BenchmarkAdopt(b *testing.B) {
 	for b.Loop() {
 		l := newLedger()
 		l.configure(config, nil)
-		if l.adopt(slices.Clone(services), nil) != nil || l.allocator.Pending() > 0 {
+		if l.adopt(slices.Clone(services), nil, time.Now()) != nil || l.allocator.Pending() > 0 {
 			b.Fatal("the cluster is not as it was")
 		}
 	}

@@ -51,7 +51,7 @@ type Cloud struct {
 	wrote  sync.Map
 	events *events
 	record recorder // writes into events
-	freed  func()   // called when an address was freed
+	review func()   // asks the admission to look again
 	now    func() time.Time
 	// slice is for how long the mutex is kept while Services that wait are served. Then others may have it.
 	slice time.Duration
@@ -280,7 +280,7 @@ func (c *Cloud) released(svc *corev1.Service, addrs []netip.Addr) {
 		return
 	}
 	klog.InfoS("Released address", "service", service.Name(svc), "address", service.InWords(addrs))
-	c.freed()
+	c.review()
 }
 
 // serve lets Services that wait have what is there for them, and returns those that are to be told. It is called with the mutex
@@ -368,6 +368,7 @@ func (c *Cloud) see(before, svc *corev1.Service, initially bool) {
 		assignment.Observe(do.waited.Seconds())
 	}
 	if do.contested {
+		c.review() // the address is to be kept elsewhere
 		c.record.Eventf(is, corev1.EventTypeWarning, "StatusConflict",
 			"%s writes the status again and again, which is put right less and less often, every minute at last: keep it from this Service", writerOf(is))
 	}

@@ -23,7 +23,7 @@ func newCloud(t *testing.T, config string, services string) (*Cloud, *eventbook)
 	t.Helper()
 	book := &eventbook{}
 	c := New(Options{Namespace: "metallb-system", ConfigName: "config"})
-	c.record, c.watch, c.freed = book, &viewed{}, func() {}
+	c.record, c.watch, c.review = book, &viewed{}, func() {}
 	var list []*corev1.Service
 	if services != "" {
 		list = listed(t, services)
@@ -138,7 +138,7 @@ func TestStartingSaysWhatIsWrongWithAddresses(t *testing.T) {
 func TestTheFirstConfigurationTellsWhichAddressesItDoesNotKnow(t *testing.T) {
 	c := New(Options{})
 	book := &eventbook{}
-	c.record, c.watch, c.freed = book, &viewed{}, func() {}
+	c.record, c.watch, c.review = book, &viewed{}, func() {}
 	c.begin()
 	c.adopt(nil, nil, listed(t, "shop/web shows=10.0.0.1; shop/stray shows=192.0.2.1"))
 	same(t, "events without a configuration", book.take(), nil)
@@ -260,7 +260,7 @@ func TestWhoeverWaitsForAnAddressIsRequeuedWhenItIsFree(t *testing.T) {
 	var requeued []string
 	listen(c, &requeued)
 	freed := 0
-	c.freed = func() { freed++ }
+	c.review = func() { freed++ }
 	for _, short := range []string{"shop/one age=2", "shop/two age=1"} {
 		if _, err := ensure(t, c, short); err == nil {
 			t.Fatalf("%s is served", short)
@@ -282,7 +282,7 @@ func TestWhoeverWaitsForAnAddressIsRequeuedWhenItIsFree(t *testing.T) {
 
 func TestAStandbyTakesNoNoteOfServices(t *testing.T) {
 	c := New(Options{})
-	c.watch, c.freed = &viewed{}, func() {}
+	c.watch, c.review = &viewed{}, func() {}
 	c.OnAdd(aService(t, "shop/web shows=10.0.0.0"), true)
 	c.OnUpdate(nil, aService(t, "shop/web"))
 	c.OnDelete(aService(t, "shop/web"))

@@ -385,6 +385,66 @@ func TestASecondWriterOfTheStatusIsFoughtLessAndLess(t *testing.T) {
 	})
 }
 
+// A leader dies while it fights over a status. What that shows is somebody else's: the next leader knows the address all the same,
+// gives it to nobody, and goes on where the first was.
+func TestAFightOverAStatusOutlivesTheLeader(t *testing.T) {
+	for writes, empty := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			vip := pools(t, "vip 10.0.0.0/30")
+			c := newControlled(t, "shop/web age=1")
+			c.cloud.admit(nil, vip, nil, loadbalancer.NoConsent)
+			synctest.Wait()
+			reviews := 0
+			c.cloud.review = func() { reviews++ }
+			forge := func() {
+				c.changeAs(exampleLB, "shop/web", func(s *corev1.Service) {
+					s.Status.LoadBalancer = *service.Status(addrs("10.0.0.3"))
+					if empty {
+						s.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+					}
+				})
+				synctest.Wait()
+			}
+			if forge(); c.cloud.fights() != "" {
+				t.Error("a single write is a fight")
+			}
+			forge()
+			if c.contested = c.cloud.fights(); c.contested != "shop/web 10.0.0.0" || reviews != 1 {
+				t.Errorf("to be kept are %q, and %d reviews were asked for", c.contested, reviews)
+			}
+			c.end()
+			if writes == 0 {
+				forge()
+			}
+			c.create("shop/thief want=10.0.0.0 age=2")
+			c.start(vip)
+			web, thief := shown(service.Addresses(c.get("shop/web"))), shown(service.Addresses(c.get("shop/thief")))
+			if web != "10.0.0.0" || thief != "" {
+				t.Errorf("with an empty status %t: web shows %q, and the thief %q", empty, web, thief)
+			}
+			c.book.take()
+			forge()
+			if events := strings.Join(c.book.take(), "\n"); !strings.Contains(events, "shop/web Warning StatusConflict") || c.cloud.fights() != c.contested {
+				t.Errorf("events %q, and kept are %q", events, c.cloud.fights())
+			}
+			<-time.After(time.Hour)
+			synctest.Wait()
+			if web := shown(service.Addresses(c.get("shop/web"))); web != "10.0.0.0" || c.cloud.fights() != "" {
+				t.Errorf("after an hour of peace web shows %q, and kept are %q", web, c.cloud.fights())
+			}
+
+			// What we wrote last is the address, whatever was noted before.
+			c.change("shop/web", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "10.0.0.2" })
+			synctest.Wait()
+			c.end()
+			c.start(vip)
+			if web := shown(service.Addresses(c.get("shop/web"))); web != "10.0.0.2" {
+				t.Errorf("it moved, and shows %q", web)
+			}
+		})
+	}
+}
+
 // An operator leaves Services without a class to others, and takes them back. The way there and back loses nothing, and keeps
 // nobody from deleting what was ours.
 func TestClassOnlyIsSwitchedOnAndOff(t *testing.T) {

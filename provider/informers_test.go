@@ -42,7 +42,9 @@ type controlled struct {
 	refused sync.Map // patches that came too late
 	ours    service.Ours
 	writers sync.Map // of the statuses that the API server emptied
-	end     func()   // of the controller manager
+	// contested is what the admitted copy would keep over a restart.
+	contested string
+	end       func() // of the controller manager
 }
 
 func newControlled(t *testing.T, services ...string) *controlled {
@@ -93,7 +95,7 @@ func (c *controlled) start(config *loadbalancer.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.cloud.record, c.cloud.freed = c.book, func() {}
+	c.cloud.record, c.cloud.review = c.book, func() {}
 	c.cloud.watch = &viewed{SharedIndexInformer: services, view: c.cloud.view}
 	c.cloud.lookup = c.cloud.watch.stored
 	controller, err := servicecontroller.New(c.cloud, quietClient{c.client, c.cloud}, c.cloud.watch, oneNode{}, "kubernetes", utilfeature.DefaultFeatureGate)
@@ -112,6 +114,7 @@ func (c *controlled) start(config *loadbalancer.Config) {
 		c.correct(svc)
 	}
 	c.cloud.begin()
+	c.cloud.ledger.contested = readAddresses(c.contested)
 	c.cloud.adopt(config, nil, listed)
 	running.Go(func() { c.cloud.catchUp(ctx) })
 	running.Go(func() {

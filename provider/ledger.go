@@ -23,6 +23,9 @@ type ledger struct {
 	// handed out, and neither are those of nodes.
 	ignored map[types.UID]*corev1.Service
 	nodes   []netip.Addr
+	// contested are the addresses of Services whose status somebody else writes again and again, so that it is no memory; at first
+	// as the last leader noted them.
+	contested map[types.UID][]netip.Addr
 }
 
 // An entry is the ledger's line for one Service: what its user wants, what was told, and what was observed.
@@ -88,6 +91,7 @@ func newLedger() *ledger {
 		allocator: loadbalancer.NewAllocator(),
 		entries:   map[types.UID]*entry{},
 		ignored:   map[types.UID]*corev1.Service{},
+		contested: map[types.UID][]netip.Addr{},
 	}
 }
 
@@ -117,10 +121,21 @@ type conflict struct {
 	why     loadbalancer.Reason
 }
 
-// adopt takes over a cluster as it is: every address stays where a status shows it; of two Services that show one and
-// cannot share it, the older keeps it. Then Services that wait get what is there: first those that ask for one address, then
-// the older. What the status of others shows is taken.
-func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict) {
+// fights brings contested up to date, and returns it.
+func (l *ledger) fights(now time.Time) map[types.UID][]netip.Addr {
+	for uid := range l.contested {
+		l.contested[uid] = l.allocator.Held(string(uid))
+		if e := l.entries[uid]; e == nil || len(l.contested[uid]) == 0 || !e.observed.repairs.goesOn(now) {
+			delete(l.contested, uid)
+		}
+	}
+	return l.contested
+}
+
+// adopt takes over a cluster as it is: every address stays where a status shows it, or the last leader kept it if somebody else
+// wrote that status last; of two Services that have one and cannot share it, the older keeps it. Then Services that wait get what
+// is there: first those that ask for one address, then the older. What the status of others shows is taken.
+func (l *ledger) adopt(services, others []*corev1.Service, now time.Time) (conflicts []conflict) {
 	services = slices.Clone(services)
 	slices.SortFunc(services, older)
 	for _, svc := range services {
@@ -129,7 +144,11 @@ func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict
 		}
 		e := newEntry(svc)
 		l.entries[svc.UID] = e
-		if why := l.allocator.Adopt(e.wanted, service.Addresses(svc)); !why.None() {
+		has := service.Addresses(svc)
+		if kept := l.contested[svc.UID]; kept != nil && (len(has) == 0 || !slices.Contains(writersOf(svc, ofStatus), fieldManager)) {
+			has, e.observed.repairs = kept, repairs{count: 2, last: now}
+		}
+		if why := l.allocator.Adopt(e.wanted, has); !why.None() {
 			conflicts = append(conflicts, conflict{svc, why})
 		}
 		e.told.addrs = l.held(svc)
@@ -320,6 +339,9 @@ func (l *ledger) see(svc *corev1.Service, now time.Time) action {
 	g, settled := l.allocator.Check(e.wanted)
 	do, is := e.next(l.held(svc), g, settled, now)
 	e.observed = is
+	if do.contested {
+		l.contested[svc.UID] = nil
+	}
 	do.waited = e.clock(now)
 	return do
 }
@@ -348,6 +370,9 @@ const (
 	// calm is for how long nobody must have written it until the next time counts as the first.
 	calm = 5 * time.Minute
 )
+
+// goesOn reports whether there were several, and are.
+func (r repairs) goesOn(now time.Time) bool { return r.count > 1 && now.Sub(r.last) <= calm }
 
 // next decides about another one: the first happens at once, and nobody hears of it; then the pause begins with a second and
 // doubles.

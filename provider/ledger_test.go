@@ -63,7 +63,7 @@ func tell(t *testing.T, story []step) {
 					others = append(others, svc)
 				}
 			}
-			for _, c := range l.adopt(ours, others) {
+			for _, c := range l.adopt(ours, others, time.Time{}) {
 				conflicts = append(conflicts, service.Name(c.service))
 			}
 			if got := strings.Join(conflicts, " "); got != s.conflicts {
@@ -494,7 +494,7 @@ func TestWhatServicesOfOthersShowIsTaken(t *testing.T) {
 	const other = "other/web class=example.com/lb"
 	l := newLedger()
 	l.configure(pools(t, "vip 10.0.0.0/30"), nil)
-	l.adopt(listed(t, "shop/web shows=10.0.0.2"), listed(t, other+" shows=10.0.0.0,10.0.0.1,10.0.0.2,192.0.2.7; other/internal type=ClusterIP shows=10.0.0.3"))
+	l.adopt(listed(t, "shop/web shows=10.0.0.2"), listed(t, other+" shows=10.0.0.0,10.0.0.1,10.0.0.2,192.0.2.7; other/internal type=ClusterIP shows=10.0.0.3"), time.Time{})
 	take := func(then, service, want string) {
 		t.Helper()
 		svc := aService(t, service)
@@ -541,7 +541,7 @@ func TestAdoptionDoesNotDependOnTheOrderOfTheList(t *testing.T) {
 		rand.Shuffle(len(services), func(i, j int) { services[i], services[j] = services[j], services[i] })
 		l := newLedger()
 		l.configure(pools(t, "vip 10.0.0.0-10.0.0.4"), nil)
-		conflicts := l.adopt(services, nil)
+		conflicts := l.adopt(services, nil, time.Now())
 		if got := outcome(l, conflicts); got != want {
 			t.Fatalf("got\n\t%s\nwant\n\t%s", got, want)
 		}

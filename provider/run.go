@@ -110,7 +110,7 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 		return nil, fmt.Errorf("watch the configuration: %w", err)
 	}
 	// A text that was refused because a Service would lose its address may be admitted once that is free.
-	c.freed = g.admission.ring
+	c.review = g.admission.ring
 	return g, nil
 }
 
@@ -239,7 +239,7 @@ func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, servic
 			others = append(others, svc)
 		}
 	}
-	conflicts := c.ledger.adopt(ours, others)
+	conflicts := c.ledger.adopt(ours, others, c.now())
 	addresses := len(c.ledger.allocator.Holdings())
 	var strays []stray
 	if config != nil {

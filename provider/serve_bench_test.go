@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -131,7 +132,7 @@ func BenchmarkStart50000(b *testing.B) {
 	for i := 0; i < b.N; i++ {
 		l := newLedger()
 		l.configure(config, nil)
-		if l.adopt(services, nil) != nil {
+		if l.adopt(services, nil, time.Now()) != nil {
 			b.Fatal("conflicts")
 		}
 		l.serve()

@@ -72,7 +72,7 @@ func (w *world) restart() {
 	w.book = &eventbook{}
 	w.cloud = New(Options{})
 	w.cloud.record = w.book
-	w.cloud.freed = func() {}
+	w.cloud.review = func() {}
 	w.cloud.slice = time.Hour                                                           // this machine may stand still
 	w.cloud.now = func() time.Time { w.clock = w.clock.Add(time.Hour); return w.clock } // nobody tires
 	w.cloud.watch = &viewed{}
@@ -746,7 +746,7 @@ func TestWhatTheInformerDoesNotHaveYetIsKept(t *testing.T) {
 func TestAServiceDeletedWhileWeListedIsNotAdopted(t *testing.T) {
 	w := newWorld(t)
 	w.cloud = New(Options{})
-	w.cloud.record, w.cloud.watch, w.cloud.freed = w.book, &viewed{}, func() {}
+	w.cloud.record, w.cloud.watch, w.cloud.review = w.book, &viewed{}, func() {}
 	w.cloud.begin()
 	list := listed(t, "shop/web shows=10.0.0.0; shop/api shows=10.0.0.1")
 	w.cloud.OnDelete(cache.DeletedFinalStateUnknown{Key: "shop/web", Obj: list[0]})
