@@ -69,12 +69,13 @@ func command(use, short, long string, args cobra.PositionalArgs, run func(cmd *c
 }
 
 func (p *plugin) status() *cobra.Command {
-	var watch bool
+	var watch, shown bool
 	once := func(cmd *cobra.Command) error {
 		p.about = counting
 		return p.look(cmd, []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.EndpointSlices, inspect.Nodes, inspect.Pods, inspect.Secrets, inspect.Leases},
 			func(v *inspect.View) (int, []inspect.Unread, error) {
 				s := v.Status()
+				shown = true
 				code := exitFine
 				if len(s.Problems) > 0 {
 					code = exitProblem
@@ -89,8 +90,11 @@ Services that wait, addresses that no node announces, and drained nodes. For eac
 			for {
 				err := once(cmd)
 				var is result
-				if !watch || err != nil && !errors.As(err, &is) {
+				switch {
+				case !watch || err != nil && !errors.As(err, &is) && !shown:
 					return err
+				case err != nil && !errors.As(err, &is): // an outage, perhaps, which is what is watched for
+					_, _ = fmt.Fprintln(p.ErrOut, "kubectl metallb:", err)
 				}
 				select {
 				case <-cmd.Context().Done():
@@ -338,15 +342,15 @@ func (p *plugin) wait() *cobra.Command {
 	admitted := command("admitted", "Wait until the configuration in the ConfigMap is in force",
 		`waits until the text in the user's ConfigMap is in force. It ends at once, with 1 and the problems, if that is refused.`,
 		cobra.NoArgs, func(cmd *cobra.Command, _ []string) error {
-			return p.until(cmd, timeout, []inspect.Kind{inspect.ConfigMaps, inspect.Pods}, func(v *inspect.View) (done bool, code int, now string) {
+			return p.until(cmd, timeout, []inspect.Kind{inspect.ConfigMaps, inspect.Pods}, func(v *inspect.View) (done bool, code int, now string, unread []inspect.Unread) {
 				c := v.ConfigStatus()
 				switch c.State {
 				case inspect.InForce:
-					return true, exitFine, fmt.Sprintf("the text %s is in force", c.Hash)
+					return true, exitFine, fmt.Sprintf("the text %s is in force", c.Hash), nil
 				case inspect.IsRefused:
-					return true, exitProblem, fmt.Sprintf("the text %s is refused:\n%s", c.Refused.Hash, strings.Join(c.Refused.Problems, "\n"))
+					return true, exitProblem, fmt.Sprintf("the text %s is refused:\n%s", c.Refused.Hash, strings.Join(c.Refused.Problems, "\n")), nil
 				}
-				return false, exitProblem, "the text is " + c.State
+				return false, exitProblem, "the text is " + c.State, v.Unread
 			})
 		})
 	announced := command("announced [NAMESPACE/]SERVICE", "Wait until a Service is announced",
@@ -354,15 +358,15 @@ func (p *plugin) wait() *cobra.Command {
 		cobra.ExactArgs(1), func(cmd *cobra.Command, args []string) error {
 			namespace, name := p.qualified(args[0])
 			p.about = matching(inspect.Filter{Service: namespace + "/" + name})
-			return p.until(cmd, timeout, reachable, func(v *inspect.View) (done bool, code int, now string) {
+			return p.until(cmd, timeout, reachable, func(v *inspect.View) (done bool, code int, now string, unread []inspect.Unread) {
 				why, err := v.Why(namespace, name, "")
 				switch {
 				case err != nil:
-					return false, exitProblem, err.Error()
+					return false, exitProblem, err.Error(), v.Unread
 				case why.Announced:
-					return true, exitFine, fmt.Sprintf("%s: Service %s is announced", why.Source, why.Service)
+					return true, exitFine, fmt.Sprintf("%s: Service %s is announced", why.Source, why.Service), why.Unread
 				}
-				return false, exitProblem, fmt.Sprintf("%s: Service %s is not announced: %s", why.Source, why.Service, why.Reason)
+				return false, exitProblem, fmt.Sprintf("%s: Service %s is not announced: %s", why.Source, why.Service, why.Reason), why.Unread
 			})
 		})
 	p.asks(announced)
@@ -373,8 +377,8 @@ func (p *plugin) wait() *cobra.Command {
 	return cmd
 }
 
-// until looks once a second until it is done or the time is over.
-func (p *plugin) until(cmd *cobra.Command, timeout time.Duration, kinds []inspect.Kind, look func(*inspect.View) (done bool, code int, now string)) error {
+// until looks once a second until it is done, and all could be read that this depends on, or the time is over.
+func (p *plugin) until(cmd *cobra.Command, timeout time.Duration, kinds []inspect.Kind, look func(*inspect.View) (done bool, code int, now string, unread []inspect.Unread)) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 	defer cancel()
 	last, unread := "nothing could be read", []inspect.Unread(nil)
@@ -385,9 +389,9 @@ func (p *plugin) until(cmd *cobra.Command, timeout time.Duration, kinds []inspec
 			return err
 		case err == nil:
 			v := inspect.Look(s)
-			done, code, now := look(v)
-			last, unread = now, s.Unread
-			if done {
+			done, code, now, lacks := look(v)
+			last, unread = now, lacks
+			if done && len(lacks) == 0 {
 				_, _ = fmt.Fprintln(p.Out, now)
 				return p.end(p.reserve(code, v, nil))
 			}
@@ -399,10 +403,12 @@ func (p *plugin) until(cmd *cobra.Command, timeout time.Duration, kinds []inspec
 				continue
 			}
 		}
-		_, _ = fmt.Fprintf(p.Out, "not within %s: %s\n", timeout, last)
-		if print.Unread(p.ErrOut, unread); len(unread) > 0 {
+		if len(unread) > 0 {
+			_, _ = fmt.Fprintf(p.Out, "not certain within %s: %s\n", timeout, last)
+			print.Unread(p.ErrOut, unread)
 			return p.end(exitUnknown)
 		}
+		_, _ = fmt.Fprintf(p.Out, "not within %s: %s\n", timeout, last)
 		return p.end(exitProblem)
 	}
 }

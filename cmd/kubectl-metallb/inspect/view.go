@@ -47,7 +47,7 @@ const (
 
 // Look finds out what follows from a snapshot.
 func Look(s *Snapshot) *View {
-	v := &View{Snapshot: s, speakers: map[string]*corev1.Pod{}, told: map[string]*report.Document{}}
+	v := &View{Snapshot: s, speakers: s.Speakers(), told: map[string]*report.Document{}}
 	var givenUp string
 	if s.Admitted != nil {
 		data := s.Admitted.Data
@@ -60,11 +60,6 @@ func Look(s *Snapshot) *View {
 		}
 	}
 	v.nodes = slices.SortedFunc(slices.Values(s.Nodes), func(a, b *corev1.Node) int { return cmp.Compare(a.Name, b.Name) })
-	for _, pod := range s.Pods {
-		if pod.Labels[componentLabel] == theSpeaker && pod.Spec.NodeName != "" && (v.speakers[pod.Spec.NodeName] == nil || ready(pod)) {
-			v.speakers[pod.Spec.NodeName] = pod
-		}
-	}
 	for _, document := range s.Told {
 		v.told[document.Node] = document
 	}
@@ -72,6 +67,18 @@ func Look(s *Snapshot) *View {
 	v.allocator, v.conflicts = v.adopt()
 	v.allocator.Configure(v.config(), service.ReadRanges(givenUp))
 	return v
+}
+
+// Speakers are the Pods of speakers, by node. One that was evicted stays beside its successor for a while, and is none any more.
+func (s *Snapshot) Speakers() map[string]*corev1.Pod {
+	all := map[string]*corev1.Pod{}
+	for _, pod := range s.Pods {
+		ended := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+		if node := pod.Spec.NodeName; pod.Labels[componentLabel] == theSpeaker && node != "" && !ended && (all[node] == nil || ready(pod)) {
+			all[node] = pod
+		}
+	}
+	return all
 }
 
 // config returns the configuration in force, perhaps an empty one.
