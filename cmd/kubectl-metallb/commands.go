@@ -19,17 +19,23 @@ import (
 	"github.com/metallb/cloud-provider-metallb/cmd/kubectl-metallb/ui"
 )
 
+const usualNamespace = "metallb-system"
+
 // root is the program with its flags.
 func (p *plugin) root() *cobra.Command {
 	root := p.commands()
 	flags := root.PersistentFlags()
 	p.flags.AddFlags(flags)
 	flags.StringVar(&p.dump, "dump", "", "Read this folder, which kubectl metallb dump has written, instead of a cluster.")
-	flags.StringVar(&p.at.Namespace, "config-namespace", "metallb-system", "The namespace of the installation.")
+	flags.StringVar(&p.at.Namespace, "config-namespace", usualNamespace, "The namespace of the installation.")
 	flags.StringVar(&p.at.ConfigName, "config-name", "config", "The name of the ConfigMap with the configuration.")
+	flags.BoolP("all-namespaces", "A", true, "Services of all namespaces, as every command does anyhow.")
 	flags.StringVarP(&p.output, "output", "o", "", "json, yaml or wide.")
 	return root
 }
+
+// github is the format of validate in which GitHub Actions show what is wrong beside the text.
+const github = "github"
 
 // commands is the table of commands.
 func (p *plugin) commands() *cobra.Command {
@@ -45,8 +51,8 @@ it calls sent.
 It ends with 0 if all is well, 1 if something is wrong or refused, 2 if something would change, and 3 if it cannot tell.`,
 		Version:      p.version,
 		SilenceUsage: true, SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if !slices.Contains([]string{print.Plain, print.Wide, print.JSON, print.YAML, "github"}, p.output) {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if !slices.Contains([]string{print.Plain, print.Wide, print.JSON, print.YAML}, p.output) && !(p.output == github && cmd.Name() == "validate") {
 				return fmt.Errorf("-o %s: write json, yaml or wide", p.output)
 			}
 			return nil
@@ -245,7 +251,7 @@ Mistakes are located in the file. -o github writes them as annotations of a work
 			if done, err := print.Data(p.Out, p.output, all); err != nil {
 				return err
 			} else if !done {
-				print.Findings(p.Out, all, p.output == "github")
+				print.Findings(p.Out, all, p.output == github)
 			}
 			if slices.ContainsFunc(all, func(f inspect.Finding) bool { return !f.Warning }) {
 				return p.end(exitProblem)

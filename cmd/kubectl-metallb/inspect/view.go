@@ -341,12 +341,21 @@ func (u NoSuch) Error() string {
 	return text
 }
 
-// unknown finds the nearest of the names that there are, at most three. That its namespace is right makes a name no nearer.
+// unknown finds the nearest of the names that there are, at most three: those of other namespaces that are equal, and then those of
+// few other letters. That its namespace is right makes a name no nearer.
 func unknown(what, name string, known []string) NoSuch {
 	u := NoSuch{What: what, Name: name}
-	own := len(name[strings.LastIndex(name, "/")+1:])
+	base := func(name string) string { return name[strings.LastIndex(name, "/")+1:] }
+	own := len(base(name))
 	left := slices.Clone(known)
-	for range 3 {
+	left = slices.DeleteFunc(left, func(s string) bool {
+		equal := len(u.Nearest) < 3 && base(s) == base(name)
+		if equal {
+			u.Nearest = append(u.Nearest, s)
+		}
+		return equal
+	})
+	for len(u.Nearest) < 3 {
 		best, letters := loadbalancer.Nearest(name, slices.Values(left))
 		if best == "" || letters > 1+own/3 {
 			break
