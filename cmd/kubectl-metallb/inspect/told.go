@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -95,9 +96,12 @@ func (v *View) sent(svc *speaker.Service, addr netip.Addr, routes []loadbalancer
 			return Link{Name: "sent", State: Broken, Text: "withheld: " + w.Why, Told: true}
 		}
 	}
-	var texts []string
+	var texts, reasons []string
 	for i := range document.Sessions {
 		s := &document.Sessions[i]
+		if s.State == established && s.Reason != "" { // it cannot send some route
+			reasons = append(reasons, fmt.Sprintf("nothing was sent to %s: %s", s.Peer, s.Reason))
+		}
 		for _, r := range s.Routes {
 			if prefixes[r.Prefix] {
 				texts = append(texts, fmt.Sprintf("to %s: %s next hop %s %s", s.Peer, r.Prefix, r.NextHop, routeTold(o.node.Name, s.Peer, r).Attributes()))
@@ -112,7 +116,7 @@ func (v *View) sent(svc *speaker.Service, addr netip.Addr, routes []loadbalancer
 	case stale != "":
 		return Link{Name: "sent", State: Broken, Text: "nothing was sent: " + stale, Told: true}
 	}
-	return Link{Name: "sent", State: Broken, Text: "nothing was sent", Told: true}
+	return Link{Name: "sent", State: Broken, Text: cmp.Or(strings.Join(reasons, "; "), "nothing was sent"), Told: true}
 }
 
 // stale says that a speaker acts on another configuration than the one in force, if so.
