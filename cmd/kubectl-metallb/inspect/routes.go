@@ -219,7 +219,7 @@ func (v *View) sessionsOf(o *outlook) (all []Session) {
 			}
 			s.Problem = cmp.Or(s.Problem, told.Reason) // of one that is up: what cannot be sent
 		} else if v.told[o.node.Name] != nil {
-			s.Problem = cmp.Or(s.Problem, "the speaker knows no such peer")
+			s.Problem = cmp.Or(s.Problem, v.unknownTo(o.node.Name))
 		}
 		all = append(all, s)
 	}

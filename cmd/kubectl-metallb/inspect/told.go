@@ -27,7 +27,7 @@ func (v *View) sessionTold(routes []loadbalancer.Route, o *outlook) Link {
 		}
 		switch s := v.toldOf(o.node.Name, p.Name); {
 		case s == nil:
-			down = append(down, fmt.Sprintf("%s (%s): the speaker knows no such peer", p.Name, p.Addr))
+			down = append(down, fmt.Sprintf("%s (%s): %s", p.Name, p.Addr, v.unknownTo(o.node.Name)))
 		case s.State == established:
 			up = append(up, fmt.Sprintf("%s (%s) since %s", p.Name, p.Addr, s.Since.UTC().Format(time.RFC3339)))
 		default:
@@ -62,6 +62,17 @@ func (v *View) noSpeaker(node string) string {
 		return ""
 	}
 	return fmt.Sprintf("no speaker runs on node %s", node)
+}
+
+// unknownTo says why a speaker has no session with a peer of the configuration in force, as far as it has said.
+func (v *View) unknownTo(node string) string {
+	text := "the speaker knows no such peer"
+	for _, problem := range v.told[node].Problems {
+		if !strings.HasPrefix(problem, "peer ") { // of which there would be a session
+			text += ": " + problem
+		}
+	}
+	return text
 }
 
 // toldOf returns what the node's speaker says of a session, or nil.
