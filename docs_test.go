@@ -481,8 +481,8 @@ func TestTheReferenceKnowsTheFieldsOfRoutes(t *testing.T) {
 	walk = func(from reflect.Type, path string) {
 		for i := range from.NumField() {
 			name, more, _ := strings.Cut(from.Field(i).Tag.Get("json"), ",")
-			if name == "-" { // the reader's own count
-				continue
+			if name == "-" {
+				continue // a reader's own
 			}
 			name = path + name
 			of, list := from.Field(i).Type, false

@@ -20,17 +20,23 @@ import (
 	"github.com/metallb/cloud-provider-metallb/cmd/kubectl-metallb/ui"
 )
 
+const usualNamespace = "metallb-system"
+
 // root is the program with its flags.
 func (p *plugin) root() *cobra.Command {
 	root := p.commands()
 	flags := root.PersistentFlags()
 	p.flags.AddFlags(flags)
 	flags.StringVar(&p.dump, "dump", "", "Read this folder, which kubectl metallb dump has written, instead of a cluster.")
-	flags.StringVar(&p.at.Namespace, "config-namespace", "metallb-system", "The namespace of the installation.")
+	flags.StringVar(&p.at.Namespace, "config-namespace", usualNamespace, "The namespace of the installation.")
 	flags.StringVar(&p.at.ConfigName, "config-name", "config", "The name of the ConfigMap with the configuration.")
+	flags.BoolP("all-namespaces", "A", true, "Services of all namespaces, as every command does anyhow.")
 	flags.StringVarP(&p.output, "output", "o", "", "json, yaml or wide.")
 	return root
 }
+
+// github is the format of validate in which GitHub Actions show what is wrong beside the text.
+const github = "github"
 
 // commands is the table of commands.
 func (p *plugin) commands() *cobra.Command {
@@ -46,8 +52,8 @@ it calls sent.
 It ends with 0 if all is well, 1 if something is wrong or refused, 2 if something would change, and 3 if it cannot tell.`,
 		Version:      p.version,
 		SilenceUsage: true, SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if !slices.Contains([]string{print.Plain, print.Wide, print.JSON, print.YAML, "github"}, p.output) {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if !slices.Contains([]string{print.Plain, print.Wide, print.JSON, print.YAML}, p.output) && !(p.output == github && cmd.Name() == "validate") {
 				return fmt.Errorf("-o %s: write json, yaml or wide", p.output)
 			}
 			return nil
@@ -70,12 +76,13 @@ func command(use, short, long string, args cobra.PositionalArgs, run func(cmd *c
 }
 
 func (p *plugin) status() *cobra.Command {
-	var watch bool
+	var watch, shown bool
 	once := func(cmd *cobra.Command) error {
 		p.about = counting
 		return p.look(cmd, []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.EndpointSlices, inspect.Nodes, inspect.Pods, inspect.Secrets, inspect.Leases},
 			func(v *inspect.View) (int, []inspect.Unread, error) {
 				s := v.Status()
+				shown = true
 				code := exitFine
 				if len(s.Problems) > 0 {
 					code = exitProblem
@@ -90,8 +97,11 @@ Services that wait, addresses that no node announces, and drained nodes. For eac
 			for {
 				err := once(cmd)
 				var is result
-				if !watch || err != nil && !errors.As(err, &is) {
+				switch {
+				case !watch || err != nil && !errors.As(err, &is) && !shown:
 					return err
+				case err != nil && !errors.As(err, &is): // an outage, perhaps, which is what is watched for
+					_, _ = fmt.Fprintln(p.ErrOut, "kubectl metallb:", err)
 				}
 				select {
 				case <-cmd.Context().Done():
@@ -242,7 +252,7 @@ Mistakes are located in the file. -o github writes them as annotations of a work
 			if done, err := print.Data(p.Out, p.output, all); err != nil {
 				return err
 			} else if !done {
-				print.Findings(p.Out, all, p.output == "github")
+				print.Findings(p.Out, all, p.output == github)
 			}
 			if slices.ContainsFunc(all, func(f inspect.Finding) bool { return !f.Warning }) {
 				return p.end(exitProblem)
@@ -342,15 +352,15 @@ func (p *plugin) wait() *cobra.Command {
 	admitted := command("admitted", "Wait until the configuration in the ConfigMap is in force",
 		`waits until the text in the user's ConfigMap is in force. It ends at once, with 1 and the problems, if that is refused.`,
 		cobra.NoArgs, func(cmd *cobra.Command, _ []string) error {
-			return p.until(cmd, timeout, []inspect.Kind{inspect.ConfigMaps, inspect.Pods}, func(v *inspect.View) (done bool, code int, now string) {
+			return p.until(cmd, timeout, []inspect.Kind{inspect.ConfigMaps, inspect.Pods}, func(v *inspect.View) (done bool, code int, now string, unread []inspect.Unread) {
 				c := v.ConfigStatus()
 				switch c.State {
 				case inspect.InForce:
-					return true, exitFine, fmt.Sprintf("the text %s is in force", c.Hash)
+					return true, exitFine, fmt.Sprintf("the text %s is in force", c.Hash), nil
 				case inspect.IsRefused:
-					return true, exitProblem, fmt.Sprintf("the text %s is refused:\n%s", c.Refused.Hash, strings.Join(c.Refused.Problems, "\n"))
+					return true, exitProblem, fmt.Sprintf("the text %s is refused:\n%s", c.Refused.Hash, strings.Join(c.Refused.Problems, "\n")), nil
 				}
-				return false, exitProblem, "the text is " + c.State
+				return false, exitProblem, "the text is " + c.State, v.Unread
 			})
 		})
 	announced := command("announced [NAMESPACE/]SERVICE", "Wait until a Service is announced",
@@ -358,15 +368,15 @@ func (p *plugin) wait() *cobra.Command {
 		cobra.ExactArgs(1), func(cmd *cobra.Command, args []string) error {
 			namespace, name := p.qualified(args[0])
 			p.about = matching(inspect.Filter{Service: namespace + "/" + name})
-			return p.until(cmd, timeout, reachable, func(v *inspect.View) (done bool, code int, now string) {
+			return p.until(cmd, timeout, reachable, func(v *inspect.View) (done bool, code int, now string, unread []inspect.Unread) {
 				why, err := v.Why(namespace, name, "")
 				switch {
 				case err != nil:
-					return false, exitProblem, err.Error()
+					return false, exitProblem, err.Error(), v.Unread
 				case why.Announced:
-					return true, exitFine, fmt.Sprintf("%s: Service %s is announced", why.Source, why.Service)
+					return true, exitFine, fmt.Sprintf("%s: Service %s is announced", why.Source, why.Service), why.Unread
 				}
-				return false, exitProblem, fmt.Sprintf("%s: Service %s is not announced: %s", why.Source, why.Service, why.Reason)
+				return false, exitProblem, fmt.Sprintf("%s: Service %s is not announced: %s", why.Source, why.Service, why.Reason), why.Unread
 			})
 		})
 	p.asks(announced)
@@ -377,8 +387,8 @@ func (p *plugin) wait() *cobra.Command {
 	return cmd
 }
 
-// until looks once a second until it is done or the time is over.
-func (p *plugin) until(cmd *cobra.Command, timeout time.Duration, kinds []inspect.Kind, look func(*inspect.View) (done bool, code int, now string)) error {
+// until looks once a second until it is done, and all could be read that this depends on, or the time is over.
+func (p *plugin) until(cmd *cobra.Command, timeout time.Duration, kinds []inspect.Kind, look func(*inspect.View) (done bool, code int, now string, unread []inspect.Unread)) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 	defer cancel()
 	last, unread := "nothing could be read", []inspect.Unread(nil)
@@ -389,9 +399,9 @@ func (p *plugin) until(cmd *cobra.Command, timeout time.Duration, kinds []inspec
 			return err
 		case err == nil:
 			v := inspect.Look(s)
-			done, code, now := look(v)
-			last, unread = now, s.Unread
-			if done {
+			done, code, now, lacks := look(v)
+			last, unread = now, lacks
+			if done && len(lacks) == 0 {
 				_, _ = fmt.Fprintln(p.Out, now)
 				return p.end(p.reserve(code, v, nil))
 			}
@@ -403,10 +413,12 @@ func (p *plugin) until(cmd *cobra.Command, timeout time.Duration, kinds []inspec
 				continue
 			}
 		}
-		_, _ = fmt.Fprintf(p.Out, "not within %s: %s\n", timeout, last)
-		if print.Unread(p.ErrOut, unread); len(unread) > 0 {
+		if len(unread) > 0 {
+			_, _ = fmt.Fprintf(p.Out, "not certain within %s: %s\n", timeout, last)
+			print.Unread(p.ErrOut, unread)
 			return p.end(exitUnknown)
 		}
+		_, _ = fmt.Fprintf(p.Out, "not within %s: %s\n", timeout, last)
 		return p.end(exitProblem)
 	}
 }

@@ -76,7 +76,11 @@ func (p *plugin) run(ctx context.Context, args []string) int {
 // snapshot reads the kinds from a dump or a cluster.
 func (p *plugin) snapshot(ctx context.Context, kinds ...inspect.Kind) (*inspect.Snapshot, error) {
 	if p.dump != "" {
-		return cluster.Load(p.dump)
+		s, err := cluster.Load(p.dump)
+		if err == nil && p.at.Namespace != usualNamespace && p.at.Namespace != s.Namespace {
+			err = fmt.Errorf("%s is of the installation in namespace %s: leave out --config-namespace", p.dump, s.Namespace)
+		}
+		return s, err
 	}
 	client, config, err := p.connect()
 	if err != nil {

@@ -51,20 +51,34 @@ func TestACommandThatIsWrittenWronglyIsToldHowToWriteIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line, want := range map[string]string{
-		"why":                             "write kubectl metallb why [NAMESPACE/]SERVICE [--node NODE]",
-		"status all":                      "write kubectl metallb status [-w]",
-		"wait announced":                  "write kubectl metallb wait announced [NAMESPACE/]SERVICE",
-		"status --live --dump " + dump:    "--dump shows what speakers said when it was written, and --live asks them: leave one of the two",
-		"status --dump " + dump + "/x":    dump + "/x does not exist",
-		"why --dump /dev/null shop/web":   "/dev/null is no dump: open /dev/null/dump.json: not a directory",
-		"drain n1 --dump " + dump:         "this command only tells what would happen: add --dry-run; to drain the node, run kubectl annotate node n1 metallb.universe.tf/drain=true",
-		"routes 1.2.3 --dump " + dump:     `"1.2.3" is neither a prefix nor an address`,
-		"pools defautl --dump " + dump:    "there is no pool named defautl: did you mean default?",
-		"routes --node m1 --dump " + dump: "there is no Node m1: did you mean n1?",
+		"why":                                             "write kubectl metallb why [NAMESPACE/]SERVICE [--node NODE]",
+		"status all":                                      "write kubectl metallb status [-w]",
+		"wait announced":                                  "write kubectl metallb wait announced [NAMESPACE/]SERVICE",
+		"status --live --dump " + dump:                    "--dump shows what speakers said when it was written, and --live asks them: leave one of the two",
+		"status --dump " + dump + "/x":                    dump + "/x does not exist",
+		"why --dump /dev/null shop/web":                   "/dev/null is no dump: open /dev/null/dump.json: not a directory",
+		"drain n1 --dump " + dump:                         "this command only tells what would happen: add --dry-run; to drain the node, run kubectl annotate node n1 metallb.universe.tf/drain=true",
+		"routes 1.2.3 --dump " + dump:                     `"1.2.3" is neither a prefix nor an address`,
+		"why web --dump " + dump:                          "there is no Service of type LoadBalancer named default/web: did you mean shop/web?",
+		"status -o github --dump " + dump:                 "-o github: write json, yaml or wide",
+		"status --config-namespace team-b --dump " + dump: dump + " is of the installation in namespace metallb-system: leave out --config-namespace",
+		"pools defautl --dump " + dump:                    "there is no pool named defautl: did you mean default?",
+		"routes --node m1 --dump " + dump:                 "there is no Node m1: did you mean n1?",
 	} {
 		if stdout, stderr, code := typed(t, line, ""); code != 3 || stdout != "" || stderr != "kubectl metallb: "+want+"\n" {
 			t.Errorf("%s: exit %d: %s%s", line, code, stdout, stderr)
 		}
+	}
+}
+
+func TestEveryCommandIsOfAllNamespaces(t *testing.T) {
+	dump := filepath.Join(t.TempDir(), "dump")
+	if err := cluster.Dump(readStory(t, "testdata/stories/01-announced.yaml").snapshot(), dump, "test"); err != nil {
+		t.Fatal(err)
+	}
+	without, _, _ := typed(t, "routes --dump "+dump, "")
+	if with, stderr, code := typed(t, "routes -A --dump "+dump, ""); code != 0 || with != without || with == "" {
+		t.Errorf("exit %d: %s%s", code, with, stderr)
 	}
 }
 

@@ -69,8 +69,8 @@ func (a Speakers) Ask(ctx context.Context, s *inspect.Snapshot, node string) {
 	var mu sync.Mutex
 	forbidden := false
 	slots := make(chan struct{}, askedAtOnce)
-	for _, pod := range s.Pods {
-		if pod.Labels["app.kubernetes.io/component"] != "speaker" || pod.Spec.NodeName == "" || node != "" && pod.Spec.NodeName != node {
+	for on, pod := range s.Speakers() {
+		if node != "" && on != node {
 			continue
 		}
 		wait.Go(func() {

@@ -104,6 +104,18 @@ func TestSpeakersAreAskedWithATokenOfTheViewer(t *testing.T) {
 	}
 }
 
+// An evicted Pod has the node's name, and lies about for a while.
+func TestAPodThatHasEndedIsNotAsked(t *testing.T) {
+	s := crew(t, says(`{"version": 1, "node": "n0"}`), func(http.ResponseWriter, *http.Request) { t.Error("it was asked") })
+	evicted := s.Pods[1]
+	evicted.Spec.NodeName, evicted.Status.Phase = "n0", corev1.PodFailed
+	var asked authenticationv1.TokenRequest
+	Speakers{Client: tokens(&asked), Direct: true}.Ask(t.Context(), s, "")
+	if len(s.Told) != 1 || len(s.Unread) != 0 {
+		t.Errorf("%v %v", s.Told, s.Unread)
+	}
+}
+
 func TestOneSpeakerIsAskedIfOneIsWanted(t *testing.T) {
 	var count atomic.Int32
 	answer := func(w http.ResponseWriter, _ *http.Request) { count.Add(1) }

@@ -76,7 +76,8 @@ func Read(ctx context.Context, client kubernetes.Interface, at Installation, now
 	slices.SortFunc(s.Unread, func(a, b inspect.Unread) int {
 		return slices.Index(inspect.Kinds, a.Kind) - slices.Index(inspect.Kinds, b.Kind)
 	})
-	if slices.Contains(kinds, inspect.ConfigMaps) && slices.Contains(kinds, inspect.Pods) && len(s.Unread) == 0 && s.User == nil && s.Admitted == nil && len(s.Pods) == 0 {
+	unknown := slices.ContainsFunc(s.Unread, func(u inspect.Unread) bool { return u.Kind == inspect.ConfigMaps || u.Kind == inspect.Pods })
+	if slices.Contains(kinds, inspect.ConfigMaps) && slices.Contains(kinds, inspect.Pods) && !unknown && s.User == nil && s.Admitted == nil && len(s.Pods) == 0 {
 		return s, ErrNoInstallation{at.Namespace, r.elsewhere()}
 	}
 	return s, nil

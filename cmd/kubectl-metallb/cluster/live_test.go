@@ -148,7 +148,11 @@ func TestAnInstallationElsewhereIsNamed(t *testing.T) {
 	if err == nil || !strings.HasSuffix(err.Error(), "; try --config-namespace team-a or team-b") {
 		t.Error(err)
 	}
-	_, err = Read(t.Context(), fake.NewClientset(), here, then, inspect.Kinds...)
+	client = fake.NewClientset()
+	client.PrependReactor("get", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) { // as to whom docs/kubectl.md lets in
+		return true, nil, apierrors.NewForbidden(corev1.Resource("secrets"), "", errors.New("no"))
+	})
+	_, err = Read(t.Context(), client, here, then, inspect.Kinds...)
 	if err == nil || !strings.HasSuffix(err.Error(), "neither a configuration nor Pods of ours; name the namespace by --config-namespace") {
 		t.Error(err)
 	}

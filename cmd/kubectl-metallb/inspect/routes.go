@@ -218,8 +218,9 @@ func (v *View) sessionsOf(o *outlook) (all []Session) {
 			if told.State != established {
 				s.Problem = cmp.Or(s.Problem, downText(told))
 			}
+			s.Problem = cmp.Or(s.Problem, told.Reason) // of one that is up: what cannot be sent
 		} else if v.told[o.node.Name] != nil {
-			s.Problem = cmp.Or(s.Problem, "the speaker knows no such peer")
+			s.Problem = cmp.Or(s.Problem, v.unknownTo(o.node.Name))
 		}
 		all = append(all, s)
 	}

@@ -215,6 +215,9 @@ func (v *View) lookAtNodes(s *Status, problem func(next, format string, args ...
 				case told == nil:
 				case told.State == established:
 					up++
+					if told.Reason != "" {
+						problem("kubectl metallb routes --live --node "+node.Name, "node %s, to %s: %s", node.Name, p.Name, told.Reason)
+					}
 				default:
 					problem("kubectl metallb peers --live", "node %s: %s", node.Name, downText(told))
 				}

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -27,7 +28,7 @@ func (v *View) sessionTold(routes []loadbalancer.Route, o *outlook) Link {
 		}
 		switch s := v.toldOf(o.node.Name, p.Name); {
 		case s == nil:
-			down = append(down, fmt.Sprintf("%s (%s): the speaker knows no such peer", p.Name, p.Addr))
+			down = append(down, fmt.Sprintf("%s (%s): %s", p.Name, p.Addr, v.unknownTo(o.node.Name)))
 		case s.State == established:
 			up = append(up, fmt.Sprintf("%s (%s) since %s%s", p.Name, p.Addr, s.Since.UTC().Format(time.RFC3339), bfdText(s)))
 			unwatched = unwatched || s.BFD != "" && s.BFD != report.BFDUp
@@ -81,6 +82,17 @@ func (v *View) noSpeaker(node string) string {
 	return fmt.Sprintf("no speaker runs on node %s", node)
 }
 
+// unknownTo says why a speaker has no session with a peer of the configuration in force, as far as it has said.
+func (v *View) unknownTo(node string) string {
+	text := "the speaker knows no such peer"
+	for _, problem := range v.told[node].Problems {
+		if !strings.HasPrefix(problem, "peer ") { // of which there would be a session
+			text += ": " + problem
+		}
+	}
+	return text
+}
+
 // toldOf returns what the node's speaker says of a session, or nil.
 func (v *View) toldOf(node, peer string) *report.Session {
 	if document := v.told[node]; document != nil {
@@ -113,9 +125,12 @@ func (v *View) sent(svc *speaker.Service, addr netip.Addr, routes []loadbalancer
 			return Link{Name: "sent", State: Broken, Text: "withheld: " + w.Why, Told: true}
 		}
 	}
-	var texts []string
+	var texts, reasons []string
 	for i := range document.Sessions {
 		s := &document.Sessions[i]
+		if s.State == established && s.Reason != "" { // it cannot send some route
+			reasons = append(reasons, fmt.Sprintf("nothing was sent to %s: %s", s.Peer, s.Reason))
+		}
 		for _, r := range s.Routes {
 			if prefixes[r.Prefix] {
 				texts = append(texts, fmt.Sprintf("to %s: %s next hop %s %s", s.Peer, r.Prefix, r.NextHop, routeTold(o.node.Name, s.Peer, r).Attributes()))
@@ -130,7 +145,7 @@ func (v *View) sent(svc *speaker.Service, addr netip.Addr, routes []loadbalancer
 	case stale != "":
 		return Link{Name: "sent", State: Broken, Text: "nothing was sent: " + stale, Told: true}
 	}
-	return Link{Name: "sent", State: Broken, Text: "nothing was sent", Told: true}
+	return Link{Name: "sent", State: Broken, Text: cmp.Or(strings.Join(reasons, "; "), "nothing was sent"), Told: true}
 }
 
 // stale says that a speaker acts on another configuration than the one in force, if so.

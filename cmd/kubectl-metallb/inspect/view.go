@@ -47,7 +47,7 @@ const (
 
 // Look finds out what follows from a snapshot.
 func Look(s *Snapshot) *View {
-	v := &View{Snapshot: s, speakers: map[string]*corev1.Pod{}, told: map[string]*report.Document{}}
+	v := &View{Snapshot: s, speakers: s.Speakers(), told: map[string]*report.Document{}}
 	var givenUp string
 	if s.Admitted != nil {
 		data := s.Admitted.Data
@@ -60,11 +60,6 @@ func Look(s *Snapshot) *View {
 		}
 	}
 	v.nodes = slices.SortedFunc(slices.Values(s.Nodes), func(a, b *corev1.Node) int { return cmp.Compare(a.Name, b.Name) })
-	for _, pod := range s.Pods {
-		if pod.Labels[componentLabel] == theSpeaker && pod.Spec.NodeName != "" && (v.speakers[pod.Spec.NodeName] == nil || ready(pod)) {
-			v.speakers[pod.Spec.NodeName] = pod
-		}
-	}
 	for _, document := range s.Told {
 		v.told[document.Node] = document
 	}
@@ -72,6 +67,18 @@ func Look(s *Snapshot) *View {
 	v.allocator, v.conflicts = v.adopt()
 	v.allocator.Configure(v.config(), service.ReadRanges(givenUp))
 	return v
+}
+
+// Speakers are the Pods of speakers, by node. One that was evicted stays beside its successor for a while, and is none any more.
+func (s *Snapshot) Speakers() map[string]*corev1.Pod {
+	all := map[string]*corev1.Pod{}
+	for _, pod := range s.Pods {
+		ended := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+		if node := pod.Spec.NodeName; pod.Labels[componentLabel] == theSpeaker && node != "" && !ended && (all[node] == nil || ready(pod)) {
+			all[node] = pod
+		}
+	}
+	return all
 }
 
 // config returns the configuration in force, perhaps an empty one.
@@ -349,12 +356,21 @@ func (u NoSuch) Error() string {
 	return text
 }
 
-// unknown finds the nearest of the names that there are, at most three. That its namespace is right makes a name no nearer.
+// unknown finds the nearest of the names that there are, at most three: those of other namespaces that are equal, and then those of
+// few other letters. That its namespace is right makes a name no nearer.
 func unknown(what, name string, known []string) NoSuch {
 	u := NoSuch{What: what, Name: name}
-	own := len(name[strings.LastIndex(name, "/")+1:])
+	base := func(name string) string { return name[strings.LastIndex(name, "/")+1:] }
+	own := len(base(name))
 	left := slices.Clone(known)
-	for range 3 {
+	left = slices.DeleteFunc(left, func(s string) bool {
+		equal := len(u.Nearest) < 3 && base(s) == base(name)
+		if equal {
+			u.Nearest = append(u.Nearest, s)
+		}
+		return equal
+	})
+	for len(u.Nearest) < 3 {
 		best, letters := loadbalancer.Nearest(name, slices.Values(left))
 		if best == "" || letters > 1+own/3 {
 			break
