@@ -76,9 +76,9 @@ func TestAnothersServicesAreNeverWrittenTo(t *testing.T) {
 			c.start(vip)
 		}}
 	}
-	internally, atOnce := change("internal", internal), step{then: "internal and another's at once", do: func(c *controlled) {
-		c.change("shop/web", internal)
-		taken.do(c)
+	internally, atOnce := change("internal", internal), step{then: "internal and another's before the service controller's turn", do: func(c *controlled) {
+		c.change("shop/web", func(s *corev1.Service) { internal(s); classed(s) })
+		take(c)
 	}}
 	for name, story := range map[string]struct {
 		begins string
