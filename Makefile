@@ -107,6 +107,9 @@ bench-controller: build ## whole controller managers: a burst beside a reference
 	cd cmd/lab && $(GO) test -run '^$$' -timeout 60m -v -bench 'Takeover' -benchtime 10x ./loopback
 	cd cmd/lab && $(GO) test -run '^$$' -timeout 60m -v -bench 'ALeaderUnderLoad' -benchtime 10x ./loopback
 
+bench-plugin: ## what kubectl metallb status costs before a real API server with 10,000 Services, 30,000 endpoints and 100 nodes
+	cd cmd/lab && $(GO) test -run '^$$' -timeout 60m -v -bench 'StatusOfALargeCluster' -benchtime 5x ./loopback
+
 bench-lab: build routers ## what a speaker costs before a real API server, against a process that only watches; from status to route in a BIRD
 	cd cmd/lab && $(COMPILE) $(GO) run $(RUN) ./bench '$(CURDIR)/bin/metallb-speaker'
 	cd cmd/lab && $(GO) test -run '^$$' -timeout 60m -v -bench 'FromStatusToRoute' -benchtime 1x ./datacentre
@@ -125,4 +128,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help compiler routers race build plugin plugin-archives plan-long images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench bench-controller bench-lab fuzz fmt
+.PHONY: help compiler routers race build plugin plugin-archives plan-long images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench bench-controller bench-plugin bench-lab fuzz fmt

@@ -79,7 +79,7 @@ func (p *plugin) status() *cobra.Command {
 	var watch, shown bool
 	once := func(cmd *cobra.Command) error {
 		p.about = counting
-		return p.look(cmd, []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.EndpointSlices, inspect.Nodes, inspect.Pods, inspect.Secrets, inspect.Leases},
+		return p.look(cmd, []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.EndpointSlices, inspect.Nodes, inspect.Pods, inspect.Leases},
 			func(v *inspect.View) (int, []inspect.Unread, error) {
 				s := v.Status()
 				shown = true
@@ -117,7 +117,7 @@ Services that wait, addresses that no node announces, and drained nodes. For eac
 }
 
 // reachable are the kinds that tell whether an address is announced.
-var reachable = []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.EndpointSlices, inspect.Nodes, inspect.Pods, inspect.Secrets}
+var reachable = []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.EndpointSlices, inspect.Nodes, inspect.Pods}
 
 func (p *plugin) why() *cobra.Command {
 	cmd := command("why [NAMESPACE/]SERVICE [--node NODE]", "Why a Service is reachable, or not",
@@ -300,7 +300,11 @@ prints the annotation. It ends with 0 if nothing would change, 2 if something wo
 			if err != nil {
 				return err
 			}
-			return p.look(cmd, reachable, func(v *inspect.View) (int, []inspect.Unread, error) {
+			kinds := reachable
+			if strings.Contains(text.Text, "password-key") {
+				kinds = append(slices.Clone(kinds), inspect.Secrets)
+			}
+			return p.look(cmd, kinds, func(v *inspect.View) (int, []inspect.Unread, error) {
 				plan := v.PlanOf(text)
 				code := exitFine
 				switch {

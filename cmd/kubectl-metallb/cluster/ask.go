@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -96,6 +97,9 @@ func (a Speakers) Ask(ctx context.Context, s *inspect.Snapshot, node string) {
 	}
 	wait.Wait()
 	s.Asked = true
+	// Whoever asks twice shall read the same.
+	slices.SortFunc(s.Told, func(a, b *report.Document) int { return strings.Compare(a.Node, b.Node) })
+	slices.SortStableFunc(s.Unread, func(a, b inspect.Unread) int { return strings.Compare(a.Node, b.Node) })
 	if forbidden {
 		s.Unread = append(s.Unread, inspect.Unread{Kind: inspect.Ports, Verb: "get and create", Namespace: s.Namespace, Why: "you are not allowed to; --direct does without"})
 	}

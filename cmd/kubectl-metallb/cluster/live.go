@@ -60,8 +60,9 @@ func (e ErrNoInstallation) Error() string {
 	return text
 }
 
-// Read asks an API server. Of the kinds it reads those that are named. An error means that nothing could be
-// read at all, or, if it is ErrNoInstallation, nothing of ours.
+// Read asks an API server. Of the kinds it reads those that are named; the Secret also where a configuration names a key of it, and
+// else not: whoever may not get it shall not seem to try. An error means that nothing could be read at all,
+// or, if it is ErrNoInstallation, nothing of ours.
 func Read(ctx context.Context, client kubernetes.Interface, at Installation, now time.Time, kinds ...inspect.Kind) (*inspect.Snapshot, error) {
 	s := &inspect.Snapshot{Taken: now, Namespace: at.Namespace, ConfigName: at.ConfigName}
 	r := reader{ctx: ctx, client: client, at: at, into: s}
@@ -70,6 +71,12 @@ func Read(ctx context.Context, client kubernetes.Interface, at Installation, now
 		wait.Go(func() { r.read(kind) })
 	}
 	wait.Wait()
+	for _, config := range []*corev1.ConfigMap{s.User, s.Admitted} {
+		if config != nil && strings.Contains(config.Data[service.KeyConfig], "password-key") && !slices.Contains(kinds, inspect.Secrets) {
+			r.read(inspect.Secrets)
+			break
+		}
+	}
 	if r.fatal != nil {
 		return nil, r.fatal
 	}

@@ -139,6 +139,17 @@ func TestWhatMayNotBeReadIsSaidWithTheVerb(t *testing.T) {
 	}
 }
 
+func TestTheSecretIsReadOnlyWhereAKeyOfItIsNamed(t *testing.T) {
+	for text, want := range map[string]bool{"peers: [{peer-address: 10.0.0.1}]": false, "peers: [{password-key: tor}]": true} {
+		client := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "metallb-system", Name: "config"}, Data: map[string]string{"config": text}})
+		read := false
+		client.PrependReactor("get", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) { read = true; return false, nil, nil })
+		if _, err := Read(t.Context(), client, here, then, inspect.ConfigMaps, inspect.Pods); err != nil || read != want {
+			t.Errorf("%s: read is %v, %v", text, read, err)
+		}
+	}
+}
+
 func TestAnInstallationElsewhereIsNamed(t *testing.T) {
 	client := fake.NewClientset(
 		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "team-b", Name: "config-admitted"}},

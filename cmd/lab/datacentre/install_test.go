@@ -383,16 +383,16 @@ func (in *installation) asks(t *testing.T) {
 			t.Errorf("%s has\n%s\nand was sent\n%s", peer, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 	}
-	// Nobody needs the Secret here, and no other right is missing or for nothing. A WebSocket begins with a GET; the API server wants to see
+	// No right is missing or for nothing. A WebSocket begins with a GET; the API server wants to see
 	// that the user may create as well.
 	used := map[string]bool{}
 	for _, r := range made(in.Cluster.Requests(t.Context(), before, func(r kubernetes.Request) bool { return r.User == operatorUser }))(t) {
 		used[strings.TrimSuffix(r.Verb+" "+r.Resource+"/"+r.Subresource, "/")] = true
-		if r.Code >= 400 && r.Resource != "secrets" {
+		if r.Code >= 400 {
 			t.Errorf("%v", r)
 		}
 	}
-	want := []string{"create serviceaccounts/token", "get configmaps", "get leases", "get pods/portforward", "get secrets",
+	want := []string{"create serviceaccounts/token", "get configmaps", "get leases", "get pods/portforward",
 		"list endpointslices", "list nodes", "list pods", "list services"}
 	if got := slices.Sorted(maps.Keys(used)); !slices.Equal(got, want) {
 		t.Errorf("it did %q, want %q", got, want)
