@@ -176,7 +176,7 @@ function drawStatus({ answer, command, taken, cluster, remarks = [] }) {
     c.hash ? pill("good", "✓ in force") : pill("bad", "✗ no configuration in force"), c.hash ? el("code", {}, c.hash) : "",
     c.admittedAt ? el("span", { class: "quiet", title: c.admittedAt }, `for ${ago(c.admittedAt, taken)}`) : "",
     c.state === "in force" ? "" : pill(c.state === "refused" ? "bad" : "mark", `${c.state === "refused" ? "✗" : "!"} your text is ${c.state}`),
-    answer.leader ? el("span", { class: "quiet" }, `leader ${answer.leader}`) : pill("bad", "✗ nobody leads"),
+    answer.leader ? el("span", { class: "quiet", title: answer.leader }, `leader ${answer.leader.replace(/_[0-9a-f-]{36}$/, "")}`) : pill("bad", "✗ nobody leads"),
   ].filter(Boolean));
   $("read").textContent = `read at ${new Date(taken).toLocaleTimeString()}`;
   const refused = c.state === "refused" && c.refused;

@@ -72,6 +72,6 @@ export function rows(label, head, body, open) {
     }
   });
   draw();
-  return el("div", { class: "rows" },
+  return el("div", { class: "rows wide" },
     el("div", { class: `head columns-${head.length}`, "aria-hidden": "true" }, head.map((text) => el("span", {}, text))), list);
 }
