@@ -3,12 +3,14 @@
 package browser
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,7 +104,7 @@ func TestTenThousandServicesScrollQuickly(t *testing.T) {
 	}{
 		{"a search", `document.getElementById("q").value = "shop/", document.getElementById("search").requestSubmit(), true`, "Services for shop/: 10000", "shop/web-09999", 10_000},
 		{"those that wait", `true`, "Services that wait: 100", "shop/web-09999", 100},
-		{"a pool's holders", `document.querySelector('[data-key="default"]').click(), true`, "Holders: 9900", "shop/web-09998", 9_900},
+		{"a pool's holders", `document.querySelector('[data-key="default"]').click(), true`, "Holders of default: 9900", "shop/web-09998", 9_900},
 	} {
 		t.Run(list.what, func(t *testing.T) {
 			b := browser{t, b.ctx, b.requests}
@@ -145,6 +147,36 @@ func TestTenThousandServicesScrollQuickly(t *testing.T) {
 			b.do(chromedp.KeyEvent(kb.Escape))
 		})
 	}
+
+	t.Run("a refresh leaves everything where it is", func(t *testing.T) {
+		b := browser{t, b.ctx, b.requests}
+		for _, at := range []struct{ part, scrolls, focus string }{
+			{"grid", ".tall", `[data-key="node-50 leaf-a"]`},
+			{"grid", ".tall", ".command button"},
+			{"problems", "", ".command button"},
+			{"waiting", ".list", ".list"},
+		} {
+			stays := fmt.Sprintf(`(() => {
+				const box = document.getElementById(%q), scrolls = box.querySelector(%q);
+				return [scrolls && Math.round(scrolls.scrollTop), document.activeElement === box.querySelector(%q), box.querySelector("[aria-selected=true]")?.textContent].join(" ");
+			})()`, at.part, cmp.Or(at.scrolls, "none"), at.focus)
+			eval[bool](b, fmt.Sprintf(`(() => {
+				const box = document.getElementById(%q), scrolls = box.querySelector(%q);
+				box.querySelector(%q).focus();
+				if (scrolls) scrolls.scrollTop = 300;
+				return true;
+			})()`, at.part, cmp.Or(at.scrolls, "none"), at.focus))
+			if at.focus == ".list" {
+				b.press(kb.PageDown)
+			}
+			before := eval[string](b, stays)
+			eval[bool](b, fmt.Sprintf(`document.getElementById(%q).dataset.shown = "other", document.getElementById("refresh").click(), true`, at.part))
+			b.until("the part to be drawn again", fmt.Sprintf(`document.getElementById(%q).dataset.shown !== "other"`, at.part))
+			if after := eval[string](b, stays); after != before || !strings.Contains(before, "true") {
+				t.Errorf("%+v: %q, and then %q", at, before, after)
+			}
+		}
+	})
 
 	t.Run("a plan that moves them all", func(t *testing.T) {
 		b := browser{t, b.ctx, b.requests}

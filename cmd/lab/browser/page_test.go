@@ -295,6 +295,13 @@ func TestThePageInABrowser(t *testing.T) {
 		b.scheme("light")
 	})
 
+	in("an answer follows what happens")(t, func(b browser) {
+		eval[bool](b, `location.hash = "#why=shop/lonely", true`)
+		b.shows("why", "✗ not announced")
+		must(b.t, h.RunPod(b.ctx, "shop", "lonely", map[string]string{"app": "lonely"}, h.Nodes[0]))
+		b.shows("why", "✓ announced (sent)")
+	})
+
 	in("it refreshes itself, and tells of a refused text where the mistakes are")(t, func(b browser) {
 		h.write(b.t.(*testing.T), strings.Replace(h.config, "198.51.100.0/30", "198.51.100.0/33", 1)+"speed: 9\n")
 		b.shows("refused", "line 5: address-pools[0].cidr[0]")
