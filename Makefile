@@ -67,6 +67,14 @@ routers: ## FRR, BIRD, exabgp, nft, curl and containerd from Debian, which the l
 	done; \
 	[ -z "$${missing:-}" ] || cmd/lab/install iproute2 bird2 frr exabgp nftables curl containerd runc containernetworking-plugins
 
+# Chromium is larger than everything else here together: only one target needs it.
+chromium:
+	@command -v chromium >/dev/null || cmd/lab/install chromium fonts-dejavu-core
+
+ui-browser: build chromium ## the page of kubectl metallb ui in Debian's Chromium; PICTURES=FOLDER keeps two pictures of it
+	cd cmd/lab && $(COMPILE) $(GO) vet -tags browser ./browser
+	cd cmd/lab && $(if $(PICTURES),PICTURES='$(abspath $(PICTURES))') LAB_BIN='$(CURDIR)/bin' $(GO) test -tags browser -count=1 -timeout 20m -v ./browser
+
 # The domain starts no goroutines, as a test sees to: the race detector would find nothing in it, and take three minutes.
 check: compiler ## vet, lint and unit tests with the race detector: the inner loop
 	$(COMPILE) $(GO) vet ./...
@@ -128,4 +136,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help compiler routers race build plugin plugin-archives plan-long images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench bench-controller bench-plugin bench-lab fuzz fmt
+.PHONY: help compiler routers chromium ui-browser race build plugin plugin-archives plan-long images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench bench-controller bench-plugin bench-lab fuzz fmt

@@ -140,7 +140,7 @@ endpoints, session, sent. The first link that breaks is the reason, in the words
 		})
 	p.asks(cmd)
 	cmd.Flags().StringVar(&p.node, "node", "", "Show each link of the chain on this node.")
-	cmd.ValidArgsFunction = p.complete((*inspect.View).ServiceNames, inspect.Services)
+	cmd.ValidArgsFunction = p.complete(p.serviceNames, inspect.Services)
 	p.completeFlag(cmd, "node", (*inspect.View).NodeNames, inspect.Nodes)
 	return cmd
 }
@@ -194,7 +194,7 @@ do with it. With --live, what was sent stands beside it where it differs.`,
 	cmd.Flags().StringVar(&f.Service, "service", "", "Only for the addresses of this Service.")
 	p.completeFlag(cmd, "node", (*inspect.View).NodeNames, inspect.Nodes)
 	p.completeFlag(cmd, "peer", (*inspect.View).PeerNames, inspect.ConfigMaps)
-	p.completeFlag(cmd, "service", (*inspect.View).ServiceNames, inspect.Services)
+	p.completeFlag(cmd, "service", p.serviceNames, inspect.Services)
 	return cmd
 }
 
@@ -384,7 +384,7 @@ func (p *plugin) wait() *cobra.Command {
 			})
 		})
 	p.asks(announced)
-	announced.ValidArgsFunction = p.complete((*inspect.View).ServiceNames, inspect.Services)
+	announced.ValidArgsFunction = p.complete(p.serviceNames, inspect.Services)
 	admitted.Long = strings.Replace(admitted.Long, "kubectl metallb ", "kubectl metallb wait ", 1)
 	announced.Long = strings.Replace(announced.Long, "kubectl metallb ", "kubectl metallb wait ", 1)
 	cmd.AddCommand(admitted, announced)

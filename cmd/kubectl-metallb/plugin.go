@@ -236,3 +236,14 @@ func (p *plugin) complete(names func(*inspect.View) []string, kinds ...inspect.K
 		return all, cobra.ShellCompDirectiveNoFileComp
 	}
 }
+
+// serviceNames offers Services as they may be written: those of the namespace without it, too.
+func (p *plugin) serviceNames(v *inspect.View) []string {
+	all := v.ServiceNames()
+	for _, name := range all {
+		if short, ok := strings.CutPrefix(name, p.namespace()+"/"); ok {
+			all = append(all, short)
+		}
+	}
+	return all
+}

@@ -105,6 +105,7 @@ func TestNamesAreCompleted(t *testing.T) {
 		"routes --service s":    "shop/web",
 		"why shop/web --node n": "n1 n2 n3",
 		"wait announced s":      "shop/web",
+		"-n shop why w":         "shop/web web", // the shell leaves those that begin so
 	} {
 		stdout, _, _ := typed(t, "__complete --dump "+dump+" "+line, "")
 		lines := strings.Split(strings.TrimSpace(stdout), "\n")

@@ -59,7 +59,7 @@ function copying(command) {
   if (!command) return "";
   const code = el("code", {}, command);
   const button = el("button", {
-    type: "button",
+    type: "button", "data-key": command,
     onclick: async () => {
       try {
         await navigator.clipboard.writeText(command);
@@ -134,14 +134,16 @@ function show(title, ...body) {
   ($("body").querySelector("[tabindex='0'], button") || $("close")).focus();
 }
 
-// draw replaces what is in a box, if it would be something else, and leaves the focus where it is.
+// draw replaces what is in a box, if it would be something else, and leaves the focus and what was scrolled where they are.
 function draw(id, data, make) {
   const box = $(id), changed = JSON.stringify(data);
   if (box.dataset.shown === changed) return;
   box.dataset.shown = changed;
-  const key = box.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  const scrolled = () => [...box.querySelectorAll(".wide, .list")];
+  const key = box.contains(document.activeElement) ? document.activeElement.dataset.key : undefined, at = scrolled().map((e) => [e.scrollLeft, e.scrollTop]);
   box.replaceChildren(...[make()].flat().filter(Boolean));
-  if (key) [...box.querySelectorAll("[data-key]")].find((e) => e.dataset.key === key)?.focus();
+  scrolled().forEach((e, i) => at[i] && e.scrollTo(...at[i]));
+  if (key) [...box.querySelectorAll("[data-key]")].find((e) => e.dataset.key === key)?.focus({ preventScroll: true });
 }
 
 // figure is one number of the page's first line; a click leads to where it is from.
@@ -176,7 +178,7 @@ function drawStatus({ answer, command, taken, cluster, remarks = [] }) {
     c.hash ? pill("good", "✓ in force") : pill("bad", "✗ no configuration in force"), c.hash ? el("code", {}, c.hash) : "",
     c.admittedAt ? el("span", { class: "quiet", title: c.admittedAt }, `for ${ago(c.admittedAt, taken)}`) : "",
     c.state === "in force" ? "" : pill(c.state === "refused" ? "bad" : "mark", `${c.state === "refused" ? "✗" : "!"} your text is ${c.state}`),
-    answer.leader ? el("span", { class: "quiet" }, `leader ${answer.leader}`) : pill("bad", "✗ nobody leads"),
+    answer.leader ? el("span", { class: "quiet", title: answer.leader }, `leader ${answer.leader.replace(/_[0-9a-f-]{36}$/, "")}`) : pill("bad", "✗ nobody leads"),
   ].filter(Boolean));
   $("read").textContent = `read at ${new Date(taken).toLocaleTimeString()}`;
   const refused = c.state === "refused" && c.refused;
@@ -230,7 +232,7 @@ async function openPool(name) {
     const holders = answer.pools[0].holders || [];
     show(`Pool ${name}`, el("p", { class: "mono quiet" }, answer.pools[0].ranges.join(", ")),
       holders.length === 0 ? el("p", {}, "Nobody holds an address.")
-        : [el("h3", {}, `Holders: ${holders.length}`), few("Holders", ["Service", "address"], holders.map((h) => [h.service, h.address]), (i) => { $("dialog").close(); search(holders[i].service); })],
+        : [el("h3", {}, `Holders: ${holders.length}`), few(`Holders of ${name}`, ["Service", "address"], holders.map((h) => [h.service, h.address]), (i) => { $("dialog").close(); search(holders[i].service); })],
       copying(command));
   } catch (error) {
     show(`Pool ${name}`, el("p", { class: "bad" }, `✗ ${error.message}`));
@@ -322,22 +324,26 @@ function search(text) {
   else location.hash = hash;
 }
 
-async function why() {
-  if (!location.hash.startsWith("#why=")) return;
-  const text = decodeURIComponent(location.hash.slice("#why=".length));
-  $("q").value = text;
-  const mine = ++searching, box = $("why");
-  box.replaceChildren(el("p", { class: "quiet" }, "Reading"));
-  let shown;
+// why follows the chain of what is in the URL; again, as long as it is there.
+async function why(again = false) {
+  const text = new URLSearchParams(location.hash.slice(1)).get("why");
+  if (!text) return;
+  const mine = again ? searching : ++searching;
+  if (!again) {
+    $("q").value = text;
+    draw("why", null, () => [el("p", { class: "quiet" }, "Reading")]);
+  }
+  let data, make;
   try {
-    shown = drawWhy(text, await waiting("Following the chain", () => ask(`/api/why.json?q=${encodeURIComponent(text)}`)));
+    const answer = await waiting("Following the chain", () => ask(`/api/why.json?q=${encodeURIComponent(text)}`));
+    [data, make] = [[answer.answer, answer.found, answer.command], () => drawWhy(text, answer)];
   } catch (error) {
-    shown = [el("p", { class: "bad" }, `✗ ${error.message}`)];
+    if (again) return; // what is shown is old, as is said elsewhere
+    [data, make] = [error.message, () => [el("p", { class: "bad" }, `✗ ${error.message}`)]];
   }
   if (mine !== searching) return; // somebody has asked for something else meanwhile
-  box.replaceChildren(...shown.flat().filter(Boolean));
-  if (document.activeElement === $("q")) return;
-  box.focus(); // who came by a click is shown where the answer is
+  draw("why", data, make);
+  if (!again && document.activeElement !== $("q")) $("why").focus(); // who came by a click is shown where the answer is
 }
 
 function drawWhy(text, { answer: why, command, found = [] }) {
@@ -362,7 +368,7 @@ function whyNodes(why, a) {
     const told = n.announces ? sent.told : (broken || sent).told;
     const notes = n.links.filter((l) => l.state === "remark").map((l) => l.text);
     return [
-      el("button", { type: "button", class: "link", onclick: () => show(`${why.service} on ${n.node}`, chain(n.links)) }, n.node),
+      el("button", { type: "button", class: "link", "data-key": `${a.address} ${n.node}`, onclick: () => show(`${why.service} on ${n.node}`, chain(n.links)) }, n.node),
       pill(n.announces ? "good" : "bad", `${n.announces ? "✓" : "✗ not"} ${told ? "sent" : "intended"}`),
       ...n.links.map(state),
       n.announces ? [sent.told ? sent.text : n.links[0].text, ...notes].join("; ") : n.reason || broken?.text || "-",
@@ -438,10 +444,10 @@ $("q").addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   searching++;
   $("q").value = "";
-  $("why").replaceChildren();
+  draw("why", "", () => []);
   history.replaceState(null, "", location.pathname);
 });
-addEventListener("hashchange", why);
+addEventListener("hashchange", () => why());
 addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || $("dialog").open || document.activeElement.matches("input, textarea")) return;
   event.preventDefault();
@@ -484,6 +490,7 @@ async function refresh() {
     drawFigures(status, nodes);
     drawStatus(status);
     drawGrid(status, nodes);
+    await why(true);
   } catch (error) {
     strip("trouble", "What is shown is old:", [error.message]);
   } finally {

@@ -28,14 +28,15 @@ export function step(key, at, count, page) {
 }
 
 let lists = 0;
+const chosen = new Map(); // the row of a list, which is made anew when it changes
 
 // rows shows rows of cells, of which the arrow keys choose one and Enter or a click opens it.
 export function rows(label, head, body, open) {
   const id = `rows-${lists++}`, most = 12; // rows at once
-  let at = 0;
+  let at = Math.min(chosen.get(label) || 0, body.length - 1);
   const inner = el("div", { role: "presentation" });
   inner.style.height = `${body.length * height}px`;
-  const list = el("div", { class: `list columns-${head.length}`, role: "listbox", tabindex: "0", "aria-label": `${label}: ${body.length}; ${head.join(", ")}` }, inner);
+  const list = el("div", { class: `list columns-${head.length}`, role: "listbox", tabindex: "0", "data-key": label, "aria-label": `${label}: ${body.length}; ${head.join(", ")}` }, inner);
   list.style.height = `${Math.min(body.length, most) * height + 2}px`;
   const draw = () => {
     const [first, end] = seen(list.scrollTop, list.clientHeight || most * height, body.length);
@@ -53,6 +54,7 @@ export function rows(label, head, body, open) {
   };
   const choose = (i) => {
     at = i;
+    chosen.set(label, i);
     const shown = list.clientHeight || most * height;
     if (i * height < list.scrollTop) list.scrollTop = i * height;
     if ((i + 1) * height > list.scrollTop + shown) list.scrollTop = (i + 1) * height - shown;
@@ -72,6 +74,6 @@ export function rows(label, head, body, open) {
     }
   });
   draw();
-  return el("div", { class: "rows" },
+  return el("div", { class: "rows wide" },
     el("div", { class: `head columns-${head.length}`, "aria-hidden": "true" }, head.map((text) => el("span", {}, text))), list);
 }
