@@ -67,6 +67,7 @@ type scene struct {
 	bin     string
 	speaker *kubernetes.Process
 	bfd     *kubernetes.Process
+	late    func() time.Duration // since the cable was pulled
 }
 
 // A shell asks a router about BFD.
@@ -326,6 +327,7 @@ func (s *scene) gone(since time.Time) time.Duration {
 // pull pulls the node's cable, at once, which a command would not, and returns when.
 func (s *scene) pull() (at time.Time) {
 	s.t.Helper()
+	s.late = lateness()
 	must(s.t, s.fabric.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -344,6 +346,35 @@ func (s *scene) pull() (at time.Time) {
 		return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, link)
 	}))
 	return at
+}
+
+// lateness returns what tells how late, at the worst, this process got to run until then: the machine was busy, and that is no program's
+// fault here.
+func lateness() func() time.Duration {
+	const nap = 5 * time.Millisecond
+	asked, worst := make(chan struct{}), make(chan time.Duration)
+	go func() {
+		var most time.Duration
+		for {
+			began := time.Now()
+			select {
+			case <-time.After(nap):
+				most = max(most, time.Since(began)-nap)
+			case <-asked:
+				worst <- most
+				return
+			}
+		}
+	}()
+	return func() time.Duration { close(asked); return <-worst }
+}
+
+// demand demands that something after the pull of the cable took so long at most.
+func (s *scene) demand(took, most time.Duration) {
+	s.t.Helper()
+	if late := s.late(); took > most+late {
+		s.t.Errorf("%s: it took %v; the limit is %v, and the machine was late by %v", s, took, most, late)
+	}
 }
 
 // scenes are both routers, one over one hop by IPv4, the other over two by IPv6; with LAB_SCENES=all, each in all four ways.
@@ -402,18 +433,15 @@ func TestADeadNodeIsForgottenWithinTheDetectionTime(t *testing.T) {
 		for range kills {
 			s.up()
 			since := s.pull()
-			forgotten = append(forgotten, s.gone(since))
-			noticed = append(noticed, s.fell(since))
+			gone := s.gone(since)
+			fell := s.fell(since)
+			if forgotten, noticed = append(forgotten, gone), append(noticed, fell); s.kind == "FRR" {
+				gone -= frrWork
+			}
+			s.demand(max(gone, fell), limit)
 			must(s.t, s.fabric.Replug(s.node))
 		}
 		s.t.Logf("%s: noticed after %v, routes are gone after %v", s, spread(noticed), spread(forgotten))
-		most := limit
-		if s.kind == "FRR" {
-			most += frrWork
-		}
-		if slices.Max(noticed) > limit || slices.Max(forgotten) > most {
-			s.t.Errorf("%s: the limits are %v and %v", s, limit, most)
-		}
 	})
 }
 
@@ -471,9 +499,7 @@ func TestNodesOfARangeAreWatchedLikeOthers(t *testing.T) {
 			most += frrWork
 		}
 		s.t.Logf("%s: the route is gone after %v", s, took.Round(time.Millisecond))
-		if took > most {
-			s.t.Errorf("%s: the limit is %v", s, most)
-		}
+		s.demand(took, most)
 		must(s.t, s.fabric.Replug(s.node))
 		s.up()
 	})
@@ -559,9 +585,7 @@ func TestADeadRouterIsLeftWithinTheDetectionTime(t *testing.T) {
 			return errors.New("it does not say so")
 		})
 		s.t.Logf("%s: the speaker left after %v; the responder has %d MiB", s, took.Round(time.Millisecond), resident(s.t, s.bfd.PID())>>20)
-		if took > limit {
-			s.t.Errorf("%s: the limit is %v", s, limit)
-		}
+		s.demand(took, limit)
 	})
 }
 
@@ -679,8 +703,6 @@ func TestANodeThatDiesWhileItsSpeakerRestarts(t *testing.T) {
 		if s.kind == "FRR" {
 			most = restart + time.Second
 		}
-		if took > most {
-			s.t.Errorf("%s: the limit is %v", s, most)
-		}
+		s.demand(took, most)
 	})
 }

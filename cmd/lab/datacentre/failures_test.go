@@ -266,16 +266,21 @@ func TestWhatClientsNoticeOfFailuresWithBFD(t *testing.T) {
 			}
 		}
 	}
+	cable := func(commands string) {
+		t.Helper()
+		made(b.Host.Run(t.Context(), "nft", commands))(t)
+	}
 	oneWay := func(hook string) func() {
 		return func() {
 			t.Helper()
-			nft := func(command string) { made(b.Host.Run(t.Context(), "nft", command))(t) }
-			nft(`add table netdev cable; add chain netdev cable broken { type filter hook ` + hook + ` device "lan" priority 0; policy drop; }`)
+			cable(`add table netdev cable; add chain netdev cable broken { type filter hook ` + hook + ` device "lan" priority 0; policy drop; }`)
 			d.routed(a)
-			wait(quietly)
-			nft("delete table netdev cable")
-			again()
 		}
+	}
+	mended := func() {
+		t.Helper()
+		cable("delete table netdev cable")
+		again()
 	}
 	die := func() {
 		t.Helper()
@@ -296,7 +301,9 @@ func TestWhatClientsNoticeOfFailuresWithBFD(t *testing.T) {
 		{what: "a node dies", within: soon, do: die},
 		{what: "and returns", do: back},
 		{what: "a node hears nothing", within: soon, do: oneWay("ingress")},
+		{what: "and hears again", do: mended},
 		{what: "a node is not heard", within: soon, do: oneWay("egress")},
+		{what: "and is heard again", do: mended},
 		{what: "a node dies while its speaker restarts", within: restartTime + soon, do: func() {
 			b.Speaker.Kill()
 			ended(t, b.Speaker)
