@@ -595,6 +595,14 @@ func (a *Allocator) poolsFor(r *Request, automatic bool) string {
 	return someOf(names)
 }
 
+// barred returns why the pool does not give the Service the address, whether somebody holds it or nobody does. Who has it keeps it.
+func (a *Allocator) barred(addr netip.Addr, pool *Pool, _ *Request) Reason {
+	if pool.excludes(addr) {
+		return Reason{Cause: Excluded, Addr: addr, Pool: pool.Name}
+	}
+	return Reason{}
+}
+
 // mayHold returns why the Service cannot have the address it asks for, if so.
 func (a *Allocator) mayHold(addr netip.Addr, r *Request) Reason {
 	pool := a.config.Pool(addr)
@@ -615,6 +623,9 @@ func (a *Allocator) mayHold(addr netip.Addr, r *Request) Reason {
 		return Reason{Cause: OfOtherPool, Addr: addr, Pool: pool.Name, OtherPool: r.Pool}
 	case !pool.Serves(r.Namespace, r.Labels):
 		return Reason{Cause: AddressNotFor, Addr: addr, Pool: pool.Name}
+	}
+	if why := a.barred(addr, pool, r); !why.None() {
+		return why
 	}
 	if o, ok := a.mayJoin(addr, pool, r); !ok {
 		return a.because(addr, r, o)

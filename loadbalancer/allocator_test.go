@@ -258,7 +258,8 @@ func set(t testing.TB, short string) *netipx.IPSet {
 	return s
 }
 
-// pools writes a configuration in short: "name ranges [manual] [avoid] [priority=n] [namespaces=a,b] [tier=label] [across]; …".
+// pools writes a configuration in short: "name ranges [manual] [avoid] [priority=n] [namespaces=a,b] [tier=label] [across]
+// [exclude=addresses]; …".
 func pools(t testing.TB, short string) *Config {
 	t.Helper()
 	text := "address-pools:\n"
@@ -271,6 +272,8 @@ func pools(t testing.TB, short string) *Config {
 				text += "  auto-assign: false\n"
 			case "avoid":
 				text += "  avoid-buggy-ips: true\n"
+			case "exclude":
+				text += "  exclude: ['" + strings.ReplaceAll(value, ",", "', '") + "']\n"
 			case "across":
 				text += "  share-across-namespaces: true\n"
 			case "priority":
@@ -447,6 +450,36 @@ func TestAvoidedAddressesAreNotHandedOutAgain(t *testing.T) {
 		{then: "and that was all", ask: "shop/five", why: `no free address in pool "a": add addresses, or delete a Service that holds one`},
 		{then: "the operator avoids nothing any more", configure: "a 10.0.0.254-10.0.1.1"},
 		{then: "five gets what was freed longest ago", ask: "shop/five", addrs: "10.0.0.255"},
+	})
+}
+
+func TestExcludedAddressesAreNeverHandedOutAndWhoHoldsOneKeepsIt(t *testing.T) {
+	const whole, excluding = "gold 10.0.0.0/29; six fd00::/64 manual", "gold 10.0.0.0/29 exclude=10.0.0.0/30,10.0.0.5; six fd00::/64 manual exclude=fd00::-fd00::ffff:ffff:ffff:fffe"
+	tell(t, []step{
+		{then: "a pool of eight", configure: whole},
+		{then: "web takes the first", ask: "shop/web share=k ports=80", addrs: "10.0.0.0"},
+		{then: "api takes the second", ask: "shop/api", addrs: "10.0.0.1"},
+		{then: "the operator excludes five, two of them in use", configure: excluding},
+		{then: "web keeps its own", ask: "shop/web share=k ports=80", addrs: "10.0.0.0", from: "gold"},
+		{then: "also when all are looked at", serve: "shop/api", addrs: "10.0.0.1"},
+		{then: "nobody comes to share it", ask: "shop/mail share=k ports=25", addrs: "10.0.0.4"},
+		{then: "nor gets one by name", ask: "shop/late want=10.0.0.5",
+			why: `pool "gold" excludes address 10.0.0.5: ask for another, or take it out of exclude`},
+		{then: "the others are handed out", ask: "shop/late", addrs: "10.0.0.6"},
+		{then: "up to the last", ask: "shop/last", addrs: "10.0.0.7"},
+		{then: "and then there are none", ask: "shop/more", why: `no free address in pool "gold": add addresses, or delete a Service that holds one`},
+		{then: "api goes", release: "shop/api", also: "left 10.0.0.1"},
+		{then: "which helps nobody", serve: "shop/more", why: ""},
+		{then: "late goes", release: "shop/late", also: "left 10.0.0.6"},
+		{then: "which does", serve: "shop/more", addrs: "10.0.0.6"},
+		{then: "of a huge pool one address is left, and found at once", ask: "shop/dns families=6 pool=six", addrs: "fd00::ffff:ffff:ffff:ffff"},
+		{then: "the operator excludes nothing any more", configure: whole},
+		{then: "those never used come first", ask: "shop/a", addrs: "10.0.0.2"},
+		{ask: "shop/b", then: "", addrs: "10.0.0.3"},
+		{ask: "shop/c", then: "", addrs: "10.0.0.5"},
+		{then: "then the one that was freed", ask: "shop/d", addrs: "10.0.0.1"},
+		{then: "an address of every pool is excluded", configure: "gold 10.0.0.0/29 exclude=10.0.0.0/29"},
+		{then: "and a family with nothing to hand out is none", ask: "shop/e", why: `there is no IPv4 address in pool "gold": add some, or change spec.ipFamilies`},
 	})
 }
 
@@ -1123,6 +1156,11 @@ func buggy(addr netip.Addr) bool {
 	return addr.Is4() && (strings.HasSuffix(addr.String(), ".0") || strings.HasSuffix(addr.String(), ".255"))
 }
 
+// excluded looks through the ranges.
+func excluded(p *Pool, addr netip.Addr) bool {
+	return slices.ContainsFunc(p.Exclude, func(r netipx.IPRange) bool { return r.Contains(addr) })
+}
+
 func serves(p *Pool, r Request) bool {
 	if len(p.Namespaces) > 0 && !slices.Contains(p.Namespaces, r.Namespace) {
 		return false
@@ -1137,6 +1175,9 @@ func serves(p *Pool, r Request) bool {
 
 // joins reports whether the Service may hold the address beside all who do.
 func (m *model) joins(addr netip.Addr, r Request) bool {
+	if excluded(m.pool(addr), addr) {
+		return false
+	}
 	for _, t := range m.others(addr, r.UID) {
 		if collide(t.Terms, r.Terms) || differ(t.Terms, r.Terms) || t.Namespace != r.Namespace && !m.pool(addr).ShareAcrossNamespaces {
 			return false
@@ -1164,17 +1205,22 @@ func (m *model) next(p *Pool, f Family, r Request) netip.Addr {
 			continue
 		}
 		for addr := span.From(); addr.Compare(span.To()) <= 0; addr = addr.Next() {
-			if len(m.others(addr, "")) == 0 && !slices.Contains(m.freed, addr) && !(p.AvoidBuggyIPs && buggy(addr)) {
+			if len(m.others(addr, "")) == 0 && !slices.Contains(m.freed, addr) && m.offers(p, addr) {
 				return addr
 			}
 		}
 	}
 	for _, addr := range m.freed {
-		if FamilyOf(addr) == f && m.pool(addr) == p && !(p.AvoidBuggyIPs && buggy(addr)) {
+		if FamilyOf(addr) == f && m.pool(addr) == p && m.offers(p, addr) {
 			return addr
 		}
 	}
 	return netip.Addr{}
+}
+
+// offers reports whether the pool hands the address out.
+func (m *model) offers(p *Pool, addr netip.Addr) bool {
+	return !(p.AvoidBuggyIPs && buggy(addr)) && !excluded(p, addr)
 }
 
 func (m *model) allocate(r Request) (g modelGrant) {
@@ -1212,7 +1258,7 @@ func (m *model) allocate(r Request) (g modelGrant) {
 	}
 	if len(t.addrs) == 1 && len(r.Families) == 2 && !g.why {
 		p := m.pool(t.addrs[0])
-		g.more = p != nil && serves(p, r) && slices.ContainsFunc(p.Ranges, func(s netipx.IPRange) bool { return FamilyOf(s.From()) != FamilyOf(t.addrs[0]) })
+		g.more = p != nil && serves(p, r) && slices.ContainsFunc(without(p.Ranges, p.Exclude), func(s netipx.IPRange) bool { return FamilyOf(s.From()) != FamilyOf(t.addrs[0]) })
 	}
 	m.set(t)
 	m.told[r.UID] = g.why
@@ -1284,7 +1330,7 @@ func (m *model) find(r Request, stay []netip.Addr) []netip.Addr {
 			if p == nil || r.Pool != "" && p.Name != r.Pool || !serves(p, r) || !m.joins(want, r) {
 				return nil
 			}
-			if len(m.others(want, "")) == 0 && p.AvoidBuggyIPs && buggy(want) {
+			if len(m.others(want, "")) == 0 && !m.offers(p, want) {
 				return nil
 			}
 		}
@@ -1390,6 +1436,8 @@ func newPlayer(t *testing.T) func(*rapid.T) *player {
 		pools(t, "a 10.0.0.0/32,fd00::/128; b 10.0.0.1/32,fd00::1/128"),
 		pools(t, "b 10.0.0.0/32,fd00::1/128; a 10.0.0.1/32,fd00::/128"),
 		pools(t, "c 10.0.0.0/31,fd00::/127; a 10.0.0.4/31"),
+		pools(t, "a 10.0.0.0/29,fd00::/126 exclude=10.0.0.1-10.0.0.4,fd00::1; b 10.0.2.0/30 exclude=10.0.2.0/31"),
+		pools(t, "a 10.0.0.0/29,fd00::/126 across exclude=10.0.0.0,10.0.0.5,fd00::/126; b fd01::/126 exclude=fd01::1"),
 	}
 	return func(t *rapid.T) *player { return &player{t, configs, map[string]Request{}} }
 }
@@ -1490,7 +1538,7 @@ func (a *Allocator) state() string {
 	}
 	for i := range a.stock.stores {
 		for f := range a.stock.stores[i] {
-			all = append(all, freedIn(&a.stock.stores[i][f].freed))
+			all = append(all, freedIn(&a.stock.stores[i][f].freed), freedIn(&a.stock.stores[i][f].aside))
 		}
 	}
 	return strings.Join(all, "\n")
@@ -1837,7 +1885,7 @@ func (a *Allocator) inconsistency() error {
 	for i := range a.stock.stores {
 		for f := range a.stock.stores[i] {
 			s := &a.stock.stores[i][f]
-			lists[&s.freed] = s
+			lists[&s.freed], lists[&s.aside] = s, s
 			if s.used != used[s] {
 				return fmt.Errorf("%d addresses of pool number %d are in use, and %d are counted", used[s], i, s.used)
 			}
@@ -1863,7 +1911,7 @@ func (a *Allocator) inconsistency() error {
 			switch {
 			case a.stock.freed[f.addr] != e:
 				return fmt.Errorf("%s is in a list and not known as free", f.addr)
-			case at != s:
+			case at != s, (l == &s.aside) != (a.config.Pool(f.addr) != nil && !a.stock.handsOut(a.config.Pool(f.addr), f.addr)):
 				return fmt.Errorf("%s is in the wrong list", f.addr)
 			case f.at <= last || f.at > a.stock.clock:
 				return fmt.Errorf("%s was freed at %d, after %d, and it is %d", f.addr, f.at, last, a.stock.clock)

@@ -205,6 +205,8 @@ type Pool struct {
 	// Ranges are in the order of the addresses, IPv4 before IPv6. There is at least one, and none overlaps another of this
 	// or any other pool.
 	Ranges []netipx.IPRange
+	// Exclude are those addresses of the Ranges that are never handed out, likewise in order; nothing overlaps.
+	Exclude []netipx.IPRange
 	// AutoAssign is false for a pool whose addresses are handed out on request only.
 	AutoAssign bool
 	// AvoidBuggyIPs keeps IPv4 addresses that end in .0 or .255 from being handed out: some clients mistake them for
@@ -228,11 +230,27 @@ type Pool struct {
 
 // handsOut reports whether a Service may be given the address, which the pool owns.
 func (p *Pool) handsOut(addr netip.Addr) bool {
+	if p.excludes(addr) {
+		return false
+	}
 	if !p.AvoidBuggyIPs || !addr.Is4() {
 		return true
 	}
 	last := addr.As4()[3]
 	return last != 0 && last != 255
+}
+
+func (p *Pool) excludes(addr netip.Addr) bool {
+	_, found := slices.BinarySearchFunc(p.Exclude, addr, compareRange)
+	return found
+}
+
+// compareRange orders ranges that do not overlap, and finds the one that an address is in.
+func compareRange(r netipx.IPRange, addr netip.Addr) int {
+	if r.Contains(addr) {
+		return 0
+	}
+	return r.From().Compare(addr)
 }
 
 // Serves reports whether Services of the namespace that carry these labels may be given the pool's addresses.
@@ -342,12 +360,7 @@ func (c *Config) Pool(addr netip.Addr) *Pool {
 
 // index returns the index of the pool that owns addr, or -1.
 func (c *Config) index(addr netip.Addr) int {
-	i, ok := slices.BinarySearchFunc(c.owners, addr, func(o owner, addr netip.Addr) int {
-		if o.Contains(addr) {
-			return 0
-		}
-		return o.From().Compare(addr)
-	})
+	i, ok := slices.BinarySearchFunc(c.owners, addr, func(o owner, addr netip.Addr) int { return compareRange(o.IPRange, addr) })
 	if !ok {
 		return -1
 	}

@@ -143,6 +143,11 @@ func sound(t *testing.T, config *Config) {
 			t.Fatalf("ranges %v", p.Ranges)
 		}
 		ranges = append(ranges, p.Ranges...)
+		for _, r := range p.Exclude {
+			if !r.IsValid() || config.Pool(r.From()) != p || config.Pool(r.To()) != p || p.handsOut(r.From()) {
+				t.Fatalf("pool %q excludes %v", p.Name, r)
+			}
+		}
 		for _, r := range p.Ranges {
 			if !r.IsValid() || config.Pool(r.From()) != p || config.Pool(r.To()) != p {
 				t.Fatalf("range %v of pool %q", r, p.Name)

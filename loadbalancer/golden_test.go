@@ -159,6 +159,9 @@ func inWords(config *Config) string {
 		if !p.AutoAssign {
 			b.WriteString("  on request only\n")
 		}
+		if len(p.Exclude) > 0 {
+			fmt.Fprintf(&b, "  without %v\n", p.Exclude)
+		}
 		if p.AvoidBuggyIPs {
 			b.WriteString("  without .0 and .255\n")
 		}

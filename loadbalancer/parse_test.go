@@ -135,6 +135,7 @@ address-pools:
   protocol: bgp
   cidr: ["2001:db8::/120", 10.1.0.0/24]
   auto-assign: false
+  exclude: [10.1.0.7, 10.1.0.16/30, 10.1.0.19-10.1.0.21, "2001:db8::f"]
   avoid-buggy-ips: true
   namespaces: [shop, blog, shop]
   service-selectors:
@@ -151,6 +152,7 @@ address-pools:
 	equal(t, config.Pools[0], Pool{
 		Name:          "web",
 		Ranges:        spans("10.1.0.0-10.1.0.255", "2001:db8::-2001:db8::ff"),
+		Exclude:       spans("10.1.0.7-10.1.0.7", "10.1.0.16-10.1.0.21", "2001:db8::f-2001:db8::f"),
 		AvoidBuggyIPs: true,
 		Priority:      -3,
 		Namespaces:    []string{"blog", "shop"},
@@ -277,6 +279,12 @@ func TestSelectorsThatChooseNothingAreWarnedOf(t *testing.T) {
 			t.Errorf("%s:\n%s\nwant\n%s", test.name, got, test.want)
 		}
 	}
+}
+
+func TestAPoolThatExcludesAllOfItselfIsWarnedOf(t *testing.T) {
+	_, warnings, err := Parse([]byte(pool("exclude: [10.1.0.0/17, 10.1.128.0/17]")))
+	equal(t, err, nil)
+	equal(t, warnings.Error(), `line 4: address-pools[0].exclude: leaves nothing to hand out: take some addresses out of it, or remove the pool once nobody holds one of its addresses (column 12)`)
 }
 
 func TestHostBitsAreWarnedOf(t *testing.T) {
@@ -741,6 +749,17 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			`line 3: address-pools[1].cidr[0]: "10.0.0.0/8" overlaps "10.1.0.0/16" of address-pools[0].cidr[0] on line 2: let each address be in one place (column 20)`},
 		{"layer 2", pool("protocol: layer2"),
 			`line 4: address-pools[0].protocol: "layer2" is not spoken here: this provider speaks BGP only: use bgp, or remove the pool (column 13)`},
+		{"exclude is a word", pool("exclude: [all]"),
+			`line 4: address-pools[0].exclude[0]: "all" is not a range of addresses: write 192.168.10.0/24 or 192.168.10.5-192.168.10.20 (column 13)`},
+		{"exclude is no list", pool("exclude: 10.1.0.1"),
+			`line 4: address-pools[0].exclude: "10.1.0.1" is not a list: begin each item with "- " (column 12)`},
+		{"exclude is empty", pool("exclude: ['']"),
+			`line 4: address-pools[0].exclude[0]: is empty: write 192.168.10.7, 192.168.10.5-192.168.10.20 or 192.168.10.0/28 (column 13: "'']")`},
+		{"exclude of another pool's addresses", pool("exclude: [10.1.0.1, 10.2.0.0/24, 10.0.0.0/8]"),
+			`line 4: address-pools[0].exclude[1]: "10.2.0.0/24" is not all of this pool: write addresses that its cidr holds (column 23)` + "\n" +
+				`line 4: address-pools[0].exclude[2]: "10.0.0.0/8" is not all of this pool: write addresses that its cidr holds (column 36)`},
+		{"excludes misspelt", pool("excludes: [10.1.0.1]"),
+			`line 4: address-pools[0].excludes: is not a key of this configuration: did you mean "exclude"? (column 3: "excludes: [10.1.0.1]")`},
 		{"auto-assign is a word", pool("auto-assign: never"),
 			`line 4: address-pools[0].auto-assign: "never" is neither true nor false: write one of the two (column 16)`},
 		{"auto-assign in quotes", pool(`auto-assign: "false"`),

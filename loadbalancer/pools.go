@@ -60,6 +60,7 @@ func (r *reader) pool(v value, index int, names map[string]value, communities ma
 	if protocol, ok := r.text(f["protocol"]); ok && protocol != "bgp" {
 		r.wrong(f["protocol"], "is not spoken here: this provider speaks BGP only: use bgp, or remove the pool")
 	}
+	sound := len(r.problems)
 	var spans []span
 	var narrowest [2]span // of each family, the one that allows the least aggregation
 	for item, text := range r.words(f["cidr"], rangeRule) {
@@ -72,6 +73,9 @@ func (r *reader) pool(v value, index int, names map[string]value, communities ma
 		}
 	}
 	slices.SortFunc(p.Ranges, func(a, b netipx.IPRange) int { return a.From().Compare(b.From()) })
+	if len(r.problems) == sound {
+		p.Exclude = r.exclude(f["exclude"], p.Ranges)
+	}
 
 	items := r.items(f["advertisements"])
 	if len(items) > maxAdvertisements {
@@ -81,7 +85,7 @@ func (r *reader) pool(v value, index int, names map[string]value, communities ma
 	if len(items) == 0 {
 		items = []value{{}} // an address that nobody hears of helps nobody
 	}
-	sound := len(r.problems)
+	sound = len(r.problems)
 	for _, item := range items {
 		p.Advertisements = append(p.Advertisements, r.advertisement(item, narrowest, communities, peers))
 	}
@@ -115,6 +119,40 @@ func (r *reader) namespaces(v value) (names []string) {
 	}
 	return sorted(names)
 }
+
+// exclude reads those addresses of a pool's ranges that are never handed out.
+func (r *reader) exclude(v value, ranges []netipx.IPRange) []netipx.IPRange {
+	var all, out netipx.IPSetBuilder
+	for _, span := range ranges {
+		all.AddRange(span)
+	}
+	pool := ipSet(&all)
+	for item, text := range r.words(v, excludeRule) {
+		span, ok := netipx.IPRange{}, false
+		if addr, err := netip.ParseAddr(text); err == nil && plain(addr) {
+			span, ok = netipx.IPRangeFrom(addr, addr), true
+		} else {
+			span, ok = r.addresses(item, text)
+		}
+		switch {
+		case !ok:
+		case !pool.ContainsRange(span):
+			r.wrong(item, "is not all of this pool: write addresses that its cidr holds")
+		default:
+			out.AddRange(span)
+		}
+	}
+	excluded := ipSet(&out)
+	if len(excluded.Ranges()) == 0 {
+		return nil
+	}
+	if excluded.Equal(pool) {
+		r.warn(v, "leaves nothing to hand out: take some addresses out of it, or remove the pool once nobody holds one of its addresses")
+	}
+	return excluded.Ranges()
+}
+
+const excludeRule = "write 192.168.10.7, 192.168.10.5-192.168.10.20 or 192.168.10.0/28"
 
 const rangeRule = "write 192.168.10.0/24 or 192.168.10.5-192.168.10.20"
 

@@ -40,6 +40,7 @@ const (
 	OfOtherPool      Cause = "address {addr} belongs to pool {pool}, and the Service asks for pool {other pool}: change one of the two"
 	OfTwoPools       Cause = "address {addr} belongs to pool {pool}, and {other} to pool {other pool}: ask for two of one pool"
 	NotHandedOut     Cause = "pool {pool} does not hand out addresses that end in .0 or .255, such as {addr}: ask for another, or set avoid-buggy-ips to false"
+	Excluded         Cause = "pool {pool} excludes address {addr}: ask for another, or take it out of exclude"
 	OfInfrastructure Cause = "address {addr} is in use by a router, a Node, or a Service that is not ours: ask for another"
 	AddressNotFor    Cause = "address {addr} belongs to pool {pool}, which is not for this Service: ask for another, or change its namespaces or service-selectors"
 	AddressOfOthers  Cause = "address {addr} belongs to a pool that is not for this Service: ask for another, or change its namespaces or service-selectors"

@@ -121,6 +121,9 @@ func (a *Allocator) atOdds(addr netip.Addr, r *Request, s scope) Reason {
 
 // mayJoin reports whether the Service may hold the address beside those that do.
 func (a *Allocator) mayJoin(addr netip.Addr, pool *Pool, r *Request) (obstacle, bool) {
+	if !a.barred(addr, pool, r).None() {
+		return obstacle{}, false
+	}
 	o := a.obstacle(addr, r, everybody)
 	return o, o.relation == NoCause || o.relation == OtherNamespace && pool.ShareAcrossNamespaces
 }

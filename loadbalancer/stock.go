@@ -21,7 +21,7 @@ type stock struct {
 	others []netip.Addr
 	order  []int // indices of the pools by priority, then as the operator wrote them
 
-	// freed holds the list element of each address that was used and is free now, in its store.
+	// freed holds the list element of each address that was used and is free now, in one of the lists of its store.
 	freed map[netip.Addr]*list.Element
 	clock uint64 // counts what was freed, so that a new configuration keeps the order
 }
@@ -38,12 +38,13 @@ type store struct {
 	// at is the lowest address that may never have been used, in range number span; past the last range, none is left.
 	span int
 	at   netip.Addr
-	// freed are the addresses that were used before, longest ago first; forgotten is set if there were more.
-	freed     list.List
-	forgotten bool
-	used      int // addresses in use
-	withheld  int // addresses that it would hand out, were they not in use by others
-	total     float64
+	// freed are the addresses that were used before, longest ago first; forgotten is set if there were more. Those that are not
+	// handed out are aside, so that nobody has to look past them.
+	freed, aside list.List
+	forgotten    bool
+	used         int // addresses in use
+	withheld     int // addresses that it would hand out, were they not in use by others
+	total        float64
 }
 
 type freedAddr struct {
@@ -66,7 +67,7 @@ func (s *stock) configure(config *Config) {
 	s.stores, s.order = make([][2]store, len(config.Pools)+1), make([]int, len(config.Pools))
 	for i, pool := range config.Pools {
 		s.order[i] = i
-		for _, r := range pool.Ranges {
+		for _, r := range without(pool.Ranges, pool.Exclude) {
 			at := s.store(i, FamilyOf(r.From()))
 			at.ranges = append(at.ranges, r)
 			at.total += size(r, pool.AvoidBuggyIPs)
@@ -126,6 +127,7 @@ func (s *stock) take(addr netip.Addr) {
 	at.used++
 	if e, ok := s.freed[addr]; ok {
 		at.freed.Remove(e)
+		at.aside.Remove(e) // only the list that has it does anything
 		delete(s.freed, addr)
 	}
 }
@@ -139,11 +141,15 @@ func (s *stock) free(addr netip.Addr) {
 
 // shelve puts an address behind those that were freed before.
 func (s *stock) shelve(f freedAddr) {
-	at := s.storeOf(f.addr)
-	s.freed[f.addr] = at.freed.PushBack(f)
-	if at.freed.Len() > mostFreed {
-		delete(s.freed, at.freed.Remove(at.freed.Front()).(freedAddr).addr)
-		at.forgotten = true
+	pool, at := s.config.Pool(f.addr), s.storeOf(f.addr)
+	shelf := &at.freed
+	if pool != nil && !s.handsOut(pool, f.addr) {
+		shelf = &at.aside
+	}
+	s.freed[f.addr] = shelf.PushBack(f)
+	if shelf.Len() > mostFreed {
+		delete(s.freed, shelf.Remove(shelf.Front()).(freedAddr).addr)
+		at.forgotten = at.forgotten || shelf == &at.freed
 	}
 }
 
@@ -162,10 +168,8 @@ func (s *stock) next(pool int, f Family) netip.Addr {
 				at.at = at.ranges[at.span].From()
 			}
 		}
-		for e := at.freed.Front(); e != nil; e = e.Next() { // those that are not handed out are few
-			if addr := e.Value.(freedAddr).addr; s.handsOut(p, addr) {
-				return addr
-			}
+		if e := at.freed.Front(); e != nil {
+			return e.Value.(freedAddr).addr
 		}
 		if !at.forgotten {
 			break
@@ -195,6 +199,30 @@ func (a *Allocator) Usage() (all []Usage) {
 		}
 	}
 	return all
+}
+
+// without returns what is left of ranges, in order.
+func without(ranges, exclude []netipx.IPRange) []netipx.IPRange {
+	if len(exclude) == 0 {
+		return ranges
+	}
+	var b netipx.IPSetBuilder
+	for _, r := range ranges {
+		b.AddRange(r)
+	}
+	for _, r := range exclude {
+		b.RemoveRange(r)
+	}
+	return ipSet(&b).Ranges()
+}
+
+// ipSet builds a set of valid ranges: only others are an error.
+func ipSet(b *netipx.IPSetBuilder) *netipx.IPSet {
+	set, err := b.IPSet()
+	if err != nil {
+		return &netipx.IPSet{}
+	}
+	return set
 }
 
 // size counts the addresses of a range, without those that are avoided.
