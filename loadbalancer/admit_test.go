@@ -62,7 +62,9 @@ func TestATextIsAdmittedUnlessAServiceWouldLoseItsAddress(t *testing.T) {
 
 func TestATextIsAdmittedUnlessNoAdvertisementWouldBeForAService(t *testing.T) {
 	const text = onePeerOnly + `address-pools: [{name: a, cidr: [10.0.0.0/24], advertisements: [{service-selectors: [{match-labels: {tier: gold}}]}, {service-selectors: [{match-labels: {tier: silver}}]}]}]`
-	labels := func(service string) map[string]string { return map[string]string{"tier": strings.TrimPrefix(service, "shop/")} }
+	labels := func(service string) map[string]string {
+		return map[string]string{"tier": strings.TrimPrefix(service, "shop/")}
+	}
 	held := inUse("shop/gold 10.0.0.1, shop/silver 10.0.0.2, shop/bronze 10.0.0.3, shop/gold 10.0.0.4")
 	tests := []struct{ name, next, want string }{
 		{"nothing changes", text, ""},

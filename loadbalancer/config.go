@@ -53,9 +53,12 @@ type owner struct {
 // A Peer is a router to which speakers open a BGP session.
 type Peer struct {
 	// Name is unique within a Config. It defaults to the address.
-	Name  string
-	Addr  netip.Addr
-	Port  uint16
+	Name string
+	// Addr is the router's; the zero Addr where Gateway is set.
+	Addr netip.Addr
+	// Gateway asks the speaker for sessions with the next hops of its node's default route of an IP version; 0: it does not.
+	Gateway Family
+	Port    uint16
 	// ASN is the router's AS number; 0 if Relation says that it is learned from the router's OPEN.
 	ASN uint32
 	// Relation says which AS numbers the router may have where ASN is 0.
@@ -101,6 +104,25 @@ type Peer struct {
 
 	// NodeSelectors name the nodes that peer with this router; none means every node.
 	NodeSelectors []Selector
+}
+
+// The words for a node's default gateways.
+var gatewayWords = map[Family]string{IPv4: "gateway", IPv6: "gateway-v6"}
+
+// Address is the router's address, or the word for it.
+func (p Peer) Address() string {
+	if p.Gateway != 0 && !p.Addr.IsValid() {
+		return gatewayWords[p.Gateway]
+	}
+	return p.Addr.String()
+}
+
+// Family is the IP version of the session's packets.
+func (p Peer) Family() Family {
+	if p.Gateway != 0 {
+		return p.Gateway
+	}
+	return FamilyOf(p.Addr)
 }
 
 // IBGP reports whether the router is in our own AS.
@@ -217,7 +239,7 @@ func (c *Config) ProfileOf(p Peer) (BFDProfile, bool) {
 func (p Peer) SameSession(q Peer) bool {
 	for _, r := range []*Peer{&p, &q} {
 		r.Name, r.ConnectTime, r.NodeSelectors, r.SourceNodeIP, r.PasswordKey, r.NodeIPs, r.BFDProfile = "", 0, nil, false, "", nil, ""
-		r.MyASNFromNode, r.RouterIDFromNode = false, false
+		r.MyASNFromNode, r.RouterIDFromNode, r.Gateway = false, false, 0
 	}
 	return reflect.DeepEqual(p, q)
 }

@@ -520,17 +520,17 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 		{"peer-address missing", "peers:\n- peer-asn: 100\n  my-asn: 42\n",
 			`line 2: peers[0].peer-address: is missing: write the router's IP address (column 3: "peer-asn: 100")`},
 		{"peer-address is a name", "peers:\n- {peer-address: tor.example.com, peer-asn: 100, my-asn: 42}\n",
-			`line 2: peers[0].peer-address: "tor.example.com" is not an IP address that a router can have: write the router's own, and no name (column 18)`},
+			`line 2: peers[0].peer-address: "tor.example.com" is not an IP address that a router can have: write the router's own, and no name; or gateway or gateway-v6 (column 18)`},
 		{"peer-address is everybody", "peers:\n- {peer-address: 0.0.0.0, peer-asn: 100, my-asn: 42}\n",
-			`line 2: peers[0].peer-address: "0.0.0.0" is not an IP address that a router can have: write the router's own, and no name (column 18)`},
+			`line 2: peers[0].peer-address: "0.0.0.0" is not an IP address that a router can have: write the router's own, and no name; or gateway or gateway-v6 (column 18)`},
 		{"peer-address is a multicast group", "peers:\n- {peer-address: 224.0.0.5, peer-asn: 100, my-asn: 42}\n",
-			`line 2: peers[0].peer-address: "224.0.0.5" is not an IP address that a router can have: write the router's own, and no name (column 18)`},
+			`line 2: peers[0].peer-address: "224.0.0.5" is not an IP address that a router can have: write the router's own, and no name; or gateway or gateway-v6 (column 18)`},
 		{"peer-address is a list", "peers:\n- {peer-address: [10.0.0.1], peer-asn: 100, my-asn: 42}\n",
 			`line 2: peers[0].peer-address: a list does not belong here: write a single value (column 18: "[10.0.0.1], peer-asn: 100, my-asn: 42}")`},
 		{"peer-address is link-local without interface", "peers:\n- {peer-address: \"fe80::1\", peer-asn: 100, my-asn: 42}\n",
 			`line 2: peers[0].peer-address: "fe80::1" is link-local: add the interface, as in fe80::1%eth0 (column 18)`},
 		{"peer-address is IPv4 as IPv6", "peers:\n- {peer-address: \"::ffff:10.0.0.1\", peer-asn: 100, my-asn: 42}\n",
-			`line 2: peers[0].peer-address: "::ffff:10.0.0.1" is not an IP address that a router can have: write the router's own, and no name (column 18)`},
+			`line 2: peers[0].peer-address: "::ffff:10.0.0.1" is not an IP address that a router can have: write the router's own, and no name; or gateway or gateway-v6 (column 18)`},
 		{"peer-asn missing", "peers:\n- {peer-address: 10.0.0.1, my-asn: 42}\n",
 			`line 2: peers[0].peer-asn: is missing: write the router's AS number (column 3: "{peer-address: 10.0.0.1, my-asn: 42}")`},
 		{"peer-asn 0", "peers:\n- {peer-address: 10.0.0.1, peer-asn: 0, my-asn: 42}\n",
@@ -824,12 +824,16 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 				`line 1: peers[0].my-asn: "Node" is not possible here: use a whole number from 1 to 4294967295, or node (column 60)`},
 		{"several hops within our AS", "peers: [{peer-address: 10.0.0.1, peer-asn: internal, my-asn: node, ebgp-multihop: 2}]\n",
 			`line 1: peers[0].ebgp-multihop: "2" is for eBGP, and peer-asn is internal: remove it (column 83)`},
+		{"a source of the other IP version than the gateway", "peers: [{peer-address: gateway-v6, peer-asn: 1, my-asn: 2, source-address: 10.0.0.2}]\n",
+			`line 1: peers[0].source-address: "10.0.0.2" is not of the same IP version as the peer-address gateway-v6: write an address of that version, or node-ip (column 76)`},
+		{"the same gateway twice", "peers:\n- {peer-address: gateway, peer-asn: 1, my-asn: 2}\n- {peer-address: gateway, peer-asn: 1, my-asn: 2}\n",
+			`line 3: peers[1]: is the same peer as peers[0] on line 2: keep one (column 3: "{peer-address: gateway, peer-asn: 1, my-asn: 2}")`},
 		{"a community of Services that is none", pool("service-communities: [gold, no-exprt]"),
 			`line 4: address-pools[0].service-communities[0]: "gold" is neither a name from communities nor a community: write two numbers up to 65535, as in 64500:1, or large:64500:1:2 (column 25)` + "\n" +
 				`line 4: address-pools[0].service-communities[1]: "no-exprt" is neither a name from communities nor a community: did you mean "no-export"? (column 31)`},
 		{"an empty community of Services", pool("service-communities: ['']"),
 			`line 4: address-pools[0].service-communities[0]: is empty: write two numbers up to 65535, as in 64500:1, or large:64500:1:2, or a name from communities (column 25: "'']")`},
-		{"communities of Services that find no room", pool("service-communities: ["+manyCommunities(961)+"]"),
+		{"communities of Services that find no room", pool("service-communities: [" + manyCommunities(961) + "]"),
 			`line 4: address-pools[0].service-communities: these take 3844 bytes in a BGP message, and there is room for 3840: that is 960 communities, or 320 large ones (column 24)`},
 		{"advertise: nothing", pool("advertise: never"),
 			`line 4: address-pools[0].advertise: "never" is neither true nor false: write one of the two (column 14)`},
@@ -998,7 +1002,7 @@ peers:
 		line 7: address-pools[0].advertisements[0].aggregation-length: "40" is not possible here: use a whole number from 0 to 32 (column 41)
 		line 7: address-pools[0].advertisements[0].peers[0]: "b" is the name of no peer: write the name of one of peers (column 53)
 		line 9: communities.vpn: "1234" is not a community: write two numbers up to 65535, as in 64500:1, or large:64500:1:2 (column 8)
-		line 11: peers[0].peer-address: "a" is not an IP address that a router can have: write the router's own, and no name (column 17)
+		line 11: peers[0].peer-address: "a" is not an IP address that a router can have: write the router's own, and no name; or gateway or gateway-v6 (column 17)
 		line 14: peers[1].peer-asn: is missing: write the router's AS number (column 3: "peer-address: 10.0.0.1")
 		line 14: peers[1].my-asn: is missing: write the AS number of your cluster (column 3: "peer-address: 10.0.0.1")
 		line 15: peers[1].hold-time: "1s" is too short: use 0 or at least 3s (column 14)`)

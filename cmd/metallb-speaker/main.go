@@ -23,9 +23,11 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/internal/agent"
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/speaker"
 	"github.com/metallb/cloud-provider-metallb/speaker/bfd/seam"
 	"github.com/metallb/cloud-provider-metallb/speaker/bgp"
+	"github.com/metallb/cloud-provider-metallb/speaker/gateway"
 	"github.com/metallb/cloud-provider-metallb/speaker/report"
 )
 
@@ -99,10 +101,15 @@ func run(f flags) error {
 	sessions := bgp.New(bgp.HostUptime)
 	sessions.Written = written
 	responder := &responder{sessions: sessions.List}
+	gateways := gateway.New()
+	f.Gateways, f.Up = gateways.Now, func(p loadbalancer.Peer) bool {
+		return slices.ContainsFunc(sessions.List(), func(s bgp.Session) bool { return s.Up && s.Addr == p.Addr && s.Port == p.Port })
+	}
 	s, err := speaker.New(server.Cluster(f.Namespace), sessions, f.Options)
 	if err != nil {
 		return err
 	}
+	sessions.Down = s.LookAgain
 	health := func() agent.Health {
 		status := s.Status()
 		return agent.Health{Missing: status.Missing, Busy: status.Busy}
@@ -138,6 +145,7 @@ func run(f flags) error {
 	}
 	ctx, forget := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer forget()
+	go gateways.Follow(ctx, s.LookAgain)
 	go func() {
 		if err := sessions.WatchAddresses(ctx); err != nil {
 			klog.ErrorS(err, "Missing next hops are looked for every few seconds only")

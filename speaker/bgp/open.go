@@ -88,7 +88,7 @@ func asn16(asn uint32) uint16 {
 // Terms are what we and a router agree on.
 type terms struct {
 	asn      uint32 // the router's
-	as4      bool // AS_PATH has 4 bytes a number
+	as4      bool   // AS_PATH has 4 bytes a number
 	families []bgp.RouteFamily
 	extended bool          // IPv4 prefixes may have IPv6 next hops
 	hold     time.Duration // 0: no timers

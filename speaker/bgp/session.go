@@ -167,7 +167,7 @@ func (s *session) ended() bool {
 func (s *session) status() Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.shown.BFD = s.desired.Load().BFDProfile != ""
+	s.shown.BFD, s.shown.Gateway = s.desired.Load().BFDProfile != "", s.desired.Load().Gateway != 0
 	return s.shown
 }
 
@@ -230,6 +230,9 @@ func (s *session) down(wasUp bool, err error) {
 			shown.Up, shown.Since, shown.Prefixes, shown.LastError, shown.Terms, shown.ledger = false, time.Now(), 0, why, nil, nil
 		})
 		klog.InfoS("Session is down", "peer", s.name(), "asn", s.asn(), "why", why)
+		if s.sessions.Down != nil {
+			s.sessions.Down()
+		}
 	case !isFarewell(err) && s.ctx.Err() == nil: // else it is we who gave up
 		s.show(func(shown *Session) {
 			shown.Failures, shown.Attempts, shown.LastError = shown.Failures+1, shown.Attempts+1, why
