@@ -390,7 +390,7 @@ func TestTheReferenceKnowsTheLogLinesAndEvents(t *testing.T) {
 	messages := map[string]bool{}
 	others := map[string]bool{}
 	reasons := map[string]bool{"SyncLoadBalancerFailed": true} // the standard service controller's
-	for _, folder := range []string{"provider", "speaker", "speaker/bgp", "speaker/bfd", "internal/agent", "internal/watch", "cmd/metallb-speaker", "cmd/metallb-bfd", "cmd/metallb-cloud-controller-manager"} {
+	for _, folder := range []string{"provider", "speaker", "speaker/bgp", "speaker/bfd", "speaker/gateway", "internal/agent", "internal/watch", "cmd/metallb-speaker", "cmd/metallb-bfd", "cmd/metallb-cloud-controller-manager"} {
 		for path, file := range sources(t, folder) {
 			ast.Inspect(file, func(n ast.Node) bool {
 				call, ok := n.(*ast.CallExpr)

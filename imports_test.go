@@ -41,6 +41,7 @@ var rules = []rule{
 	{pkg: "speaker/bfd", may: []string{module + "/loadbalancer", "k8s.io/klog/v2", "golang.org/x/sys/"}},
 	{pkg: "speaker/bfd/seam", may: []string{"golang.org/x/sys/"}},
 	{pkg: "speaker/report", deep: true},
+	{pkg: "speaker/gateway", may: []string{module + "/loadbalancer", module + "/speaker", "github.com/vishvananda/netlink", "k8s.io/klog/v2", "golang.org/x/sys/"}},
 	{pkg: "speaker/bgp", may: []string{module + "/loadbalancer", module + "/speaker/report", gobgp + "v3/pkg/packet/bgp", "k8s.io/klog/v2", "golang.org/x/sys/"}},
 }
 
@@ -84,7 +85,7 @@ func TestThePluginLinksNothingOfTheDaemonsAndBuildsOnEverySystem(t *testing.T) {
 			if p.Incomplete {
 				t.Errorf("it does not build on %s: %s", system, path)
 			}
-			for _, not := range []string{module + "/provider", module + "/speaker/bgp", gobgp, "k8s.io/cloud-provider", "k8s.io/apiserver"} {
+			for _, not := range []string{module + "/provider", module + "/speaker/bgp", module + "/speaker/gateway", gobgp, "k8s.io/cloud-provider", "k8s.io/apiserver"} {
 				if path == not || strings.HasPrefix(path, strings.TrimSuffix(not, "/")+"/") {
 					t.Errorf("on %s it links %s", system, path)
 				}
@@ -124,7 +125,7 @@ func TestWhatWorkstationsUseBuildsThere(t *testing.T) {
 		t.Setenv("GOOS", system)
 		for _, name := range []string{"loadbalancer", "service", "speaker", "speaker/report"} {
 			for path, p := range needs(t, name) {
-				if p.Error != nil || path == "golang.org/x/sys/unix" && system == "windows" || path == module+"/speaker/bgp" {
+				if p.Error != nil || path == "golang.org/x/sys/unix" && system == "windows" || path == module+"/speaker/bgp" || path == module+"/speaker/gateway" {
 					t.Errorf("on %s, package %s needs %s: %v", system, name, path, p.Error)
 				}
 			}

@@ -65,10 +65,10 @@ func (r *reader) peers(config *Config, list value, profiles map[string]value) ma
 // several sessions with one router, from different nodes or to different ports: 10.0.0.1, 10.0.0.1#2 and so on. A name that
 // somebody wrote goes before one that we make up.
 func (r *reader) nameAfterAddresses(peers []Peer, items []value, names map[string]value) {
-	last, equals := map[netip.Addr]int{}, map[string]value{}
+	last, equals := map[string]int{}, map[string]value{}
 	for i := range peers {
 		p := &peers[i]
-		if p.Name != "" || !p.Addr.IsValid() {
+		if p.Name != "" || !p.Addr.IsValid() && p.Gateway == 0 {
 			continue
 		}
 		written := fmt.Sprintf("%+v %s", *p, string(p.Password))
@@ -78,8 +78,8 @@ func (r *reader) nameAfterAddresses(peers []Peer, items []value, names map[strin
 		}
 		equals[written] = items[i]
 		taken := func(name string) bool { _, ok := names[name]; return ok }
-		for p.Name = p.Addr.String(); taken(p.Name); p.Name = fmt.Sprintf("%s#%d", p.Addr, 1+last[p.Addr]) {
-			last[p.Addr]++
+		for p.Name = p.Address(); taken(p.Name); p.Name = fmt.Sprintf("%s#%d", p.Address(), 1+last[p.Address()]) {
+			last[p.Address()]++
 		}
 		names[p.Name] = items[i]
 	}
@@ -102,23 +102,27 @@ func (r *reader) peer(v value, names, profiles map[string]value) Peer {
 	r.require(v, f, "my-asn", "write the AS number of your cluster")
 	p := Peer{
 		Name:          r.name(names, "peer", v, f["name"]),
-		Addr:          r.peerAddress(f["peer-address"]),
 		Port:          cmp.Or(uint16(r.number(f["peer-port"], 0, math.MaxUint16, 179)), 179), // 0 as in MetalLB
-		ASN:           uint32(r.number(f["peer-asn"], 1, math.MaxUint32, 0)),
-		MyASN:         uint32(r.number(f["my-asn"], 1, math.MaxUint32, 0)),
 		RouterID:      r.routerID(f["router-id"]),
 		TTL:           r.flagOrNumber(f["ebgp-multihop"], 255, 1, 255, "a TTL"),
 		RestartTime:   r.gracefulRestart(f["graceful-restart"]),
 		BFDProfile:    r.bfdProfileOf(f["bfd-profile"], profiles),
 		NodeSelectors: r.selectors(f["node-selectors"]),
 	}
+	p.Addr, p.Gateway = r.peerAddress(f["peer-address"])
+	var word string
+	p.ASN, word = r.asn(f["peer-asn"], "external", "internal")
+	p.Relation = map[string]Relation{"external": External, "internal": Internal}[word]
+	p.MyASN, word = r.asn(f["my-asn"], fromNode)
+	p.MyASNFromNode = word == fromNode
+	p.RouterIDFromNode = says(f["router-id"], fromNode)
 	p.ConnectTime = r.seconds(f["connect-time"], connectTime, 15*time.Second)
 	p.HoldTime, p.KeepaliveTime = r.holdTimes(f["hold-time"], f["keepalive-time"])
-	p.SourceAddress, p.SourceNodeIP = r.sourceAddress(f["source-address"], p.Addr)
+	p.SourceAddress, p.SourceNodeIP = r.sourceAddress(f["source-address"], p)
 	multihop := f["ebgp-multihop"]
-	if p.TTL != 0 && p.IBGP() && p.ASN != 0 {
+	if p.TTL != 0 && p.IBGP() {
 		if allowed, isFlag := boolean(multihop); allowed || !isFlag {
-			r.wrong(multihop, "is for eBGP, and peer-asn equals my-asn: remove it")
+			r.wrong(multihop, "is for eBGP, and peer-asn %s: remove it", map[bool]string{false: "equals my-asn", true: "is internal"}[p.Relation == Internal])
 		}
 		p.TTL = 0
 	}
@@ -132,30 +136,60 @@ func (r *reader) peer(v value, names, profiles map[string]value) Peer {
 	return p
 }
 
-func (r *reader) peerAddress(v value) netip.Addr {
+func (r *reader) peerAddress(v value) (netip.Addr, Family) {
+	for family, word := range gatewayWords {
+		if says(v, word) {
+			return netip.Addr{}, family
+		}
+	}
 	addr, ok := r.address(v, func(a netip.Addr) bool {
 		return !a.Is4In6() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
-	}, "is not an IP address that a router can have: write the router's own, and no name")
+	}, "is not an IP address that a router can have: write the router's own, and no name; or gateway or gateway-v6")
 	if ok && addr.IsLinkLocalUnicast() && addr.Is6() && addr.Zone() == "" {
 		r.wrong(v, "is link-local: add the interface, as in %s%%eth0", addr)
 	}
-	return addr
+	return addr, 0
+}
+
+// fromNode is what stands for an annotation of the Node.
+const fromNode = "node"
+
+// says reports whether a value is this word.
+func says(v value, word string) bool {
+	return !v.absent() && v.node.Kind == yaml.ScalarNode && strings.TrimSpace(v.node.Value) == word
+}
+
+// asn reads an AS number, or one of some words instead.
+func (r *reader) asn(v value, words ...string) (number uint32, word string) {
+	for _, word := range words {
+		if says(v, word) {
+			return 0, word
+		}
+	}
+	return read(r, v, func(v value) (uint32, bool) {
+		n, ok := integer(v)
+		return uint32(n), ok && 1 <= n && n <= math.MaxUint32
+	}, "is not possible here", "use a whole number from 1 to 4294967295, or "+strings.Join(words, " or "), 0), ""
 }
 
 func (r *reader) routerID(v value) netip.Addr {
-	id, _ := r.address(v, func(a netip.Addr) bool { return a.Is4() && !a.IsUnspecified() },
-		"is not a router ID: write an IPv4 address other than 0.0.0.0")
+	if says(v, fromNode) {
+		return netip.Addr{}
+	}
+	id, _ := r.address(v, isRouterID, "is not a router ID: write an IPv4 address other than 0.0.0.0, or node")
 	return id
 }
 
-func (r *reader) sourceAddress(v value, peer netip.Addr) (addr netip.Addr, nodeIP bool) {
+func isRouterID(a netip.Addr) bool { return a.Is4() && !a.IsUnspecified() }
+
+func (r *reader) sourceAddress(v value, peer Peer) (addr netip.Addr, nodeIP bool) {
 	if !v.absent() && strings.TrimSpace(v.node.Value) == "node-ip" {
 		return netip.Addr{}, true
 	}
 	addr, ok := r.address(v, func(a netip.Addr) bool { return !a.IsUnspecified() && !a.IsMulticast() },
 		"is not an address of a node: write an IP address or node-ip")
-	if ok && peer.IsValid() && addr.Is4() != peer.Is4() {
-		r.wrong(v, "is not of the same IP version as the peer-address %s: write an address of that version, or node-ip", peer)
+	if ok && (peer.Addr.IsValid() || peer.Gateway != 0) && FamilyOf(addr) != peer.Family() {
+		r.wrong(v, "is not of the same IP version as the peer-address %s: write an address of that version, or node-ip", peer.Address())
 	}
 	return addr, false
 }

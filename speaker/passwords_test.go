@@ -86,7 +86,7 @@ func TestAPeerWithoutItsPasswordIsNotSpokenTo(t *testing.T) {
 	config := withKeys(t, "", "good", "kept", "bad", "unread")
 	peers, mute, problems := Peers(config, node(t, "a internal=10.0.0.1 internal=fd00::1 external=198.51.100.1 internal=10.0.0.2"), map[string]Password{
 		"good": {Value: "one"}, "kept": {Value: "two", Why: "it is gone"}, "bad": {Why: "it is empty"}, "unread": {},
-	}, nil)
+	}, nil, nil, nil)
 	var got []string
 	for _, p := range peers {
 		got = append(got, p.Name+" "+string(p.Password))
@@ -137,7 +137,7 @@ func TestASessionGoesOnAsItWasWhenWhatItNeedsIsMissing(t *testing.T) {
 		{then: "a peer whose session ended", text: "name: leaf, password-key: tor", node: "a",
 			known: map[string]Password{"tor": {Why: "there is no Secret"}}, mute: "leaf", problem: "peer leaf: there is no Secret"},
 	} {
-		peers, mute, problems := Peers(parse(t, fmt.Sprintf(peer, step.text)), node(t, step.node), step.known, before)
+		peers, mute, problems := Peers(parse(t, fmt.Sprintf(peer, step.text)), node(t, step.node), step.known, nil, before, nil)
 		var got, silent []string
 		for _, p := range peers {
 			got = append(got, strings.TrimSpace(p.Name+" "+string(p.Password)+" from "+written(p.SourceAddress)))
@@ -158,8 +158,8 @@ peers:
 - {name: left, peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64512, source-address: 10.0.0.7}
 - {name: right, peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64512, source-address: 10.0.0.8, password-key: tor}
 `
-	before, _, _ := Peers(parse(t, config), node(t, "a"), nil, nil)
-	peers, mute, _ := Peers(parse(t, config), node(t, "a"), nil, before)
+	before, _, _ := Peers(parse(t, config), node(t, "a"), nil, nil, nil, nil)
+	peers, mute, _ := Peers(parse(t, config), node(t, "a"), nil, nil, before, nil)
 	if len(peers) != 1 || peers[0].Name != "left" || len(mute) != 1 || mute[0].Name != "right" {
 		t.Errorf("spoken to %v, and not to %v", peers, mute)
 	}

@@ -11,14 +11,54 @@ import (
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
+// Gateways are the next hops of the node's default routes, by IP version; nil: nobody knows them here.
+type Gateways map[loadbalancer.Family]Hops
+
+// Hops are next hops, sorted, or why there are none, in words.
+type Hops struct {
+	Addrs []netip.Addr
+	Why   string
+}
+
+// of returns a peer for each router that p stands for, or why there is none. A router that is no gateway any more stays while its
+// session is up.
+func (g Gateways) of(p loadbalancer.Peer, before []loadbalancer.Peer, up func(loadbalancer.Peer) bool) (all []loadbalancer.Peer, why string) {
+	if p.Gateway == 0 || g == nil {
+		return []loadbalancer.Peer{p}, ""
+	}
+	hops := g[p.Gateway]
+	addrs := slices.Clone(hops.Addrs)
+	for _, b := range before {
+		if b.Name == p.Name && b.Gateway == p.Gateway && !slices.Contains(addrs, b.Addr) && up != nil && up(b) {
+			addrs = append(addrs, b.Addr)
+		}
+	}
+	for _, addr := range addrs {
+		p.Addr = addr
+		all = append(all, p)
+	}
+	if len(all) == 0 {
+		return nil, fmt.Sprintf("peer-address is %s, and %s", p.Address(), hops.Why)
+	}
+	return all, ""
+}
+
 // Peers returns the routers to which the node speaks, with what depends on the node or on passwords, by their keys, filled
 // in, those to which it should and cannot, and why in words. before are those to which it spoke until now: where something
-// is missing, the session with a router goes on as it was. Of peers that are one router, the first counts.
-func Peers(config *loadbalancer.Config, node *corev1.Node, passwords map[string]Password, before []loadbalancer.Peer) (peers, mute []loadbalancer.Peer, problems []string) {
+// is missing, the session with a router goes on as it was. Of peers that are one router, the first counts. up reports whether the
+// session with one of before is.
+func Peers(config *loadbalancer.Config, node *corev1.Node, passwords map[string]Password, gateways Gateways, before []loadbalancer.Peer, up func(loadbalancer.Peer) bool) (peers, mute []loadbalancer.Peer, problems []string) {
+	var wanted []loadbalancer.Peer
 	for _, p := range config.Peers {
 		if !loadbalancer.Selects(p.NodeSelectors, node.Labels) {
 			continue
 		}
+		all, why := gateways.of(p, before, up)
+		if wanted = append(wanted, all...); why != "" {
+			mute, problems = append(mute, p), append(problems, fmt.Sprintf("peer %s: %s", p.Name, why))
+		}
+	}
+	for _, p := range wanted {
 		ready, why := complete(&p, node, passwords)
 		router := p
 		if p.SourceNodeIP {
@@ -29,7 +69,7 @@ func Peers(config *loadbalancer.Config, node *corev1.Node, passwords map[string]
 			p.SourceAddress = before[i].SourceAddress // Kubernetes promises no order of addresses
 		}
 		known := slices.Concat(peers, mute)
-		if j := slices.IndexFunc(known, p.SameRouter); j >= 0 {
+		if j := slices.IndexFunc(known, p.SameRouter); j >= 0 && p.Addr.IsValid() {
 			problems = append(problems, fmt.Sprintf("peer %s: for node %s it is the same router as peer %s, which counts: keep one, or give them node-selectors that select different nodes",
 				p.Name, node.Name, known[j].Name))
 			continue
@@ -58,11 +98,14 @@ func Peers(config *loadbalancer.Config, node *corev1.Node, passwords map[string]
 // empty: the Secret has not been read yet.
 func complete(p *loadbalancer.Peer, node *corev1.Node, passwords map[string]Password) (ready bool, why string) {
 	p.NodeIPs = internalIPs(node)
+	if err := p.OfNode(node.Name, node.Annotations); err != nil {
+		return false, err.Error()
+	}
 	if !p.RouterID.IsValid() {
 		p.RouterID = routerID(node)
 	}
 	if p.SourceNodeIP {
-		i := slices.IndexFunc(p.NodeIPs, func(addr netip.Addr) bool { return addr.Is4() == p.Addr.Is4() })
+		i := slices.IndexFunc(p.NodeIPs, func(addr netip.Addr) bool { return loadbalancer.FamilyOf(addr) == p.Family() })
 		if i < 0 {
 			return false, fmt.Sprintf("source-address is node-ip, and node %s has no InternalIP of the peer's IP version", node.Name)
 		}

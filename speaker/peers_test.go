@@ -2,8 +2,12 @@ package speaker
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
 func TestANodeSpeaksToThePeersThatSelectIt(t *testing.T) {
@@ -46,7 +50,7 @@ peers:
 		t.Run(test.name, func(t *testing.T) {
 			parsed := parse(t, config)
 			for range 2 { // what was filled in for one node must not stay for the next
-				peers, _, problems := Peers(parsed, node(t, test.node), nil, nil)
+				peers, _, problems := Peers(parsed, node(t, test.node), nil, nil, nil, nil)
 				var got []string
 				for _, p := range peers {
 					got = append(got, fmt.Sprintf("%s from %s as %s", p.Name, written(p.SourceAddress), written(p.RouterID)))
@@ -60,6 +64,133 @@ peers:
 				}
 			}
 		})
+	}
+}
+
+// Where the text says node, an annotation of the Node does; what is missing or wrong there concerns that peer alone.
+func TestANodeSaysItsOwnASNumberAndRouterID(t *testing.T) {
+	const config = `
+peers:
+- {name: tor, peer-address: 10.9.0.1, peer-asn: external, my-asn: node, router-id: node}
+- {name: spine, peer-address: 10.9.0.2, peer-asn: internal, my-asn: 64512}
+`
+	const spine = "spine of internal as 64512 10.0.0.1"
+	tests := []struct{ then, node, peers, problems string }{
+		{then: "no annotation: the other peer is spoken to", node: "a internal=10.0.0.1", peers: spine,
+			problems: `peer tor: my-asn is node, and node a has no annotation metallb.io/my-asn: write its AS number there`},
+		{then: "one of two", node: "a internal=10.0.0.1 @metallb.io/my-asn=65001", peers: spine,
+			problems: `peer tor: router-id is node, and node a has no annotation metallb.io/router-id: write an IPv4 address there`},
+		{then: "a fruit", node: "a internal=10.0.0.1 @metallb.io/my-asn=banana", peers: spine,
+			problems: `peer tor: annotation metallb.io/my-asn of node a: "banana" is not an AS number: write one from 1 to 4294967295`},
+		{then: "AS 0", node: "a internal=10.0.0.1 @metallb.io/my-asn=0", peers: spine,
+			problems: `peer tor: annotation metallb.io/my-asn of node a: "0" is not an AS number: write one from 1 to 4294967295`},
+		{then: "a router ID of IPv6", node: "a internal=10.0.0.1 @metallb.io/my-asn=65001 @metallb.io/router-id=::1", peers: spine,
+			problems: `peer tor: annotation metallb.io/router-id of node a: "::1" is not a router ID: write an IPv4 address other than 0.0.0.0`},
+		{then: "both prefixes, two numbers", node: "a internal=10.0.0.1 @metallb.io/my-asn=65001 @metallb.universe.tf/my-asn=65002", peers: spine,
+			problems: `peer tor: node a: annotations metallb.io/my-asn and metallb.universe.tf/my-asn differ: remove one of the two`},
+		{then: "all is well", node: "a internal=10.0.0.1 @metallb.io/my-asn=4200000001 @metallb.universe.tf/router-id=10.1.1.1", peers: `
+			tor of external as 4200000001 10.1.1.1
+			` + spine},
+		{then: "an annotation goes: the session goes on as it was", node: "a internal=10.0.0.1 @metallb.universe.tf/router-id=10.1.1.1", peers: `
+			tor of external as 4200000001 10.1.1.1
+			` + spine, problems: `peer tor: my-asn is node, and node a has no annotation metallb.io/my-asn: write its AS number there; its session goes on as it was`},
+		{then: "another number", node: "a internal=10.0.0.1 @metallb.io/my-asn=4200000002 @metallb.universe.tf/router-id=10.1.1.1", peers: `
+			tor of external as 4200000002 10.1.1.1
+			` + spine},
+	}
+	var before []loadbalancer.Peer
+	for _, test := range tests {
+		peers, _, problems := Peers(parse(t, config), node(t, test.node), nil, nil, before, nil)
+		var got []string
+		for i, p := range peers {
+			got = append(got, fmt.Sprintf("%s of %s as %d %s", p.Name, p.AS(), p.MyASN, written(p.RouterID)))
+			if was := slices.IndexFunc(before, p.SameNeighbor); was >= 0 && p.SameSession(before[was]) != (p.MyASN == before[was].MyASN) {
+				t.Errorf("%s: a new connection to %s is not for a new number", test.then, peers[i].Name)
+			}
+		}
+		same(t, test.then+": peers", got, lines(test.peers))
+		same(t, test.then+": problems", problems, lines(test.problems))
+		before = peers
+	}
+}
+
+// Of a rack, the routers change; the text does not. A router stays for as long as its session is up.
+func TestANodeSpeaksToItsGatewaysAsTheyChange(t *testing.T) {
+	const config = `
+peers:
+- {name: rack, peer-address: gateway, peer-asn: external, my-asn: 64512}
+- {name: six, peer-address: gateway-v6, peer-asn: external, my-asn: 64512, source-address: node-ip}
+- {peer-address: gateway, peer-port: 1179, peer-asn: 64500, my-asn: 64512}
+- {name: fixed, peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64512}
+`
+	none := "the node has no default route of IPv6"
+	tests := []struct{ then, v4, v6, up, peers, problems string }{
+		{then: "no default route", peers: "fixed 10.9.0.1", problems: `
+			peer rack: peer-address is gateway, and the node has no default route of IPv4
+			peer six: peer-address is gateway-v6, and the node has no default route of IPv6
+			peer gateway: peer-address is gateway, and the node has no default route of IPv4`},
+		{then: "two of IPv4", v4: "10.0.0.1 10.0.0.2", peers: `
+			rack 10.0.0.1
+			rack 10.0.0.2
+			gateway 10.0.0.1
+			gateway 10.0.0.2
+			fixed 10.9.0.1`, problems: "peer six: peer-address is gateway-v6, and " + none},
+		{then: "one of IPv6, and a new one of IPv4 in the place of one whose session is down", v4: "10.0.0.1 10.0.0.3", v6: "fe80::1%eth0", peers: `
+			rack 10.0.0.1
+			rack 10.0.0.3
+			six fe80::1%eth0
+			gateway 10.0.0.1
+			gateway 10.0.0.3
+			fixed 10.9.0.1`},
+		{then: "the default route leads elsewhere, and a session is still up", v4: "10.0.0.4", v6: "fe80::1%eth0", up: "10.0.0.1", peers: `
+			rack 10.0.0.4
+			rack 10.0.0.1
+			six fe80::1%eth0
+			gateway 10.0.0.4
+			gateway 10.0.0.1
+			fixed 10.9.0.1`},
+		{then: "the route goes, and a session is still up", v6: "fe80::1%eth0", up: "10.0.0.1", peers: `
+			rack 10.0.0.1
+			six fe80::1%eth0
+			gateway 10.0.0.1
+			fixed 10.9.0.1`},
+		{then: "that goes down, too", v6: "fe80::1%eth0", peers: `
+			six fe80::1%eth0
+			fixed 10.9.0.1`, problems: `
+			peer rack: peer-address is gateway, and the node has no default route of IPv4
+			peer gateway: peer-address is gateway, and the node has no default route of IPv4`},
+		{then: "it is a router that has a peer of its own: the first in the text counts", v4: "10.9.0.1", v6: "fe80::1%eth0", peers: `
+			rack 10.9.0.1
+			six fe80::1%eth0
+			gateway 10.9.0.1`, problems: "peer fixed: for node a it is the same router as peer rack, which counts: keep one, or give them node-selectors that select different nodes"},
+	}
+	var before []loadbalancer.Peer
+	for _, test := range tests {
+		hops := func(short string, family loadbalancer.Family) (h Hops) {
+			for _, addr := range strings.Fields(short) {
+				h.Addrs = append(h.Addrs, netip.MustParseAddr(addr))
+			}
+			h.Why = "the node has no default route of " + family.String()
+			return h
+		}
+		gateways := Gateways{loadbalancer.IPv4: hops(test.v4, loadbalancer.IPv4), loadbalancer.IPv6: hops(test.v6, loadbalancer.IPv6)}
+		up := func(p loadbalancer.Peer) bool { return test.up == p.Addr.String() }
+		peers, mute, problems := Peers(parse(t, config), node(t, "a internal=10.0.0.11 internal=fd00::11"), nil, gateways, before, up)
+		var got []string
+		for _, p := range peers {
+			got = append(got, p.Name+" "+p.Addr.String())
+			if p.SourceNodeIP && p.SourceAddress.String() != "fd00::11" {
+				t.Errorf("%s: %s is spoken to from %s", test.then, p.Name, p.SourceAddress)
+			}
+		}
+		same(t, test.then+": peers", got, lines(test.peers))
+		same(t, test.then+": problems", problems, lines(test.problems))
+		for _, p := range mute {
+			if p.Addr.IsValid() != (p.Name == "fixed") {
+				t.Errorf("%s: %s has the address %s", test.then, p.Name, p.Addr)
+			}
+		}
+		before = peers
 	}
 }
 
@@ -104,7 +235,7 @@ peers:
 		{"b", "everybody other-port left right", `
 			peer open: for node b it is the same router as peer secret, which counts: keep one, or give them node-selectors that select different nodes`},
 	} {
-		peers, _, problems := Peers(parse(t, config), node(t, c.node), nil, nil)
+		peers, _, problems := Peers(parse(t, config), node(t, c.node), nil, nil, nil, nil)
 		var got []string
 		for _, p := range peers {
 			got = append(got, p.Name)

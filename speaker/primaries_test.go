@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/service"
 )
 
@@ -274,6 +275,34 @@ func TestASpeakerWatchesAllNodesOnceATextNeedsThem(t *testing.T) {
 		s.want("it is gone", "10.0.0.1/32 pref 100", "leaf")
 		s.put(admitted(onePeer + onePool))
 		s.want("all alike again", "10.0.0.1/32 pref 100", "leaf")
+	})
+}
+
+func TestASpeakerFollowsItsGateways(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const text = "peers: [{name: rack, peer-address: gateway, peer-asn: external, my-asn: 64512}]\n" + onePool
+		var hops atomic.Pointer[Hops]
+		hops.Store(&Hops{Why: "the node has no default route of IPv4"})
+		var up atomic.Bool
+		s := enact(t, Options{Gateways: func() Gateways { return Gateways{loadbalancer.IPv4: *hops.Load()} }, Up: func(loadbalancer.Peer) bool { return up.Load() }},
+			append(objects(t, "shop/web 10.0.0.1 | a:ready"), node(t, "a"), admitted(text))...)
+		s.want("no gateway", "10.0.0.1/32 pref 100")
+		if mute := s.speaker.Status().Mute; len(mute) != 1 || mute[0].Name != "rack" {
+			t.Errorf("it cannot speak to %v", mute)
+		}
+		hops.Store(&Hops{Addrs: []netip.Addr{netip.MustParseAddr("10.9.0.1")}})
+		s.speaker.LookAgain()
+		synctest.Wait()
+		s.want("a gateway", "10.0.0.1/32 pref 100", "rack")
+		up.Store(true)
+		hops.Store(&Hops{Why: "the node has no default route of IPv4"})
+		s.speaker.LookAgain()
+		synctest.Wait()
+		s.want("the route is gone, and the session up", "10.0.0.1/32 pref 100", "rack")
+		up.Store(false)
+		s.speaker.LookAgain()
+		synctest.Wait()
+		s.want("the session is down", "10.0.0.1/32 pref 100")
 	})
 }
 

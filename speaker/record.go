@@ -41,13 +41,13 @@ type record struct {
 	balanced bool // of type LoadBalancer
 	local    bool // externalTrafficPolicy
 	dying    bool
-	clientIP bool         // sessionAffinity
-	silent   string       // the annotation that says that nobody shall announce its addresses
+	clientIP bool   // sessionAffinity
+	silent   string // the annotation that says that nobody shall announce its addresses
 	labels   map[string]string
 	// communities are those that it wants to have added to its routes.
 	communities []string
-	wants    [2]bool      // families
-	addrs    []netip.Addr // which its status shows, each once
+	wants       [2]bool      // families
+	addrs       []netip.Addr // which its status shows, each once
 }
 
 func recordOf(svc *corev1.Service) *record {

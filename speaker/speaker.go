@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,6 +36,10 @@ type Options struct {
 	ConfigName string // of the user's ConfigMap; the admitted copy's is this with "-admitted" behind it
 	// IgnoreExcludeLabel makes nodes announce that are labelled node.kubernetes.io/exclude-from-external-load-balancers.
 	IgnoreExcludeLabel bool
+	// Gateways returns the next hops of the node's default routes; Up reports whether the session with a peer is. When either
+	// changes, LookAgain is to be called.
+	Gateways func() Gateways
+	Up       func(loadbalancer.Peer) bool
 	// WaitForURL must answer with success before the first announcement, if it is not empty.
 	WaitForURL string
 }
@@ -63,6 +68,8 @@ type Speaker struct {
 	cluster  *watch.Inbox[corev1.Node] // all nodes, once a configuration ranks them
 	// bell is a doorbell: however often it rings, the loop looks once.
 	bell chan struct{} // capacity 1
+	// again asks for a look though nothing that is watched changed.
+	again atomic.Bool
 	// alarm makes it look again when what was decided is no longer right, though nothing changed.
 	alarm  *time.Timer
 	status status
@@ -113,6 +120,12 @@ func New(cluster Cluster, to Announcer, options Options) (*Speaker, error) {
 	s.secrets = watch.NewInbox(cluster.Fake, cluster.Secrets, &corev1.Secret{}, s.ring, watch.Named(SecretName), watch.Whole[corev1.Secret])
 	s.cluster = watch.NewInbox(cluster.Fake, cluster.Nodes, &corev1.Node{}, s.ring, func(*metav1.ListOptions) {}, keptOf)
 	return s, nil
+}
+
+// LookAgain makes the Speaker look at what Options told it of. Anybody may call it.
+func (s *Speaker) LookAgain() {
+	s.again.Store(true)
+	s.ring()
 }
 
 func (s *Speaker) ring() { watch.Knock(s.bell) }
@@ -181,6 +194,7 @@ func (s *Speaker) fetch() (seen sight) {
 	if s.secrets.IsFull() && !s.secret.read {
 		s.secret.read, seen.concerns = true, true
 	}
+	seen.concerns = seen.concerns || s.again.Swap(false)
 	fetchOne(&seen, s.secrets, SecretName, &s.secret.secret)
 	for name, h := range s.cluster.Fetch(maps.Keys(s.decisions.nodes)) {
 		if s.decisions.setNode(name, h.Object) {
@@ -239,7 +253,11 @@ func (s *Speaker) round(seen sight) {
 	o := s.decisions.look(now, world{s.config, s.ours, s.node.Name, s.node.Labels, unfit, drained != "", s.options.IgnoreExcludeLabel})
 	wake := s.decisions.wakeups.first()
 	s.mu.Unlock()
-	peers, mute, problems := Peers(s.config, s.node, s.passwords(), s.peers)
+	var gateways Gateways
+	if s.options.Gateways != nil {
+		gateways = s.options.Gateways()
+	}
+	peers, mute, problems := Peers(s.config, s.node, s.passwords(), gateways, s.peers, s.options.Up)
 	wake = earlier(wake, s.secret.patience(now))
 	if s.alarm.Stop(); !wake.IsZero() {
 		s.alarm.Reset(wake.Sub(now))

@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/speaker/bfd"
 	"github.com/metallb/cloud-provider-metallb/speaker/bfd/seam"
+	"github.com/metallb/cloud-provider-metallb/speaker/gateway"
 )
 
 // lastWords bounds how long routers get to hear that we stop: kubelet's own bound is 30 s.
@@ -53,13 +55,18 @@ func run(program *agent.Program) error {
 		return err
 	}
 	defer stop()
-	tellSpeakers(responder)
+	again := make(chan struct{}, 1)
+	tellSpeakers(responder, again)
 	go responder.Run(context.Background()) // until the end, to the last words
 	ctx, forget := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer forget()
-	follower := follower{update: responder.Update}
+	gateways := gateway.New()
+	go gateways.Follow(ctx, func() { watch.Knock(again) })
+	follower := follower{update: responder.Update, gateways: gateways.Now, up: func(p loadbalancer.Peer) bool {
+		return slices.ContainsFunc(responder.List(), func(s bfd.Status) bool { return s.Router == p.Addr && s.State == bfd.Up })
+	}}
 	cluster := server.Cluster(program.Namespace)
-	watch.Follow(ctx, watch.Cluster{Nodes: cluster.Nodes, ConfigMaps: cluster.ConfigMaps}, program.ConfigName, program.NodeName, func(config *loadbalancer.Config, node *corev1.Node) {
+	watch.Follow(ctx, watch.Cluster{Nodes: cluster.Nodes, ConfigMaps: cluster.ConfigMaps, Again: again}, program.ConfigName, program.NodeName, func(config *loadbalancer.Config, node *corev1.Node) {
 		follower.look(config, node)
 		configured.Store(true)
 	})
@@ -74,7 +81,7 @@ func run(program *agent.Program) error {
 
 // tellSpeakers makes the responder tell the node's speaker of what comes up and goes down. Where that is not possible, routers are
 // answered all the same.
-func tellSpeakers(responder *bfd.Responder) {
+func tellSpeakers(responder *bfd.Responder, again chan struct{}) {
 	word := func(s bfd.Status) seam.Word {
 		w := seam.Word{Router: s.Router, Local: s.Local, Up: s.State == bfd.Up, AdminDown: s.State == bfd.AdminDown || s.AdminDown}
 		w.Died = s.Downs > 0 && !w.Up && !w.AdminDown
@@ -90,6 +97,9 @@ func tellSpeakers(responder *bfd.Responder) {
 		klog.ErrorS(err, "Speakers do not hear of dead routers")
 		return
 	}
-	responder.Changed = func(s bfd.Status) { server.Tell(word(s)) }
+	responder.Changed = func(s bfd.Status) {
+		server.Tell(word(s))
+		watch.Knock(again) // a router may have stayed for as long as it was up
+	}
 	go server.Serve(context.Background()) // until the end
 }

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
+	"github.com/metallb/cloud-provider-metallb/speaker"
 	"github.com/metallb/cloud-provider-metallb/speaker/bfd"
 )
 
@@ -40,7 +41,7 @@ func TestTheRoutersOfThisNodeThatHaveAProfileAreWatched(t *testing.T) {
 		}
 		return all
 	}
-	before, watched, problems := watchedBy(config, node, nil)
+	before, watched, problems := watchedBy(config, node, nil, nil, nil)
 	want := []string{"leaf 10.0.0.1 from invalid IP quick", "by-node-ip 10.0.0.2 from 10.0.0.9 slow", "six fe80::1%eth0 from invalid IP quick"}
 	if got := words(watched); !slices.Equal(got, want) {
 		t.Errorf("watched are %q, want %q", got, want)
@@ -51,12 +52,12 @@ func TestTheRoutersOfThisNodeThatHaveAProfileAreWatched(t *testing.T) {
 
 	// Kubernetes promises no order of addresses, and a session keeps its own.
 	node.Status.Addresses = append([]corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.8"}}, node.Status.Addresses...)
-	if _, watched, _ := watchedBy(config, node, before); !slices.Equal(words(watched), want) {
+	if _, watched, _ := watchedBy(config, node, nil, before, nil); !slices.Equal(words(watched), want) {
 		t.Errorf("with another address first, watched are %q", words(watched))
 	}
 
 	var updates int
-	f := follower{update: func([]bfd.Peer) { updates++ }}
+	f := follower{update: func([]bfd.Peer) { updates++ }, gateways: func() speaker.Gateways { return nil }}
 	for range 3 {
 		f.look(config, node)
 	}

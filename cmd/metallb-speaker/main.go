@@ -19,9 +19,11 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/metallb/cloud-provider-metallb/internal/agent"
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/speaker"
 	"github.com/metallb/cloud-provider-metallb/speaker/bfd/seam"
 	"github.com/metallb/cloud-provider-metallb/speaker/bgp"
+	"github.com/metallb/cloud-provider-metallb/speaker/gateway"
 	"github.com/metallb/cloud-provider-metallb/speaker/report"
 )
 
@@ -65,13 +67,18 @@ func run(f flags) error {
 	sessions := bgp.New(bgp.HostUptime)
 	sessions.Written = written
 	responder := newResponder(seam.Name, sessions.List, sessions.Lost)
+	gateways := gateway.New()
 	s, err := speaker.New(server.Cluster(f.Namespace), sessions, speaker.Options{
 		NodeName: f.NodeName, Namespace: f.Namespace, ConfigName: f.ConfigName,
 		IgnoreExcludeLabel: f.ignoreExcludeLabel, WaitForURL: f.waitForURL,
+		Gateways: gateways.Now, Up: func(p loadbalancer.Peer) bool {
+			return slices.ContainsFunc(sessions.List(), func(s bgp.Session) bool { return s.Up && s.Addr == p.Addr && s.Port == p.Port })
+		},
 	})
 	if err != nil {
 		return err
 	}
+	sessions.Down = s.LookAgain
 	health := func() agent.Health {
 		status := s.Status()
 		return agent.Health{Missing: status.Missing, Busy: status.Busy}
@@ -94,6 +101,7 @@ func run(f flags) error {
 	defer stop()
 	ctx, forget := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer forget()
+	go gateways.Follow(ctx, s.LookAgain)
 	go func() {
 		if err := sessions.WatchAddresses(ctx); err != nil {
 			klog.ErrorS(err, "Missing next hops are looked for every few seconds only")

@@ -14,7 +14,8 @@ import (
 // The metrics have MetalLB's names where it has them, so that dashboards and alerts go on working. So has the label peer,
 // which is the router's address and port.
 var (
-	sessionUp      = agent.Desc("metallb_bgp_session_up", "1 if the session is up; 0 also if there can be none.", "peer")
+	sessionUp      = agent.Desc("metallb_bgp_session_up", "1 if the session is up; 0 also if there can be none. Where peer-address is a gateway, peer is its name, and there is a series for each address.", "peer", "address")
+	sessionAS      = agent.Desc("metallb_bgp_session_asn", "The router's AS number; 0 as long as it was not learned.", "peer")
 	updatesTotal   = agent.Desc("metallb_bgp_updates_total", "How many UPDATE messages were sent to the router.", "peer")
 	prefixes       = agent.Desc("metallb_bgp_announced_prefixes_total", "How many prefixes the router is told of now.", "peer")
 	droppedTotal   = agent.Desc("metallb_bgp_dropped_updates_total", "How many UPDATE messages of the router were dropped unread, as all are.", "peer")
@@ -25,7 +26,7 @@ var (
 	errorsTotal    = agent.Desc("metallb_k8s_client_update_errors_total", "How many times a configuration could not be read, or a peer not be spoken to.")
 	configLoaded   = agent.Desc("metallb_k8s_client_config_loaded_bool", "1 if a configuration is in force.")
 	configStale    = agent.Desc("metallb_k8s_client_config_stale_bool", "1 if the configuration in force is not the admitted one.")
-	everySingleOne = []*metrics.Desc{sessionUp, updatesTotal, prefixes, droppedTotal, failuresTotal, announcedBool, responderUp,
+	everySingleOne = []*metrics.Desc{sessionUp, sessionAS, updatesTotal, prefixes, droppedTotal, failuresTotal, announcedBool, responderUp,
 		changesTotal, errorsTotal, configLoaded, configStale}
 )
 
@@ -52,11 +53,20 @@ func (c *collector) metrics() metrics.StableCollector { return agent.Collector(e
 func (c *collector) look(give agent.Give) {
 	status, sessions := c.status(), c.sessions()
 	for _, p := range status.Mute { // a series for each router of the configuration, so that an alert can miss it
-		sessions = append(sessions, bgp.Session{Addr: p.Addr, Port: p.Port})
+		if p.Addr.IsValid() {
+			sessions = append(sessions, bgp.Session{Peer: p.Name, Addr: p.Addr, Port: p.Port, ASN: p.ASN, Gateway: p.Gateway != 0})
+		} else {
+			give(sessionUp, metrics.GaugeValue, 0, p.Name, "")
+		}
 	}
 	for _, s := range byRouter(sessions) {
 		peer := router(s).String()
-		give(sessionUp, metrics.GaugeValue, agent.OneIf(s.Up), peer)
+		if s.Gateway {
+			give(sessionUp, metrics.GaugeValue, agent.OneIf(s.Up), s.Peer, s.Addr.String())
+		} else {
+			give(sessionUp, metrics.GaugeValue, agent.OneIf(s.Up), peer, s.Addr.String())
+		}
+		give(sessionAS, metrics.GaugeValue, float64(s.ASN), peer)
 		give(updatesTotal, metrics.CounterValue, float64(s.Updates), peer)
 		give(prefixes, metrics.GaugeValue, float64(s.Prefixes), peer)
 		give(droppedTotal, metrics.CounterValue, float64(s.Dropped), peer)

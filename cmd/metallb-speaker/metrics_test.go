@@ -20,7 +20,7 @@ func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
 	c := &collector{
 		node: "a",
 		status: func() speaker.Status {
-			return speaker.Status{Loaded: true, Changes: 12, Errors: 3, Mute: []loadbalancer.Peer{{Addr: netip.MustParseAddr("10.9.0.9"), Port: 179}}}
+			return speaker.Status{Loaded: true, Changes: 12, Errors: 3, Mute: []loadbalancer.Peer{{Addr: netip.MustParseAddr("10.9.0.9"), Port: 179}, {Name: "way out", Gateway: loadbalancer.IPv6, Port: 179}}}
 		},
 		announced: func() []speaker.Announced {
 			return []speaker.Announced{{Service: "shop/web", Addr: netip.MustParseAddr("192.0.2.1")}, {Service: "shop/api", Addr: netip.MustParseAddr("192.0.2.1")}}
@@ -28,6 +28,7 @@ func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
 		sessions: func() []bgp.Session {
 			return []bgp.Session{
 				{Peer: "tor", Addr: tor, Port: 179, Up: true, Updates: 7, Prefixes: 2, Dropped: 100, Failures: 4},
+				{Peer: "rack", Addr: netip.MustParseAddr("10.9.0.2"), Port: 179, ASN: 65001, Up: true, Gateway: true},
 				{Peer: "six", Addr: six, Port: 1790, BFD: true},
 				{Peer: "tor in another AS", Addr: tor, Port: 179, Updates: 1, Failures: 5},
 			}
@@ -53,18 +54,28 @@ func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
 	}
 	want := []string{
 		"metallb_bgp_announced_prefixes_total{peer=10.9.0.1:179} 2",
+		"metallb_bgp_announced_prefixes_total{peer=10.9.0.2:179} 0",
 		"metallb_bgp_announced_prefixes_total{peer=10.9.0.9:179} 0",
 		"metallb_bgp_announced_prefixes_total{peer=[fd00::1]:1790} 0",
 		"metallb_bgp_dropped_updates_total{peer=10.9.0.1:179} 100",
+		"metallb_bgp_dropped_updates_total{peer=10.9.0.2:179} 0",
 		"metallb_bgp_dropped_updates_total{peer=10.9.0.9:179} 0",
 		"metallb_bgp_dropped_updates_total{peer=[fd00::1]:1790} 0",
 		"metallb_bgp_failed_attempts_total{peer=10.9.0.1:179} 9",
+		"metallb_bgp_failed_attempts_total{peer=10.9.0.2:179} 0",
 		"metallb_bgp_failed_attempts_total{peer=10.9.0.9:179} 0",
 		"metallb_bgp_failed_attempts_total{peer=[fd00::1]:1790} 0",
-		"metallb_bgp_session_up{peer=10.9.0.1:179} 0",
-		"metallb_bgp_session_up{peer=10.9.0.9:179} 0",
-		"metallb_bgp_session_up{peer=[fd00::1]:1790} 0",
+		"metallb_bgp_session_asn{peer=10.9.0.1:179} 0",
+		"metallb_bgp_session_asn{peer=10.9.0.2:179} 65001",
+		"metallb_bgp_session_asn{peer=10.9.0.9:179} 0",
+		"metallb_bgp_session_asn{peer=[fd00::1]:1790} 0",
+		"metallb_bgp_session_up{address=,peer=way out} 0",
+		"metallb_bgp_session_up{address=10.9.0.1,peer=10.9.0.1:179} 0",
+		"metallb_bgp_session_up{address=10.9.0.2,peer=rack} 1",
+		"metallb_bgp_session_up{address=10.9.0.9,peer=10.9.0.9:179} 0",
+		"metallb_bgp_session_up{address=fd00::1,peer=[fd00::1]:1790} 0",
 		"metallb_bgp_updates_total{peer=10.9.0.1:179} 8",
+		"metallb_bgp_updates_total{peer=10.9.0.2:179} 0",
 		"metallb_bgp_updates_total{peer=10.9.0.9:179} 0",
 		"metallb_bgp_updates_total{peer=[fd00::1]:1790} 0",
 		"metallb_k8s_client_config_loaded_bool{} 1",

@@ -56,6 +56,8 @@ type Cluster struct {
 	Nodes      Lister[*corev1.NodeList]
 	ConfigMaps Lister[*corev1.ConfigMapList]
 	Fake       any // as in NewInbox
+	// Again, if there is one, asks for another look.
+	Again <-chan struct{}
 }
 
 // Follow calls look with the configuration that is in force and the node whenever something of them changed, until ctx ends; not
@@ -78,6 +80,7 @@ func Follow(ctx context.Context, cluster Cluster, config, node string, look func
 		case <-ctx.Done():
 			return
 		case <-bell:
+		case <-cluster.Again:
 		}
 		fetchOne(configs, AdmittedName(config), &stored)
 		// A Node that is gone is one whose kubelet registers it anew, or about to be switched off: either way its sessions stay.

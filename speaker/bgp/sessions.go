@@ -45,7 +45,9 @@ type Sessions struct {
 	// Written, if set before the first announcement, is told when a session has written to its router what Update was given,
 	// since when. Any session's goroutine calls it.
 	Written func(peer string, since time.Time)
-	card    func(netip.Addr) card
+	// Down, if set before the first announcement, is told when a session is up no more. Any session's goroutine calls it.
+	Down func()
+	card func(netip.Addr) card
 
 	// mu guards what follows, and the peers that sessions desire. Sessions only read, with a reader's lock.
 	mu       sync.RWMutex
@@ -63,7 +65,7 @@ type Session struct {
 	Peer string // the peer's name
 	Addr netip.Addr
 	Port uint16
-	ASN  uint32
+	ASN  uint32 // the router's, last learned from its OPEN; 0 if it never was and is not configured
 
 	Up    bool
 	State string    // RFC 4271's
@@ -72,8 +74,9 @@ type Session struct {
 	LastError string
 	Terms     *report.Terms // nil: the session is not up
 
-	BFD    bool       // the peer has a bfd-profile
-	Source netip.Addr // our address, as the peer has it: the zero Addr leaves it to the kernel
+	BFD     bool       // the peer has a bfd-profile
+	Source  netip.Addr // our address, as the peer has it: the zero Addr leaves it to the kernel
+	Gateway bool       // the configuration does not say the router's address
 
 	Failures int // attempts that did not bring the session up
 	Attempts int // of these, since it was last up

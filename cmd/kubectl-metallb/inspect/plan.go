@@ -212,8 +212,8 @@ func settle(a *loadbalancer.Allocator) {
 // resession finds the sessions that would begin, end, or be made anew.
 func (v *View) resession(next *loadbalancer.Config, p *Plan) {
 	for _, node := range v.nodes {
-		had, _, _ := speaker.Peers(v.config(), node, v.passwords(v.config()), nil)
-		has, _, _ := speaker.Peers(next, node, v.passwords(next), had)
+		had, _, _ := speaker.Peers(v.config(), node, v.passwords(v.config()), v.gateways(node.Name), nil, nil)
+		has, _, _ := speaker.Peers(next, node, v.passwords(next), v.gateways(node.Name), had, nil)
 		// As bgp.Sessions does it.
 		left, found := slices.Clone(had), make([]*loadbalancer.Peer, len(has))
 		for _, fits := range []func(a, b loadbalancer.Peer) bool{

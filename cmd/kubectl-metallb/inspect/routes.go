@@ -176,11 +176,16 @@ type Peers struct {
 
 // A Session is one that a node is to have with a router.
 type Session struct {
-	Node    string     `json:"node"`
-	Peer    string     `json:"peer"`
+	Node string `json:"node"`
+	Peer string `json:"peer"`
+	// Address is the router's; not valid where only the speaker knows it, and was not asked.
 	Address netip.Addr `json:"address"`
-	ASN     uint32     `json:"asn"`
-	MyASN   uint32     `json:"myASN"`
+	// Router is the same as the configuration says it.
+	Router string `json:"router"`
+	ASN    uint32 `json:"asn"` // 0: it is learned, and the speaker was not asked
+	// AS is the same as the configuration says it.
+	AS    string `json:"as"`
+	MyASN uint32 `json:"myASN"`
 	// Prefixes is how many the router is to hear.
 	Prefixes int `json:"prefixes"`
 	// Problem is why the session cannot be, or is not up, if so.
@@ -212,8 +217,9 @@ func (v *View) Peers() Peers {
 func (v *View) sessionsOf(o *outlook) (all []Session) {
 	missing := v.noSpeaker(o.node.Name)
 	add := func(p loadbalancer.Peer, problem string, prefixes int) {
-		s := Session{Node: o.node.Name, Peer: p.Name, Address: p.Addr, ASN: p.ASN, MyASN: p.MyASN, Problem: problem, Prefixes: prefixes}
-		if told := v.toldOf(o.node.Name, p.Name); told != nil {
+		s := Session{Node: o.node.Name, Peer: p.Name, Address: p.Addr, Router: p.Address(), ASN: p.ASN, AS: p.AS(), MyASN: p.MyASN, Problem: problem, Prefixes: prefixes}
+		if told := v.toldOf(o.node.Name, p); told != nil {
+			s.ASN = cmp.Or(told.ASN, s.ASN)
 			s.Told = &SessionTold{told.State, told.Since, told.Attempts, told.Reason, told.Terms, told.BFD, len(told.Routes) + told.Skipped}
 			if told.State != established {
 				s.Problem = cmp.Or(s.Problem, downText(told))

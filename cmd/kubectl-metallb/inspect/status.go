@@ -211,7 +211,7 @@ func (v *View) lookAtNodes(s *Status, problem func(next, format string, args ...
 		if document := v.told[node.Name]; document != nil {
 			up := 0
 			for _, p := range o.peers {
-				switch told := v.toldOf(node.Name, p.Name); {
+				switch told := v.toldOf(node.Name, p); {
 				case told == nil:
 				case told.State == established:
 					up++

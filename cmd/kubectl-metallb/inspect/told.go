@@ -26,11 +26,11 @@ func (v *View) sessionTold(routes []loadbalancer.Route, o *outlook) Link {
 		if !slices.ContainsFunc(routes, func(r loadbalancer.Route) bool { return r.For(p.Name) }) {
 			continue
 		}
-		switch s := v.toldOf(o.node.Name, p.Name); {
+		switch s := v.toldOf(o.node.Name, p); {
 		case s == nil:
-			down = append(down, fmt.Sprintf("%s (%s): %s", p.Name, p.Addr, v.unknownTo(o.node.Name)))
+			down = append(down, fmt.Sprintf("%s (%s): %s", p.Name, p.Address(), v.unknownTo(o.node.Name)))
 		case s.State == established:
-			up = append(up, fmt.Sprintf("%s (%s) since %s%s", p.Name, p.Addr, s.Since.UTC().Format(time.RFC3339), bfdText(s)))
+			up = append(up, fmt.Sprintf("%s (%s) since %s%s", p.Name, p.Address(), s.Since.UTC().Format(time.RFC3339), bfdText(s)))
 			unwatched = unwatched || s.BFD != "" && s.BFD != report.BFDUp
 		default:
 			down = append(down, downText(s))
@@ -94,10 +94,10 @@ func (v *View) unknownTo(node string) string {
 }
 
 // toldOf returns what the node's speaker says of a session, or nil.
-func (v *View) toldOf(node, peer string) *report.Session {
+func (v *View) toldOf(node string, peer loadbalancer.Peer) *report.Session {
 	if document := v.told[node]; document != nil {
 		for i := range document.Sessions {
-			if document.Sessions[i].Peer == peer {
+			if s := &document.Sessions[i]; s.Peer == peer.Name && (peer.Gateway == 0 || s.Address == peer.Addr) {
 				return &document.Sessions[i]
 			}
 		}
@@ -207,7 +207,7 @@ func differs(intended, sent Route) string {
 // compare marks intended routes that were sent, and adds those that were sent and are not intended. Routes are of one node and one
 // peer.
 func (v *View) compare(node string, p loadbalancer.Peer, intended []Route, takes func(netip.Prefix) bool) (all []Route) {
-	session := v.toldOf(node, p.Name)
+	session := v.toldOf(node, p)
 	if v.told[node] == nil {
 		if missing := v.noSpeaker(node); v.Asked && missing != "" {
 			for i := range intended {

@@ -184,7 +184,7 @@ type outlook struct {
 // outlook returns what the node is to tell its routers by a configuration, of these Services. before are the peers that it had.
 func (v *View) outlook(config *loadbalancer.Config, node *corev1.Node, services []speaker.Service, before []loadbalancer.Peer) *outlook {
 	o := &outlook{node: node, withheld: map[speaker.Announced]string{}}
-	o.peers, o.mute, o.problems = speaker.Peers(config, node, v.passwords(config), before)
+	o.peers, o.mute, o.problems = speaker.Peers(config, node, v.passwords(config), v.gateways(node.Name), before, nil)
 	routes, withheld := speaker.Announcements(config, v.Ours, v.forgiven(node), v.ranked(config), services)
 	for _, w := range withheld {
 		o.withheld[w.Announced] = w.Why
@@ -206,6 +206,26 @@ func (v *View) outlook(config *loadbalancer.Config, node *corev1.Node, services 
 		o.drained, o.routes = drained, routes
 	}
 	return o
+}
+
+// gateways are those of a node, as far as its speaker says with which it has sessions; nil if it says nothing.
+func (v *View) gateways(node string) speaker.Gateways {
+	document := v.told[node]
+	if document == nil {
+		return nil
+	}
+	all := speaker.Gateways{}
+	for _, p := range v.config().Peers {
+		hops := all[p.Gateway]
+		hops.Why = "its speaker has no session with any"
+		for _, s := range document.Sessions {
+			if s.Peer == p.Name && s.Address.IsValid() && !slices.Contains(hops.Addrs, s.Address) {
+				hops.Addrs = append(hops.Addrs, s.Address)
+			}
+		}
+		all[p.Gateway] = hops // of peers without one, nobody asks
+	}
+	return all
 }
 
 // ranked are all nodes, if a configuration ranks them.

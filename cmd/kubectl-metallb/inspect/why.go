@@ -372,7 +372,7 @@ func (v *View) session(routes []loadbalancer.Route, o *outlook) Link {
 	var names []string
 	for _, p := range o.peers {
 		if slices.ContainsFunc(routes, func(r loadbalancer.Route) bool { return r.For(p.Name) }) {
-			names = append(names, fmt.Sprintf("%s (%s)", p.Name, p.Addr))
+			names = append(names, fmt.Sprintf("%s (%s)", p.Name, p.Address()))
 		}
 	}
 	switch missing := v.noSpeaker(o.node.Name); {
