@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/netip"
 	"slices"
@@ -26,11 +27,14 @@ const (
 )
 
 // startHall brings up a hall for one test. At its end, nothing may have been forbidden, and nobody may have crashed.
-func startHall(t *testing.T) *Hall {
+func startHall(t *testing.T) *Hall { return hallOf(t, StartHall) }
+
+// hallOf is startHall for a hall that is started otherwise.
+func hallOf(t *testing.T, start func(context.Context, io.Writer) (*Hall, error)) *Hall {
 	t.Helper()
 	needNetwork(t)
 	began := time.Now()
-	h := made(StartHall(t.Context(), t.Output()))(t)
+	h := made(start(t.Context(), t.Output()))(t)
 	t.Logf("the hall came up in %v", time.Since(began).Round(time.Millisecond))
 	t.Cleanup(func() {
 		var ours []*kubernetes.Process

@@ -21,6 +21,7 @@ import (
 type FRR struct {
 	*Namespace
 	dir string
+	bgp *kubernetes.Process
 	bfd *kubernetes.Process // nil: there is none
 }
 
@@ -72,15 +73,22 @@ func (ns *Namespace) FRR(ctx context.Context, config string, bfd ...string) (*FR
 			return nil, err
 		}
 	}
-	bgp, err := f.daemon("bgpd", bgpd)
-	if err != nil {
-		return nil, err
+	return f, f.StartBGP(ctx)
+}
+
+// StartBGP starts bgpd, again after KillBGP, and returns when it answers.
+func (f *FRR) StartBGP(ctx context.Context) (err error) {
+	if f.bgp, err = f.daemon("bgpd", bgpd); err != nil {
+		return err
 	}
-	return f, bgp.Until(ctx, "it answers", func(ctx context.Context) error {
+	return f.bgp.Until(ctx, "it answers", func(ctx context.Context) error {
 		_, err := f.Show(ctx, "show bgp summary json")
 		return err
 	})
 }
+
+// KillBGP kills bgpd, as a kubelet does with all in a container whose first process has ended.
+func (f *FRR) KillBGP() { f.bgp.Kill() }
 
 func (f *FRR) daemon(name, binary string, more ...string) (*kubernetes.Process, error) {
 	file := func(end string) string { return filepath.Join(f.dir, name+end) }
