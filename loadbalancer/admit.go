@@ -22,6 +22,8 @@ type Facts struct {
 	NodesKnown bool
 	// Held are the addresses in use.
 	Held []Holding
+	// Labels returns those of a Service; nil: they are not known, and every advertisement may select it.
+	Labels func(service string) map[string]string
 	// Keys are those of the passwords' Secret that have a value.
 	Keys map[string]bool
 	// KeysKnown is false while the Secret cannot be read: then a text waits that brings a new peer with a password-key.
@@ -93,7 +95,9 @@ func (c *Config) Admit(next *Config, f Facts) (v Verdict) {
 			v.Lost = append(v.Lost, h)
 		}
 	}
-	tellsOtherwise := func(a, b *Pool) bool { return !reflect.DeepEqual(a.Advertisements, b.Advertisements) }
+	tellsOtherwise := func(_ string, a, b *Pool) bool {
+		return a.Unadvertised != b.Unadvertised || !reflect.DeepEqual(a.Advertisements, b.Advertisements)
+	}
 	if !f.NodesKnown && (!reflect.DeepEqual(c.Peers, next.Peers) || len(c.among(next, f.Held, tellsOtherwise)) > 0) {
 		v.Waits = append(v.Waits, MissingNodes)
 	}
@@ -119,10 +123,12 @@ func (c *Config) Admit(next *Config, f Facts) (v Verdict) {
 		}
 	}
 	slices.Sort(v.Unpeered)
-	v.Untold = c.among(next, f.Held, func(a, b *Pool) bool { return a.told(f.Nodes, now) && !b.told(f.Nodes, then) })
-	untold := map[*Pool]bool{}
+	v.Untold = c.among(next, f.Held, func(service string, a, b *Pool) bool {
+		return a.told(f.selects(service), f.Nodes, now) && !b.told(f.selects(service), f.Nodes, then)
+	})
+	untold := map[*Pool]string{}
 	for _, h := range v.Untold {
-		untold[next.Pool(h.Addr)] = true
+		untold[next.Pool(h.Addr)] = h.Service
 	}
 	for i, p := range next.Peers {
 		wanted := func(n Node) bool {
@@ -130,8 +136,8 @@ func (c *Config) Admit(next *Config, f Facts) (v Verdict) {
 				return false
 			}
 			_, unpeered := slices.BinarySearch(v.Unpeered, n.Name)
-			for pool := range untold {
-				unpeered = unpeered || pool.told([]Node{n}, [][]string{{p.Name}})
+			for pool, service := range untold {
+				unpeered = unpeered || pool.told(f.selects(service), []Node{n}, [][]string{{p.Name}})
 			}
 			return unpeered
 		}
@@ -143,18 +149,32 @@ func (c *Config) Admit(next *Config, f Facts) (v Verdict) {
 	return v
 }
 
-// among returns the addresses in use, owned by c and by next, between whose pools differs holds.
-func (c *Config) among(next *Config, held []Holding, differs func(now, then *Pool) bool) (all []Holding) {
-	asked := map[[2]*Pool]bool{} // all addresses of a pool fare alike
+// selects returns whether an advertisement may be for the Service.
+func (f Facts) selects(service string) func(Advertisement) bool {
+	return func(a Advertisement) bool {
+		return len(a.ServiceSelectors) == 0 || f.Labels == nil || Selects(a.ServiceSelectors, f.Labels(service))
+	}
+}
+
+// among returns the addresses in use, owned by c and by next, between whose pools differs holds for their Service.
+func (c *Config) among(next *Config, held []Holding, differs func(service string, now, then *Pool) bool) (all []Holding) {
+	type question struct {
+		pools   [2]*Pool
+		service string
+	}
+	asked := map[question]bool{} // all addresses of a pool fare alike, unless labels decide
 	for _, h := range held {
-		pools := [2]*Pool{c.Pool(h.Addr), next.Pool(h.Addr)}
-		if pools[0] == nil || pools[1] == nil {
+		q := question{pools: [2]*Pool{c.Pool(h.Addr), next.Pool(h.Addr)}}
+		if q.pools[0] == nil || q.pools[1] == nil {
 			continue
 		}
-		answer, known := asked[pools]
+		if q.pools[0].picks() || q.pools[1].picks() {
+			q.service = h.Service
+		}
+		answer, known := asked[q]
 		if !known {
-			answer = differs(pools[0], pools[1])
-			asked[pools] = answer
+			answer = differs(h.Service, q.pools[0], q.pools[1])
+			asked[q] = answer
 		}
 		if answer {
 			all = append(all, h)
@@ -192,9 +212,17 @@ func (c *Config) peering(nodes []Node, counts func(Peer, Node) bool) [][]string 
 	return all
 }
 
-// told reports whether some Node tells one of its peers of the pool's addresses.
-func (p *Pool) told(nodes []Node, peers [][]string) bool {
+// picks reports whether labels of Services decide about its advertisements.
+func (p *Pool) picks() bool {
+	return slices.ContainsFunc(p.Advertisements, func(a Advertisement) bool { return len(a.ServiceSelectors) > 0 })
+}
+
+// told reports whether some Node tells one of its peers of the pool's addresses, by those of its advertisements that count.
+func (p *Pool) told(counts func(Advertisement) bool, nodes []Node, peers [][]string) bool {
 	for _, a := range p.Advertisements {
+		if p.Unadvertised || !counts(a) {
+			continue
+		}
 		for i, n := range nodes {
 			if slices.ContainsFunc(peers[i], a.Route.For) && Selects(a.NodeSelectors, n.Labels) {
 				return true

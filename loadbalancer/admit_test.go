@@ -60,6 +60,30 @@ func TestATextIsAdmittedUnlessAServiceWouldLoseItsAddress(t *testing.T) {
 	equal(t, against(none.Admit(parse(t, ""), Facts{Held: held})), "")
 }
 
+func TestATextIsAdmittedUnlessNoAdvertisementWouldBeForAService(t *testing.T) {
+	const text = onePeerOnly + `address-pools: [{name: a, cidr: [10.0.0.0/24], advertisements: [{service-selectors: [{match-labels: {tier: gold}}]}, {service-selectors: [{match-labels: {tier: silver}}]}]}]`
+	labels := func(service string) map[string]string { return map[string]string{"tier": strings.TrimPrefix(service, "shop/")} }
+	held := inUse("shop/gold 10.0.0.1, shop/silver 10.0.0.2, shop/bronze 10.0.0.3, shop/gold 10.0.0.4")
+	tests := []struct{ name, next, want string }{
+		{"nothing changes", text, ""},
+		{"another label", strings.Replace(text, "silver", "brass", 1), "untold shop/silver"},
+		{"one of the two advertisements", strings.Replace(text, "gold}}]}", "gold}}], localpref: 7}", 1), ""},
+		{"for all", strings.Replace(text, "service-selectors: [{match-labels: {tier: gold}}]", "", 1), ""},
+		{"for nobody: who was not told loses nothing", strings.NewReplacer("gold", "tin", "silver", "brass").Replace(text), "untold shop/gold; untold shop/silver; untold shop/gold"},
+		{"nobody announces the pool", strings.Replace(text, "name: a", "name: a, advertise: false", 1), "untold shop/gold; untold shop/silver; untold shop/gold"},
+	}
+	for _, test := range tests {
+		facts := Facts{Held: held, Labels: labels, NodesKnown: true, KeysKnown: true, Nodes: []Node{{Name: "n1"}}}
+		equal(t, test.name+": "+against(parse(t, text).Admit(parse(t, test.next), facts)), test.name+": "+test.want)
+		facts.NodesKnown = false
+		if waits := against(parse(t, text).Admit(parse(t, test.next), facts)); (test.next == text) != (waits == "") {
+			t.Errorf("%s, and Nodes are not known: %q", test.name, waits)
+		}
+	}
+}
+
+const onePeerOnly = "peers: [{peer-address: 10.9.0.1, peer-asn: 100, my-asn: 42}]\n"
+
 // Two racks, each with a router; spine-a is for all.
 const twoRacks = `
 peers:

@@ -2,6 +2,7 @@ package loadbalancer
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"math"
 	"slices"
@@ -85,7 +86,7 @@ func parseCommunity(text string) (numbers []uint32, ok bool) {
 
 func (r *reader) advertisement(v value, narrowest [2]span, defined map[string]string, peers map[string]value) Advertisement {
 	f, _ := r.fields(v, advertisementKeys)
-	a := Advertisement{NodeSelectors: r.selectors(f["node-selectors"])}
+	a := Advertisement{NodeSelectors: r.selectors(f["node-selectors"]), ServiceSelectors: r.selectors(f["service-selectors"])}
 	for _, family := range []Family{IPv4, IPv6} {
 		at, most := f["aggregation-length"], int64(32)
 		if family == IPv6 {
@@ -103,29 +104,17 @@ func (r *reader) advertisement(v value, narrowest [2]span, defined map[string]st
 	if r.flag(f["link-bandwidth"], false) {
 		route.Weight = 1
 	}
-	for item, text := range r.words(f["communities"], communityRule+", or a name from communities") {
-		meaning, named := defined[text]
-		if named && meaning == "" {
-			continue // reported where it is defined
-		}
-		if !named && !r.isCommunity(item) {
-			r.stranger(item, "is neither a name from communities nor a community", maps.Keys(defined), communityRule)
-			continue
-		}
-		switch n, _ := parseCommunity(cmp.Or(meaning, text)); len(n) {
-		case 2:
-			route.Communities = append(route.Communities, Community(n[0]<<16|n[1]))
-		case 3:
-			route.LargeCommunities = append(route.LargeCommunities, LargeCommunity{n[0], n[1], n[2]})
-		}
+	route.Primaries = uint8(r.number(f["primaries"], 0, 64, 0))
+	a.ClientIPAffinity = r.flag(f["client-ip-affinity"], false)
+	if (route.Primaries > 0 || a.ClientIPAffinity) && route.LocalPref < 2 {
+		r.wrong(f["localpref"], "leaves nothing for spares, which announce half of it: use at least 2")
 	}
-	route.Communities = sorted(route.Communities)
-	slices.SortFunc(route.LargeCommunities, LargeCommunity.Compare)
-	route.LargeCommunities = slices.Compact(route.LargeCommunities)
-	if size := 4*len(route.Communities) + 12*len(route.LargeCommunities); size > maxCommunities && !r.tolerant {
-		r.problem(f["communities"], "these take %d bytes in a BGP message, and there is room for %d: that is %d communities, or %d large ones",
-			size, maxCommunities, maxCommunities/4, maxCommunities/12)
+	var written Route
+	for _, numbers := range r.communityList(f["communities"], defined) {
+		written.add(numbers)
 	}
+	*route = route.with(written)
+	r.fit(f["communities"], route.size())
 	for item, name := range r.words(f["peers"], "write the name of a peer") {
 		if _, known := peers[name]; !known {
 			r.stranger(item, "is the name of no peer", maps.Keys(peers), "write the name of one of peers")
@@ -134,6 +123,33 @@ func (r *reader) advertisement(v value, narrowest [2]span, defined map[string]st
 	}
 	route.Peers = sorted(route.Peers)
 	return a
+}
+
+// communityList reads a list of names and communities: each as it is written, and its numbers.
+func (r *reader) communityList(list value, defined map[string]string) iter.Seq2[string, []uint32] {
+	return func(yield func(string, []uint32) bool) {
+		for item, text := range r.words(list, communityRule+", or a name from communities") {
+			meaning, named := defined[text]
+			if named && meaning == "" {
+				continue // reported where it is defined
+			}
+			if !named && !r.isCommunity(item) {
+				r.stranger(item, "is neither a name from communities nor a community", maps.Keys(defined), communityRule)
+				continue
+			}
+			if numbers, _ := parseCommunity(cmp.Or(meaning, text)); !yield(text, numbers) {
+				return
+			}
+		}
+	}
+}
+
+// fit reports communities that do not fit into a message.
+func (r *reader) fit(at value, size int) {
+	if size > maxCommunities && !r.tolerant {
+		r.problem(at, "these take %d bytes in a BGP message, and there is room for %d: that is %d communities, or %d large ones",
+			size, maxCommunities, maxCommunities/4, maxCommunities/12)
+	}
 }
 
 // sorted sorts a list, and leaves each value in it once.
@@ -151,6 +167,13 @@ func (r *reader) consistent(all []Advertisement, places []value, spans [2]span) 
 	}
 	for j, b := range all {
 		for i, a := range all[:j] {
+			if len(a.ServiceSelectors)+len(b.ServiceSelectors) > 0 {
+				// Of those that select a Service, the first counts.
+				if len(a.ServiceSelectors)+len(a.NodeSelectors)+len(a.Route.Peers) == 0 && a.AggregationLengths == b.AggregationLengths {
+					r.warn(places[j], "never counts: %s stands before it, and sends the same prefixes of all Services to all peers: put this one first", place(places[i]))
+				}
+				continue
+			}
 			contradicts := a.contradicts(b, spans, &r.effort)
 			if r.effort > maxEffort {
 				r.problem(places[j], "is one too many to compare with those before it: write fewer advertisements, peers or node-selectors")
@@ -159,7 +182,7 @@ func (r *reader) consistent(all []Advertisement, places []value, spans [2]span) 
 			if contradicts {
 				remedy := "other attributes: give them different peers, node-selectors or aggregation lengths"
 				but := b.Route
-				if but.Communities, but.LargeCommunities = a.Route.Communities, a.Route.LargeCommunities; but.alike(a.Route) {
+				if but.Communities, but.LargeCommunities = a.Route.Communities, a.Route.LargeCommunities; but.alike(a.Route) && a.ClientIPAffinity == b.ClientIPAffinity {
 					remedy = "other communities: put all communities into one item"
 				}
 				r.problem(places[j], "sends the same prefixes to the same peers as %s, with %s", place(places[i]), remedy)
@@ -173,7 +196,7 @@ func (a Advertisement) contradicts(b Advertisement, spans [2]span, effort *int) 
 	samePrefix := slices.ContainsFunc(spans[:], func(s span) bool {
 		return s.IsValid() && a.Prefix(s.From()) == b.Prefix(s.From())
 	})
-	return samePrefix && !a.Route.alike(b.Route) && shareName(a.Route.Peers, b.Route.Peers, effort) && !neverTogether(a.NodeSelectors, b.NodeSelectors, effort)
+	return samePrefix && !(a.Route.alike(b.Route) && a.ClientIPAffinity == b.ClientIPAffinity) && shareName(a.Route.Peers, b.Route.Peers, effort) && !neverTogether(a.NodeSelectors, b.NodeSelectors, effort)
 }
 
 // shareName reports whether two sorted lists have a name in common, where no names at all mean all.

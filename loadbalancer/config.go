@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 
 	"go4.org/netipx"
 )
@@ -217,6 +218,10 @@ type Pool struct {
 	ServiceSelectors []Selector
 	// ShareAcrossNamespaces lets Services of several namespaces share an address.
 	ShareAcrossNamespaces bool
+	// Unadvertised is set if nobody here announces the pool's addresses.
+	Unadvertised bool
+	// ServiceCommunities are those that a Service may add, by name, as the two numbers of a community or the three of a large one.
+	ServiceCommunities map[string][]uint32
 	// Advertisements is never empty: a pool without any has the default one.
 	Advertisements []Advertisement
 }
@@ -248,8 +253,78 @@ type Advertisement struct {
 	Route Route
 	// AggregationLengths are the prefix lengths that addresses are announced with, of IPv4 and of IPv6.
 	AggregationLengths [2]int
+	// ServiceSelectors name the Services whose addresses it announces; none means every Service.
+	ServiceSelectors []Selector
+	// ClientIPAffinity gives Services one primary whose sessionAffinity is ClientIP.
+	ClientIPAffinity bool
 	// NodeSelectors name the nodes that announce it; none means every node.
 	NodeSelectors []Selector
+}
+
+// Asks are what a Service asks of the routes of its addresses. Equal ones ask for the same. The zero value asks for nothing.
+type Asks struct{ unique.Handle[asked] }
+
+type asked struct {
+	pool        string // whose advertisements and communities these are
+	selected    string // the indexes of advertisements that select it by its labels, a byte each
+	communities string // names, sorted, with commas between them
+	clientIP    bool   // for one primary
+}
+
+// Asks returns what a Service asks for that holds an address of the pool: by its labels, by the names of communities, those that
+// the pool does not allow apart, and by its sessionAffinity, if that is ClientIP.
+func (p *Pool) Asks(labels map[string]string, communities []string, clientIP bool) Asks {
+	var asks asked
+	for i, a := range p.Advertisements {
+		if len(a.ServiceSelectors) > 0 && Selects(a.ServiceSelectors, labels) {
+			asks.selected += string([]byte{byte(i)})
+		}
+		asks.clientIP = asks.clientIP || clientIP && a.ClientIPAffinity
+	}
+	allowed := slices.DeleteFunc(slices.Clone(communities), func(name string) bool { return p.ServiceCommunities[name] == nil })
+	if asks.communities = strings.Join(sorted(allowed), ","); asks == (asked{}) {
+		return Asks{}
+	}
+	asks.pool = p.Name
+	return Asks{unique.Make(asks)}
+}
+
+// Differ reports whether both ask for other advertisements or communities: then nobody's communities count where they are announced
+// together.
+func (a Asks) Differ(b Asks) bool {
+	x, y := a.value(), b.value()
+	if x.clientIP = y.clientIP; x.selected+x.communities+y.selected+y.communities == "" {
+		return false // of whatever pools
+	}
+	return x != y
+}
+
+func (a Asks) value() asked {
+	if a == (Asks{}) {
+		return asked{}
+	}
+	return a.Value()
+}
+
+// selects reports whether an advertisement of the pool is for a Service that asks so.
+func (a Asks) selects(p *Pool, index int) bool {
+	asks := a.value()
+	return asks.pool == p.Name && strings.IndexByte(asks.selected, byte(index)) >= 0
+}
+
+// Listens reports whether Services can ask for anything but affinity where the pool is concerned.
+func (p *Pool) Listens() bool { return len(p.ServiceCommunities) > 0 || p.picks() }
+
+// Selects reports whether some advertisement of the pool is for Services with these labels.
+func (p *Pool) Selects(labels map[string]string) bool {
+	return slices.ContainsFunc(p.Advertisements, func(a Advertisement) bool { return Selects(a.ServiceSelectors, labels) })
+}
+
+// Ranks reports whether routes depend on which of all nodes announce them.
+func (c *Config) Ranks() bool {
+	return slices.ContainsFunc(c.Pools, func(p Pool) bool {
+		return slices.ContainsFunc(p.Advertisements, func(a Advertisement) bool { return a.Route.Primaries > 0 || a.ClientIPAffinity })
+	})
 }
 
 // Prefix is what the advertisement announces for an address of the pool.
@@ -281,21 +356,57 @@ func (c *Config) index(addr netip.Addr) int {
 
 // Routes returns what a node with these labels tells routers about addr: nothing if no pool owns the address or no
 // advertisement of its pool selects the node. Two that say the same are one. Those that are to carry a weight have 1.
-func (c *Config) Routes(addr netip.Addr, node map[string]string) []Route {
+//
+// services are what those ask for that announce a prefix together. An advertisement counts that is for one of them, and of several
+// that would send one prefix to one peer the first. Their communities count only if all ask for the same: nobody decides for his
+// neighbors. One of them is enough for one primary: connections are lost without, and spread is only less with it.
+func (c *Config) Routes(addr netip.Addr, node map[string]string, services ...Asks) []Route {
 	pool := c.Pool(addr)
 	if pool == nil {
 		return nil
 	}
+	var added Route
+	if len(services) > 0 && !slices.ContainsFunc(services, services[0].Differ) {
+		if asks := services[0].value(); asks.pool == pool.Name && asks.communities != "" {
+			for name := range strings.SplitSeq(asks.communities, ",") {
+				added.add(pool.ServiceCommunities[name])
+			}
+		}
+	}
 	var routes []Route
-	for _, a := range pool.Advertisements {
-		if !Selects(a.NodeSelectors, node) {
+	for i, a := range pool.Advertisements {
+		if !Selects(a.NodeSelectors, node) || len(a.ServiceSelectors) > 0 && !slices.ContainsFunc(services, func(s Asks) bool { return s.selects(pool, i) }) {
 			continue
 		}
-		route := a.Route
+		route := a.Route.with(added)
 		route.Prefix = a.Prefix(addr)
-		if !slices.ContainsFunc(routes, route.Equal) {
+		if a.ClientIPAffinity && slices.ContainsFunc(services, func(s Asks) bool { return s.value().clientIP }) {
+			route.Primaries = 1
+		}
+		if !slices.ContainsFunc(routes, route.Equal) && c.isNew(&route, routes) {
 			routes = append(routes, route)
 		}
 	}
 	return routes
+}
+
+// isNew takes from the route the peers that hear its prefix by one of those before, and reports whether some are left.
+func (c *Config) isNew(route *Route, before []Route) bool {
+	heard := func(peer string) bool {
+		return slices.ContainsFunc(before, func(b Route) bool { return b.Prefix == route.Prefix && b.For(peer) })
+	}
+	if !slices.ContainsFunc(before, func(b Route) bool { return b.Prefix == route.Prefix }) {
+		return true // as nearly always
+	}
+	if len(route.Peers) > 0 && !slices.ContainsFunc(route.Peers, heard) {
+		return true
+	}
+	peers := route.Peers
+	if len(peers) == 0 {
+		for _, p := range c.Peers {
+			peers = append(peers, p.Name)
+		}
+	}
+	route.Peers = sorted(slices.DeleteFunc(slices.Clone(peers), heard))
+	return len(route.Peers) > 0
 }

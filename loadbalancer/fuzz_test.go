@@ -1,6 +1,7 @@
 package loadbalancer
 
 import (
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -24,6 +25,8 @@ func FuzzParse(f *testing.F) {
 		peer("node-selectors: [{match-expressions: [{key: a, operator: In, values: [b, c]}, {key: d, operator: Exists}]}, ~]"),
 		peer("password: hunter2", "ttl-security: true", "hold-time: 1s"),
 		pool("advertisements: [{aggregation-length: 24, localpref: 200, communities: [no-export, '1:2', 'large:1:2:3'], as-path-prepend: 2}, ~]"),
+		pool("advertisements: [{primaries: 3, client-ip-affinity: yes, localpref: 2}, {primaries: 65}]"),
+		pool("advertise: no", "service-communities: [no-export, '1:2', 'large:1:2:3', '1:2']", "advertisements: [{service-selectors: [{match-labels: {a: b}}], peers: []}, {localpref: 7}, ~]"),
 		pool("auto-assign: no", "avoid-buggy-ips: on", "priority: -7", "protocol: bgp"),
 		pool("namespaces: [shop, blog, shop]", "service-selectors: [{match-labels: {tier: front}}, ~]", "share-across-namespaces: yes"),
 		pool("namespaces: [Shop, '', ~]", "service-selectors: [{match-labels: {a-: -b}, match-expressions: [{key: x/y/z, operator: In, values: [é]}]}]"),
@@ -152,10 +155,12 @@ func sound(t *testing.T, config *Config) {
 			announced(t, config, p, r)
 		}
 		for _, a := range p.Advertisements {
-			if v4, v6 := a.AggregationLengths[0], a.AggregationLengths[1]; v4 < 0 || v4 > 32 || v6 < 0 || v6 > 128 || a.Route.Prepend > 10 {
+			if v4, v6 := a.AggregationLengths[0], a.AggregationLengths[1]; v4 < 0 || v4 > 32 || v6 < 0 || v6 > 128 || a.Route.Prepend > 10 || a.Route.Primaries > 64 ||
+				a.Route.LocalPref < 2 && (a.Route.Primaries > 0 || a.ClientIPAffinity) {
 				t.Fatalf("advertisement %+v", a)
 			}
 			labelled(t, a.NodeSelectors)
+			labelled(t, a.ServiceSelectors)
 			for _, peer := range a.Route.Peers {
 				if !names[peer] {
 					t.Fatalf("an advertisement for %q", peer)
@@ -206,7 +211,17 @@ func announced(t *testing.T, config *Config, p *Pool, r netipx.IPRange) {
 	for _, prefix := range r.Prefixes() {
 		shortest = min(shortest, prefix.Bits())
 	}
-	routes := config.Routes(r.From(), nil)
+	asks := []Asks{p.Asks(nil, slices.Collect(maps.Keys(p.ServiceCommunities)), true)}
+	for _, a := range p.Advertisements {
+		for _, s := range a.ServiceSelectors {
+			labels := map[string]string{}
+			for _, e := range s {
+				labels[e.Key] = strings.Join(e.Values[:min(len(e.Values), 1)], "")
+			}
+			asks = append(asks, p.Asks(labels, nil, false))
+		}
+	}
+	routes := config.Routes(r.From(), nil, asks...)
 	for i, route := range routes {
 		if route.Prefix.Bits() < shortest || !route.Prefix.Contains(r.From()) || route.Prefix != route.Prefix.Masked() {
 			t.Fatalf("%s for %v", route, r)

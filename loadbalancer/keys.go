@@ -44,9 +44,9 @@ var (
 	selectorKeys   = keysOf("match-labels match-expressions")
 	expressionKeys = keysOf("key operator values")
 	poolKeys       = keysOf(`name protocol cidr=addresses auto-assign avoid-buggy-ips namespaces service-selectors priority
-		share-across-namespaces advertisements=bgp-advertisements`).and(later, "namespace-selectors reservations quotas hold-down")
+		share-across-namespaces advertisements=bgp-advertisements advertise service-communities`).and(later, "namespace-selectors reservations quotas hold-down")
 	advertisementKeys = keysOf(`aggregation-length aggregation-length-v6 localpref communities peers node-selectors
-		as-path-prepend link-bandwidth`)
+		as-path-prepend link-bandwidth primaries client-ip-affinity service-selectors`)
 	drainKeys = keysOf("taints labels withdraw-after")
 )
 

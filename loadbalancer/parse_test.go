@@ -258,6 +258,27 @@ func TestPort0IsTheDefaultAsMetalLBReadIt(t *testing.T) {
 	}
 }
 
+func TestSelectorsThatChooseNothingAreWarnedOf(t *testing.T) {
+	tests := []struct{ name, text, want string }{
+		{"an advertisement behind one for all", pool("advertisements:", "- localpref: 200", "- {service-selectors: [{match-labels: {tier: gold}}]}"),
+			`line 6: address-pools[0].advertisements[1]: never counts: address-pools[0].advertisements[0] on line 5 stands before it, and sends the same prefixes of all Services to all peers: put this one first (column 5)`},
+		{"an advertisement before one for all", pool("advertisements:", "- {service-selectors: [{match-labels: {tier: gold}}]}", "- localpref: 200"), ""},
+		{"one for all, with other prefixes", pool("advertisements:", "- aggregation-length: 24", "- {service-selectors: [{match-labels: {tier: gold}}]}"), ""},
+		{"one for all Services on some nodes", pool("advertisements:", "- {localpref: 200, node-selectors: [{match-labels: {rack: one}}]}", "- {service-selectors: [{match-labels: {tier: gold}}]}"), ""},
+		{"conditions that contradict each other", pool("service-selectors:", "- {match-labels: {tier: gold}, match-expressions: [{key: tier, operator: DoesNotExist}]}"),
+			`line 5: address-pools[0].service-selectors[0]: selects nothing: its conditions on one label contradict each other: correct one of them (column 5)`},
+	}
+	for _, test := range tests {
+		_, warnings, err := Parse([]byte(test.text))
+		if err != nil {
+			t.Fatalf("%s: %v", test.name, err)
+		}
+		if got := warnings.Error(); len(warnings) == 0 && test.want != "" || len(warnings) > 0 && got != test.want {
+			t.Errorf("%s:\n%s\nwant\n%s", test.name, got, test.want)
+		}
+	}
+}
+
 func TestHostBitsAreWarnedOf(t *testing.T) {
 	for text, want := range map[string]string{
 		"192.168.100.200/28":  `line 4: address-pools[0].cidr[0]: "192.168.100.200/28" is the network from 192.168.100.192 to 192.168.100.207: 192.168.100.200 is only one of its addresses (column 5)`,
@@ -798,6 +819,31 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			`line 4: address-pools[0].advertisements[0].as-path-prepend: "11" is not possible here: use a whole number from 0 to 10 (column 38)`},
 		{"link-bandwidth is a number", pool("advertisements: [{link-bandwidth: 10}]"),
 			`line 4: address-pools[0].advertisements[0].link-bandwidth: "10" is neither true nor false: write one of the two (column 37)`},
+		{"a community of Services that is none", pool("service-communities: [gold, no-exprt]"),
+			`line 4: address-pools[0].service-communities[0]: "gold" is neither a name from communities nor a community: write two numbers up to 65535, as in 64500:1, or large:64500:1:2 (column 25)` + "\n" +
+				`line 4: address-pools[0].service-communities[1]: "no-exprt" is neither a name from communities nor a community: did you mean "no-export"? (column 31)`},
+		{"an empty community of Services", pool("service-communities: ['']"),
+			`line 4: address-pools[0].service-communities[0]: is empty: write two numbers up to 65535, as in 64500:1, or large:64500:1:2, or a name from communities (column 25: "'']")`},
+		{"communities of Services that find no room", pool("service-communities: ["+manyCommunities(961)+"]"),
+			`line 4: address-pools[0].service-communities: these take 3844 bytes in a BGP message, and there is room for 3840: that is 960 communities, or 320 large ones (column 24)`},
+		{"advertise: nothing", pool("advertise: never"),
+			`line 4: address-pools[0].advertise: "never" is neither true nor false: write one of the two (column 14)`},
+		{"service-selectors misspelt", pool("advertisements: [{service-selectors: [{match-labels: gold}]}]"),
+			`line 4: address-pools[0].advertisements[0].service-selectors[0].match-labels: "gold" is not a mapping: write it as lines of "key: value" (column 56)`},
+		{"service-selector without s", pool("advertisements: [{service-selector: [{}]}]"),
+			`line 4: address-pools[0].advertisements[0].service-selector: is not a key of this configuration: did you mean "service-selectors"? (column 21: "service-selector: [{}]}]")`},
+		{"more primaries than any router uses", pool("advertisements: [{primaries: 65}]"),
+			`line 4: address-pools[0].advertisements[0].primaries: "65" is not possible here: use a whole number from 0 to 64 (column 32)`},
+		{"primaries without a local preference to halve", pool("advertisements: [{primaries: 2, localpref: 1}]"),
+			`line 4: address-pools[0].advertisements[0].localpref: "1" leaves nothing for spares, which announce half of it: use at least 2 (column 46)`},
+		{"affinity without a local preference to halve", pool("advertisements: [{client-ip-affinity: true, localpref: 0}]"),
+			`line 4: address-pools[0].advertisements[0].localpref: "0" leaves nothing for spares, which announce half of it: use at least 2 (column 58)`},
+		{"affinity by name", pool("advertisements: [{client-ip-affinity: ClientIP}]"),
+			`line 4: address-pools[0].advertisements[0].client-ip-affinity: "ClientIP" is neither true nor false: write one of the two (column 41)`},
+		{"two that differ in their primaries alone", pool("advertisements:", "- {}", "- primaries: 2"),
+			`line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 5: "primaries: 2")`},
+		{"two that differ in affinity alone", pool("advertisements:", "- client-ip-affinity: true", "-"),
+			`line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 4: "-")`},
 		{"two that differ in weight alone", pool("advertisements:", "- {}", "- link-bandwidth: true"),
 			`line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 5: "link-bandwidth: true")`},
 		{"what is to come later", pool("namespace-selectors: []", "hold-down: 1h"),

@@ -85,6 +85,22 @@ func (r *reader) pool(v value, index int, names map[string]value, communities ma
 	for _, item := range items {
 		p.Advertisements = append(p.Advertisements, r.advertisement(item, narrowest, communities, peers))
 	}
+	p.Unadvertised = !r.flag(f["advertise"], true)
+	var allowed Route
+	for name, numbers := range r.communityList(f["service-communities"], communities) {
+		if p.ServiceCommunities == nil {
+			p.ServiceCommunities = map[string][]uint32{}
+		}
+		p.ServiceCommunities[name] = numbers
+		allowed.add(numbers)
+	}
+	most := 0 // with those that Services add
+	for _, a := range p.Advertisements {
+		most = max(most, a.Route.with(allowed).size())
+	}
+	if len(r.problems) == sound {
+		r.fit(f["service-communities"], most)
+	}
 	if len(r.problems) == sound {
 		r.consistent(p.Advertisements, items, narrowest)
 	}

@@ -19,11 +19,14 @@ type Route struct {
 	Prepend uint8
 	// Weight is this node's share of the traffic, in proportion to what other nodes announce; 0: the route carries none.
 	Weight uint16
+	// Primaries is how many nodes are to announce the route as it is, the others as a spare; 0: all nodes alike, as in every
+	// route that a router hears.
+	Primaries uint8
 	// Peers are names of the peers that hear the route, sorted; none means all.
 	Peers []string
 }
 
-// String writes the route as an operator would: prefix, local preference, communities, prepends, weight, peers.
+// String writes the route as an operator would: prefix, local preference, communities, prepends, weight, primaries, peers.
 func (r Route) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s pref %d", r.Prefix, r.LocalPref)
@@ -43,15 +46,44 @@ func (r Route) String() string {
 	if r.Weight > 0 {
 		fmt.Fprintf(&b, " weight %d", r.Weight)
 	}
+	if r.Primaries > 0 {
+		fmt.Fprintf(&b, " primaries %d", r.Primaries)
+	}
 	if len(r.Peers) > 0 {
 		fmt.Fprintf(&b, " to %s", strings.Join(r.Peers, ","))
 	}
 	return b.String()
 }
 
+// with returns the route with the communities of another one added.
+func (r Route) with(s Route) Route {
+	if len(s.Communities) > 0 {
+		r.Communities = sorted(slices.Concat(r.Communities, s.Communities))
+	}
+	if len(s.LargeCommunities) > 0 {
+		r.LargeCommunities = slices.Concat(r.LargeCommunities, s.LargeCommunities)
+		slices.SortFunc(r.LargeCommunities, LargeCommunity.Compare)
+		r.LargeCommunities = slices.Compact(r.LargeCommunities)
+	}
+	return r
+}
+
+// add adds the two numbers of a community, or the three of a large one.
+func (r *Route) add(numbers []uint32) {
+	switch len(numbers) {
+	case 2:
+		r.Communities = append(r.Communities, Community(numbers[0]<<16|numbers[1]))
+	case 3:
+		r.LargeCommunities = append(r.LargeCommunities, LargeCommunity{numbers[0], numbers[1], numbers[2]})
+	}
+}
+
+// size is how many bytes the communities take in a BGP message.
+func (r Route) size() int { return 4*len(r.Communities) + 12*len(r.LargeCommunities) }
+
 // Equal reports whether routers hear the same from both.
 func (r Route) Equal(s Route) bool {
-	return r.Prefix == s.Prefix && r.LocalPref == s.LocalPref && r.Prepend == s.Prepend && r.Weight == s.Weight &&
+	return r.Prefix == s.Prefix && r.LocalPref == s.LocalPref && r.Prepend == s.Prepend && r.Weight == s.Weight && r.Primaries == s.Primaries &&
 		slices.Equal(r.Communities, s.Communities) && slices.Equal(r.LargeCommunities, s.LargeCommunities) &&
 		slices.Equal(r.Peers, s.Peers)
 }

@@ -94,6 +94,9 @@ func (r *reader) selectors(v value) (all []Selector) {
 			s = append(s, r.expression(e))
 		}
 		slices.SortStableFunc(s, func(a, b Expression) int { return cmp.Compare(a.Key, b.Key) })
+		if s.excludes(nil, &r.effort) {
+			r.warn(item, "selects nothing: its conditions on one label contradict each other: correct one of them")
+		}
 		all = append(all, s)
 	}
 	return all

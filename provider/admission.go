@@ -244,7 +244,7 @@ func (a *admission) consider(ctx context.Context, user *corev1.ConfigMap) (again
 		a.refuse(user, next, loadbalancer.Verdict{})
 		return 0, nil
 	}
-	known.Held = a.cloud.hold()
+	known.Held, known.Labels = a.cloud.hold(), a.cloud.labels()
 	defer a.cloud.resume()
 	verdict := a.config.Admit(next.config, known)
 	by, uses, problems := a.consent(user, next.hash)
@@ -512,6 +512,17 @@ func (c *Cloud) hold() []loadbalancer.Holding {
 	return c.ledger.allocator.Holdings()
 }
 
+// labels returns those of each Service that holds or wants an address, as they are now.
+func (c *Cloud) labels() func(service string) map[string]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := map[string]map[string]string{}
+	for _, svc := range c.ledger.ours() {
+		all[service.Name(svc)] = svc.Labels
+	}
+	return func(service string) map[string]string { return all[service] }
+}
+
 // withhold keeps the Nodes' own addresses from being handed out.
 func (c *Cloud) withhold(known loadbalancer.Facts) {
 	var nodes []netip.Addr
@@ -543,8 +554,10 @@ func (c *Cloud) enforce(config *loadbalancer.Config, givenUp *netipx.IPSet, firs
 	if first { // later texts lose no address
 		strays = c.ledger.strays()
 	}
+	told := c.remarks.configure(config, c.ledger.ours())
 	c.mu.Unlock()
 	c.warnNotInPool(strays)
+	c.tell(told)
 }
 
 // holdsAny reports whether a Service still holds an address of the set that no pool owns.

@@ -55,9 +55,10 @@ type Cloud struct {
 	// slice is for how long the mutex is kept while Services that wait are served. Then others may have it.
 	slice time.Duration
 
-	mu     sync.Mutex // guards what follows, up to resign
-	ledger *ledger
-	frozen bool
+	mu      sync.Mutex // guards what follows, up to resign
+	ledger  *ledger
+	remarks *remarks
+	frozen  bool
 	// holding is set while a text is judged and stored: no address is given away that it may not know. resumed tells the end.
 	holding bool
 	resumed sync.Cond
@@ -87,6 +88,7 @@ func New(options Options) *Cloud {
 		record:   events,
 		view:     &view{ours: options.Ours},
 		ledger:   newLedger(),
+		remarks:  newRemarks(),
 		watchdog: leaderelection.NewLeaderHealthzAdaptor(20 * time.Second),
 		resigned: make(chan struct{}),
 		fence:    &fence{},
@@ -260,6 +262,7 @@ func (c *Cloud) release(svc *corev1.Service, forget func(types.UID) []netip.Addr
 			c.gone[svc.UID] = true
 		}
 		left = forget(svc.UID)
+		c.remarks.see(svc.UID, nil) // who is left may agree: there is nothing to warn of
 	})
 	c.released(svc, left)
 }
@@ -342,11 +345,13 @@ func (c *Cloud) see(before, svc *corev1.Service, initially bool) {
 	} else {
 		do = c.ledger.ignore(svc)
 	}
+	told := c.remarks.see(svc.UID, is)
 	changed := c.serve()
 	c.mu.Unlock()
 	c.requeue(changed)
 	c.released(svc, do.left)
 	c.watch.changed(was, is)
+	c.tell(told)
 	typos := service.UnknownOnService(svc.Annotations)
 	if is != nil && typos != "" && !initially && (before == nil || typos != service.UnknownOnService(before.Annotations)) {
 		c.record.Eventf(is, corev1.EventTypeWarning, "UnknownAnnotation", "%s", typos)

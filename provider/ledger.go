@@ -198,7 +198,11 @@ func (l *ledger) withhold() {
 
 // known returns every Service that the ledger has something about.
 func (l *ledger) known() []*corev1.Service {
-	all := slices.Collect(maps.Values(l.ignored))
+	return append(slices.Collect(maps.Values(l.ignored)), l.ours()...)
+}
+
+// ours returns every Service that is.
+func (l *ledger) ours() (all []*corev1.Service) {
 	for _, e := range l.entries {
 		all = append(all, e.service)
 	}

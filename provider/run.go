@@ -241,6 +241,7 @@ func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, servic
 	if config != nil {
 		strays = c.ledger.strays()
 	}
+	c.remarks.configure(config, ours) // who was there was told before
 	c.gone = nil
 	c.ready = true
 	c.mu.Unlock()

@@ -91,6 +91,8 @@ func aService(t rapid.TB, short string) *corev1.Service {
 		case "local": // and what it selects
 			svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 			svc.Spec.Selector = map[string]string{"app": text}
+		case "communities", "advertise":
+			metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "metallb.io/"+key, text)
 		case "label":
 			svc.Labels = map[string]string{"tier": text}
 		default:

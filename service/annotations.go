@@ -18,7 +18,7 @@ const (
 
 // Annotations that mean something under our prefixes: of Services also what MetalLB writes there itself.
 var (
-	onServices = []string{AnnotationPool, AnnotationAddress, AnnotationShare, "ip-allocated-from-pool"}
+	onServices = []string{AnnotationPool, AnnotationAddress, AnnotationShare, AnnotationCommunities, AnnotationAdvertise, "ip-allocated-from-pool"}
 	onNodes    = []string{"drain"}
 	onConfigs  = []string{AnnotationConfirm, AnnotationRenumber}
 )

@@ -18,7 +18,7 @@ func TestTyposUnderOurPrefixesAreFound(t *testing.T) {
 		"metallb.universe.tf/loadBalancerIP":         "annotation metallb.universe.tf/loadBalancerIP means nothing: the nearest that does is metallb.universe.tf/loadBalancerIPs",
 		"metallb.io/loadbalancerips":                 "annotation metallb.io/loadbalancerips means nothing: the nearest that does is metallb.io/loadBalancerIPs",
 		"metallb.universe.tf/allow-shared":           "annotation metallb.universe.tf/allow-shared means nothing: the nearest that does is metallb.universe.tf/allow-shared-ip",
-		"metallb.io/drain":                           "annotation metallb.io/drain means nothing: the nearest that does is metallb.io/address-pool",
+		"metallb.io/drain":                           "annotation metallb.io/drain means nothing: the nearest that does is metallb.io/advertise",
 	} {
 		if got := UnknownOnService(map[string]string{key: "x"}); got != want {
 			t.Errorf("%s: %q, want %q", key, got, want)

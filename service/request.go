@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +18,9 @@ const (
 	AnnotationPool    = "address-pool"
 	AnnotationAddress = "loadBalancerIPs"
 	AnnotationShare   = "allow-shared-ip"
+	// What its routes shall be like.
+	AnnotationCommunities = "communities"
+	AnnotationAdvertise   = "advertise"
 )
 
 // prefixes of annotations mean the same.
@@ -113,6 +117,34 @@ func addressesOf(svc *corev1.Service) ([]netip.Addr, error) {
 		return nil, fmt.Errorf("spec.loadBalancerIP asks for %s, and annotation %s for %s: remove one of the two", field, where, Short(written))
 	}
 	return all, nil
+}
+
+// Communities are the names of those that the Service wants to have added to its routes, and the annotation that says so. The error
+// says what is wrong with that; then there are none.
+func Communities(svc *corev1.Service) (names []string, where string, err error) {
+	written, where, err := Annotation(svc.Annotations, AnnotationCommunities)
+	if err != nil || written == "" {
+		return nil, where, err
+	}
+	for name := range strings.SplitSeq(written, ",") {
+		if name = strings.TrimSpace(name); name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names, where, nil
+}
+
+// Advertised reports whether the Service lets its addresses be announced, and which annotation says that it does not. The error says
+// what is wrong with that; then it does.
+func Advertised(svc *corev1.Service) (yes bool, where string, err error) {
+	written, where, err := Annotation(svc.Annotations, AnnotationAdvertise)
+	if err != nil || written == "" {
+		return true, where, err
+	}
+	if yes, err = strconv.ParseBool(written); err != nil {
+		return true, where, fmt.Errorf("annotation %s: %q is neither true nor false: its addresses are announced", where, Short(written))
+	}
+	return yes, where, nil
 }
 
 // Annotation returns what the user wrote under either prefix, and the annotation's full name.

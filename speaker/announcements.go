@@ -41,6 +41,8 @@ type world struct {
 	labels  map[string]string // of the node
 	unfit   string            // why nothing may be sent to the node, if so
 	drained bool
+	// ignoreLabel is as in Unfit.
+	ignoreLabel bool
 }
 
 // serves reports whether the Service is ours.
@@ -51,6 +53,11 @@ type offer struct {
 	Announced
 	why    string               // why it asks for nothing, if so
 	routes []loadbalancer.Route // what it asks for
+	asks   loadbalancer.Asks
+	// live says that some node announces the address, as far as all nodes see it alike, and nodes which of them may, if not all
+	// and if that matters.
+	live  bool
+	nodes []uint32
 	// under are the prefixes that the address may be announced with, by any node, and load is what the Service counts for their
 	// weights.
 	under []netip.Prefix
@@ -61,7 +68,8 @@ type offer struct {
 
 // equal reports whether both ask for the same.
 func (o *offer) equal(p *offer) bool {
-	return o.Announced == p.Announced && o.why == p.why && o.load == p.load &&
+	return o.Announced == p.Announced && o.why == p.why && o.load == p.load && o.live == p.live && o.asks == p.asks &&
+		(o.nodes == nil) == (p.nodes == nil) && slices.Equal(o.nodes, p.nodes) &&
 		slices.EqualFunc(o.routes, p.routes, loadbalancer.Route.Equal) && slices.Equal(o.under, p.under)
 }
 
@@ -82,9 +90,18 @@ func (o *offer) withheld() string {
 //
 // It is offers for every Service, and settle for every prefix that some offer has a part in. A Speaker calls these two for what
 // changed only, and gets the same.
-func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.Node, services []Service) (routes []loadbalancer.Route, withheld []Withheld) {
+//
+// nodes are all of the cluster, and matter only where a configuration Ranks them; without any, all are alike.
+func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.Node, nodes []*corev1.Node, services []Service) (routes []loadbalancer.Route, withheld []Withheld) {
 	drained, _ := Drained(config, node)
-	w := world{config, ours, node.Name, node.Labels, Unfit(node, false), drained != ""}
+	w := world{config, ours, node.Name, node.Labels, Unfit(node, false), drained != "", false}
+	var members []*member
+	if config.Ranks() {
+		for _, n := range nodes {
+			m, _ := w.memberOf(endOfTime, n)
+			members = append(members, m)
+		}
+	}
 	all := make([]offer, 0, len(services))
 	for _, svc := range services {
 		if r := recordOf(svc.Service); w.serves(r) {
@@ -104,8 +121,8 @@ func Announcements(config *loadbalancer.Config, ours service.Ours, node *corev1.
 	}
 	for prefix, offers := range byPrefix {
 		slices.SortStableFunc(offers, func(a, b *offer) int { return cmp.Compare(a.Service, b.Service) })
-		wanted, refused := settle(prefix, offers)
-		send, _ := w.send(time.Time{}, paced{}, wanted, offers)
+		wanted, refused := w.settle(prefix, offers)
+		send, _ := w.send(time.Time{}, paced{}, wanted, offers, w.rank(prefix, wanted, offers, members))
 		routes = append(routes, send...)
 		for _, o := range refused {
 			o.refused = append(o.refused, prefix)
@@ -130,6 +147,9 @@ func (w *world) offers(r *record, found []*endpoints, kept []netip.Addr, late [2
 	add := func(addr netip.Addr) {
 		o := offer{Announced: Announced{r.name, addr}}
 		pool, unserved := w.config.Pool(addr), unserved(found, familyOf(addr), r.local, w.node)
+		if pool != nil {
+			o.asks = pool.Asks(r.labels, r.communities, r.clientIP)
+		}
 		switch {
 		case r.dying:
 			o.why = "the Service is being deleted"
@@ -141,12 +161,22 @@ func (w *world) offers(r *record, found []*endpoints, kept []netip.Addr, late [2
 			o.why = whyLate
 		case pool == nil:
 			o.why = "the address belongs to no pool of the admitted configuration"
+		case pool.Unadvertised:
+			o.why = fmt.Sprintf("pool %q says advertise: false: others announce its addresses", pool.Name)
+		case r.silent != "":
+			o.why = fmt.Sprintf("annotation %s of the Service is false", r.silent)
+		case !pool.Selects(r.labels):
+			o.why = fmt.Sprintf("no advertisement of pool %q is for the Service: their service-selectors do not select its labels", pool.Name)
 		default:
-			if o.routes = w.config.Routes(addr, w.labels); len(o.routes) == 0 {
+			if o.routes = w.config.Routes(addr, w.labels, o.asks); len(o.routes) == 0 {
 				o.why = fmt.Sprintf("no advertisement of pool %q selects node %s", pool.Name, w.node)
 			}
 		}
 		if pool != nil {
+			o.live = !r.dying && servedAnywhere(found, familyOf(addr)) && !pool.Unadvertised && r.silent == "" && pool.Selects(r.labels)
+			if o.live && r.local && w.config.Ranks() {
+				o.nodes = serving(found, familyOf(addr))
+			}
 			for i := range pool.Advertisements {
 				if prefix := pool.Advertisements[i].Prefix(addr); !slices.Contains(o.under, prefix) {
 					o.under = append(o.under, prefix)
@@ -171,16 +201,35 @@ func (w *world) offers(r *record, found []*endpoints, kept []netip.Addr, late [2
 	return all
 }
 
+// asked returns what the live offers of a prefix ask for, each once.
+func asked(offers []*offer) (all []loadbalancer.Asks) {
+	for _, o := range offers {
+		if o.live && !slices.Contains(all, o.asks) {
+			all = append(all, o.asks)
+		}
+	}
+	return all
+}
+
 // settle decides what becomes of all the offers that have a part in a prefix, which are in the order of their Services: the
 // routes, by the names of their peers, as they are without a weight, and the offers that contradict one before them.
-func settle(prefix netip.Prefix, offers []*offer) (routes []loadbalancer.Route, refused []*offer) {
+func (w *world) settle(prefix netip.Prefix, offers []*offer) (routes []loadbalancer.Route, refused []*offer) {
+	asks, together := asked(offers), map[*loadbalancer.Pool][]loadbalancer.Route{}
 	for _, o := range offers {
-		for i := range o.routes {
-			r := &o.routes[i]
+		own := o.routes
+		if len(asks) > 1 && len(own) > 0 {
+			pool := w.config.Pool(o.Addr)
+			if together[pool] == nil {
+				together[pool] = w.config.Routes(o.Addr, w.labels, asks...)
+			}
+			own = together[pool]
+		}
+		for i := range own {
+			r := &own[i]
 			switch {
 			case r.Prefix != prefix:
 			case routes == nil: // as nearly always
-				routes = o.routes[i : i+1 : i+1]
+				routes = own[i : i+1 : i+1]
 			case slices.ContainsFunc(routes, r.Equal): // an aggregate that another address has brought
 			case slices.ContainsFunc(routes, func(s loadbalancer.Route) bool { return meet(r.Peers, s.Peers) }):
 				refused = append(refused, o)
@@ -196,12 +245,25 @@ func settle(prefix netip.Prefix, offers []*offer) (routes []loadbalancer.Route, 
 }
 
 // send returns the wanted routes of a prefix as routers hear them now, and what to remember of their weight.
-func (w *world) send(now time.Time, last paced, wanted []loadbalancer.Route, offers []*offer) (send []loadbalancer.Route, next paced) {
-	if send, next = pace(now, last, weigh(wanted, offers)); w.drained {
+func (w *world) send(now time.Time, last paced, wanted []loadbalancer.Route, offers []*offer, rankings []ranking) (send []loadbalancer.Route, next paced) {
+	send, next = pace(now, last, weigh(wanted, offers))
+	if send = w.spare(send, rankings); w.drained {
 		send = shutDown(send)
 	}
 	return send, next
 }
+
+// RoutesOf returns what a node with these labels would say of a Service's address, were it alone under its prefixes.
+func RoutesOf(config *loadbalancer.Config, svc *corev1.Service, addr netip.Addr, node map[string]string) []loadbalancer.Route {
+	pool, r := config.Pool(addr), recordOf(svc)
+	if pool == nil || pool.Unadvertised || r.silent != "" {
+		return nil
+	}
+	return config.Routes(addr, node, pool.Asks(r.labels, r.communities, r.clientIP))
+}
+
+// endOfTime is when everything has been as it is for long enough.
+var endOfTime = time.Unix(1<<40, 0)
 
 // meet reports whether some peer is in both lists, where no names mean all.
 func meet(a, b []string) bool {
@@ -223,6 +285,11 @@ func Unfit(node *corev1.Node, ignoreLabel bool) string {
 		}
 	}
 	return ""
+}
+
+// servedAnywhere reports whether some endpoint of an IP version can serve, on any node.
+func servedAnywhere(found []*endpoints, family int) bool {
+	return slices.ContainsFunc(found, func(e *endpoints) bool { return int(e.family) == family && (e.ready || e.last) })
 }
 
 // unserved returns why nobody would answer what a router sends to this node for an IP version, if so.

@@ -64,6 +64,24 @@ address-pools:
 `
 )
 
+// Which advertisements are for a Service, and what it may add to them.
+const byService = `
+peers:
+- {name: leaf, peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64512}
+- {name: spine, peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64512}
+communities: {vip: '64512:1', paid: '64512:2', far: 'large:64512:0:3'}
+address-pools:
+- name: default
+  cidr: [10.0.0.0/24]
+  service-communities: [paid, far, no-export]
+  advertisements:
+  - {aggregation-length: 31, communities: [vip], localpref: 300, peers: [spine], service-selectors: [{match-labels: {tier: gold}}]}
+  - {aggregation-length: 31, localpref: 200, service-selectors: [{match-labels: {tier: gold}}, {match-labels: {tier: silver}}]}
+  - {aggregation-length: 31}
+- {name: elsewhere, cidr: [10.1.0.0/24], advertise: false}
+- {name: gold-only, cidr: [10.2.0.0/24], advertisements: [{service-selectors: [{match-labels: {tier: gold}}]}]}
+`
+
 // announcing is a case of TestTheRules.
 type announcing struct {
 	name     string
@@ -198,6 +216,44 @@ var rules = []announcing{
 	{name: "a configuration without pools", config: "peers: []", services: []string{"shop/web 10.0.0.1 | a:ready"},
 		withheld: `shop/web 10.0.0.1: the address belongs to no pool of the admitted configuration`},
 	{name: "nothing at all"},
+
+	// Labels choose advertisements, of several the first for each peer.
+	{name: "no label: the advertisement for all", config: byService, services: []string{"shop/web 10.0.0.1 | a:ready"}, routes: `10.0.0.0/31 pref 100`},
+	{name: "a label: the first that selects it", config: byService, services: []string{"shop/web 10.0.0.1 tier=silver | a:ready"}, routes: `10.0.0.0/31 pref 200`},
+	{name: "the first is for some peers: the next counts for the others", config: byService, services: []string{"shop/web 10.0.0.1 tier=gold | a:ready"}, routes: `
+		10.0.0.0/31 pref 200 to leaf
+		10.0.0.0/31 pref 300 [64512:1] to spine`},
+	{name: "two that ask alike", config: byService, services: []string{"shop/web 10.0.0.0 tier=silver adds=paid | a:ready", "shop/api 10.0.0.1 tier=silver adds=paid | a:ready"}, routes: `10.0.0.0/31 pref 200 [64512:2]`},
+	{name: "two that do not: the first in the text that is for one of them, and no communities of theirs", config: byService,
+		services: []string{"shop/web 10.0.0.0 tier=silver adds=paid | a:ready", "shop/api 10.0.0.1 adds=paid | a:ready"}, routes: `10.0.0.0/31 pref 200`},
+	{name: "one of them announced on another node only: all nodes decide alike", config: byService,
+		services: []string{"shop/web 10.0.0.0 tier=silver Local | b:ready", "shop/api 10.0.0.1 adds=paid | a:ready"}, routes: `10.0.0.0/31 pref 200`,
+		withheld: `shop/web 10.0.0.0: externalTrafficPolicy is Local, and no endpoint on node a is ready`},
+	{name: "one of them that nothing serves has no say", config: byService,
+		services: []string{"shop/web 10.0.0.0 tier=silver | b:unready", "shop/api 10.0.0.1 adds=paid | a:ready"}, routes: `10.0.0.0/31 pref 100 [64512:2]`,
+		withheld: `shop/web 10.0.0.0: no endpoint of the Service can serve, on any node`},
+	{name: "one of them that is not to be announced has no say", config: byService,
+		services: []string{"shop/web 10.0.0.0 tier=silver advertise=false | b:ready", "shop/api 10.0.0.1 | a:ready"}, routes: `10.0.0.0/31 pref 100`,
+		withheld: `shop/web 10.0.0.0: annotation metallb.io/advertise of the Service is false`},
+	{name: "neighbors under another prefix have no say", config: byService,
+		services: []string{"shop/web 10.0.0.0 tier=silver | a:ready", "shop/api 10.0.0.2 adds=paid | a:ready"}, routes: `
+		10.0.0.0/31 pref 200
+		10.0.0.2/31 pref 100 [64512:2]`},
+	{name: "a shared address: both must ask", config: byService,
+		services: []string{"shop/web 10.0.0.1 adds=paid | a:ready", "shop/api 10.0.0.1 adds=far | a:ready"}, routes: `10.0.0.0/31 pref 100`},
+	{name: "no advertisement is for it", config: byService, services: []string{"shop/web 10.2.0.1 tier=silver | a:ready"},
+		withheld: `shop/web 10.2.0.1: no advertisement of pool "gold-only" is for the Service: their service-selectors do not select its labels`},
+
+	// What a Service adds, and what it withholds.
+	{name: "communities in any order", config: byService, services: []string{"shop/web 10.0.0.1 adds=no-export,paid,,far,paid | a:ready"}, routes: `10.0.0.0/31 pref 100 [64512:2 65535:65281 large:64512:0:3]`},
+	{name: "one that is not allowed: the others are sent", config: byService, services: []string{"shop/web 10.0.0.1 adds=vip,paid | a:ready"}, routes: `10.0.0.0/31 pref 100 [64512:2]`},
+	{name: "a pool that allows none", services: []string{"shop/web 10.0.0.1 adds=no-export | a:ready"}, routes: `10.0.0.1/32 pref 100`},
+	{name: "advertise: false", services: []string{"shop/web 10.0.0.1 advertise=false | a:ready"},
+		withheld: `shop/web 10.0.0.1: annotation metallb.io/advertise of the Service is false`},
+	{name: "advertise: true", services: []string{"shop/web 10.0.0.1 advertise=true | a:ready"}, routes: `10.0.0.1/32 pref 100`},
+	{name: "advertise: who knows", services: []string{"shop/web 10.0.0.1 advertise=never | a:ready"}, routes: `10.0.0.1/32 pref 100`},
+	{name: "a pool that others announce", config: byService, services: []string{"shop/web 10.1.0.1 | a:ready"},
+		withheld: `shop/web 10.1.0.1: pool "elsewhere" says advertise: false: others announce its addresses`},
 }
 
 func TestTheRules(t *testing.T) {
@@ -213,7 +269,7 @@ func TestTheRules(t *testing.T) {
 				before = append(before, s.Service.DeepCopy())
 			}
 			for range 10 {
-				routes, withheld := Announcements(config, service.Ours{}, on, services)
+				routes, withheld := Announcements(config, service.Ours{}, on, nil, services)
 				same(t, "announced", notation(routes), lines(r.routes))
 				var got []string
 				for _, w := range withheld {
@@ -257,7 +313,7 @@ func BenchmarkAnnouncements(b *testing.B) {
 	on, services := node(b, "a"), tenThousand(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if routes, withheld := Announcements(config, service.Ours{}, on, services); len(routes) != 10_000 || withheld != nil {
+		if routes, withheld := Announcements(config, service.Ours{}, on, nil, services); len(routes) != 10_000 || withheld != nil {
 			b.Fatal(len(routes), len(withheld))
 		}
 	}
@@ -269,7 +325,7 @@ func BenchmarkAnnouncementsOfAnAggregate(b *testing.B) {
 	on, services := node(b, "d"), tenThousand(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if routes, withheld := Announcements(config, service.Ours{}, on, services); len(routes) != 1 || len(withheld) != 3334 {
+		if routes, withheld := Announcements(config, service.Ours{}, on, nil, services); len(routes) != 1 || len(withheld) != 3334 {
 			b.Fatal(len(routes), len(withheld))
 		}
 	}

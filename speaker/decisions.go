@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
@@ -18,6 +20,11 @@ type decisions struct {
 	services map[string]*entry
 	slices   map[string]*endpoints // by the slice's namespace/name, also of Services that are not in services
 	prefixes map[netip.Prefix]*destination
+	// nodes are those of the cluster, and members what they are in the world, by name; none if nobody is ranked.
+	nodes   map[string]*corev1.Node
+	members []*member
+	// strange are the nodes that have to be looked at.
+	strange map[string]bool
 	// showing counts the Services whose status shows an address, and keepers are those that keep one: mostly none.
 	showing map[netip.Addr]int
 	keepers map[string]*entry
@@ -52,10 +59,14 @@ type destination struct {
 	offers  []*offer
 	refused []*offer
 	paced   paced
-	sent    []loadbalancer.Route
-	// asking counts the offers that ask for a route. They agree if all ask for the one that was sent: then one more of them, or
-	// one less, makes no difference, however many there are under an aggregate.
+	// wanted are the routes before pace and drain, and rankings those of their nodes.
+	wanted   []loadbalancer.Route
+	rankings []ranking
+	sent     []loadbalancer.Route
+	// asking counts the offers that ask for a route. They agree if all ask for the one that is wanted, and the live ones for asks:
+	// then one more of them, or one less, makes no difference, however many there are under an aggregate.
 	asking int
+	asks   loadbalancer.Asks
 	agree  bool
 }
 
@@ -81,6 +92,7 @@ const (
 func newDecisions() *decisions {
 	return &decisions{
 		services: map[string]*entry{}, slices: map[string]*endpoints{}, prefixes: map[netip.Prefix]*destination{},
+		nodes: map[string]*corev1.Node{}, strange: map[string]bool{},
 		showing: map[netip.Addr]int{}, keepers: map[string]*entry{}, dirty: map[string]bool{}, unsettled: map[netip.Prefix]bool{},
 	}
 }
@@ -166,16 +178,78 @@ func (d *decisions) link() {
 	d.fresh = nil
 }
 
+// setNode notes what a node of the cluster is like now; nil: it is gone. It reports whether that matters.
+func (d *decisions) setNode(name string, node *corev1.Node) bool {
+	if reflect.DeepEqual(d.nodes[name], node) {
+		return false
+	}
+	if d.nodes[name] = node; node == nil {
+		delete(d.nodes, name)
+	}
+	d.strange[name] = true
+	return true
+}
+
+// enroll finds what the nodes are that have changed, and the prefixes to which that makes a difference.
+func (d *decisions) enroll(now time.Time, everything bool) {
+	if !d.world.config.Ranks() {
+		for _, m := range d.members {
+			d.wakeups.set(subject{node: m.name}, time.Time{})
+		}
+		d.members = nil
+		return
+	}
+	if everything {
+		for name := range d.nodes {
+			d.strange[name] = true
+		}
+	}
+	if len(d.strange) == 0 {
+		return
+	}
+	var changes []change
+	first := len(d.members) == 0
+	for name := range d.strange {
+		var c change
+		i, known := slices.BinarySearchFunc(d.members, name, func(m *member, name string) int { return cmp.Compare(m.name, name) })
+		if known {
+			c.was = d.members[i]
+			d.members = slices.Delete(d.members, i, i+1)
+		}
+		var wake time.Time
+		if node := d.nodes[name]; node != nil {
+			c.is, wake = d.world.memberOf(now, node)
+			if known && c.is.equal(c.was) {
+				c.is = c.was
+			}
+			d.members = slices.Insert(d.members, i, c.is)
+		}
+		d.wakeups.set(subject{node: name}, wake)
+		if c.is != c.was {
+			changes = append(changes, c)
+		}
+	}
+	d.strange = map[string]bool{}
+	for prefix, at := range d.prefixes {
+		if first || slices.ContainsFunc(changes, func(c change) bool { return c.matters(prefix, at.rankings) }) {
+			d.unsettled[prefix] = true
+		}
+	}
+}
+
 // look decides what becomes of what was noted since the last look, and of what is due.
 func (d *decisions) look(now time.Time, w world) (o outcome) {
 	everything := !reflect.DeepEqual(d.world, w)
 	d.world = w
 	d.link()
 	for _, due := range d.wakeups.due(now) {
-		if due.prefix.IsValid() {
+		switch {
+		case due.prefix.IsValid():
 			d.unsettled[due.prefix] = true
-		} else if due.service != "" {
+		case due.service != "":
 			d.dirty[due.service] = true
+		case due.node != "":
+			d.strange[due.node] = true
 		}
 	}
 	if everything {
@@ -186,6 +260,7 @@ func (d *decisions) look(now time.Time, w world) (o outcome) {
 			d.unsettled[prefix] = true
 		}
 	}
+	d.enroll(now, everything)
 	var changed []*entry
 	var moved []move
 	for _, name := range slices.Sorted(maps.Keys(d.dirty)) {
@@ -308,10 +383,13 @@ func (d *decisions) part(o *offer) {
 func (d *decisions) count(o *offer, by int) {
 	for _, prefix := range o.under {
 		at := d.prefixes[prefix]
+		if o.live && (o.asks != at.asks || o.nodes != nil && at.rankings != nil) {
+			at.agree = false
+		}
 		for _, r := range o.routes {
 			if r.Prefix == prefix {
 				at.asking += by
-				at.agree = at.agree && r.Equal(at.sent[0])
+				at.agree = at.agree && r.Equal(at.wanted[0])
 			}
 		}
 		if !at.agree || at.asking == 0 {
@@ -323,8 +401,9 @@ func (d *decisions) count(o *offer, by int) {
 // settle finds what routers should be told of a prefix now, and puts it into routes if that is news. It returns the offers that
 // are refused now, or were.
 func (d *decisions) settle(now time.Time, prefix netip.Prefix, at *destination, routes map[netip.Prefix][]loadbalancer.Route) (touched []*offer) {
-	wanted, refused := settle(prefix, at.offers)
-	send, paced := d.world.send(now, at.paced, wanted, at.offers)
+	wanted, refused := d.world.settle(prefix, at.offers)
+	rankings := d.world.rank(prefix, wanted, at.offers, d.members)
+	send, paced := d.world.send(now, at.paced, wanted, at.offers, rankings)
 	for _, o := range at.refused {
 		o.refused = slices.DeleteFunc(o.refused, func(p netip.Prefix) bool { return p == prefix })
 	}
@@ -336,8 +415,13 @@ func (d *decisions) settle(now time.Time, prefix netip.Prefix, at *destination, 
 		routes[prefix] = send
 	}
 	d.routes += len(send) - len(at.sent)
-	at.refused, at.paced, at.sent = refused, paced, send
-	at.agree = len(wanted) == 1 && len(refused) == 0 && wanted[0].Weight == 0 && !d.world.drained
+	at.wanted, at.rankings, at.refused, at.paced, at.sent = wanted, rankings, refused, paced, send
+	asks := asked(at.offers)
+	at.agree = len(wanted) == 1 && len(refused) == 0 && wanted[0].Weight == 0 && len(asks) == 1 &&
+		(rankings == nil || !slices.ContainsFunc(at.offers, func(o *offer) bool { return o.nodes != nil }))
+	if at.agree {
+		at.asks = asks[0]
+	}
 	d.wakeups.set(subject{prefix: prefix}, paced.due())
 	if len(at.offers) == 0 {
 		delete(d.prefixes, prefix)

@@ -38,6 +38,29 @@ address-pools:
 - {name: two, cidr: [10.0.1.6-10.0.2.255], advertisements: [{aggregation-length: 24}, {aggregation-length: 32, link-bandwidth: true}]}
 - {name: three, cidr: [10.0.3.0/24], advertisements: [{aggregation-length: 31, node-selectors: [{match-labels: {zone: east}}]}]}
 `,
+	`
+peers: [{name: leaf, peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64512}, {name: spine, peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64512, node-selectors: [{match-labels: {zone: east}}]}]
+drain: {labels: [maintenance]}
+address-pools:
+- {name: one, cidr: [10.0.0.0-10.0.1.5], advertisements: [{aggregation-length: 31, primaries: 1, link-bandwidth: true}, {primaries: 2, peers: [spine], localpref: 50}]}
+- {name: two, cidr: [10.0.1.6-10.0.2.255], advertisements: [{client-ip-affinity: true, aggregation-length: 30, node-selectors: [{match-labels: {zone: east}}]}]}
+- {name: six, cidr: ['2001:db8::/124'], advertisements: [{primaries: 1, client-ip-affinity: true}]}
+`,
+	`
+peers: [{name: leaf, peer-address: 10.9.0.1, peer-asn: 64500, my-asn: 64512}, {name: spine, peer-address: 10.9.0.2, peer-asn: 64500, my-asn: 64512}]
+communities: {one: '64512:1', two: 'large:64512:0:2'}
+address-pools:
+- name: one
+  cidr: [10.0.0.0-10.0.1.5]
+  service-communities: [one, two]
+  advertisements:
+  - {aggregation-length: 31, service-selectors: [{match-labels: {tier: gold}}], localpref: 300, peers: [spine]}
+  - {aggregation-length: 31, service-selectors: [{match-labels: {tier: silver}}], localpref: 200, link-bandwidth: true}
+  - {aggregation-length: 31, client-ip-affinity: true}
+- {name: two, cidr: [10.0.1.6-10.0.2.255], service-communities: [two], advertisements: [{aggregation-length: 29, service-selectors: [{match-labels: {tier: gold}}]}]}
+- {name: three, cidr: [10.0.3.0/24], advertise: false}
+- {name: six, cidr: ['2001:db8::/124'], service-communities: [one], advertisements: [{aggregation-length-v6: 126}]}
+`,
 	"address-pools: []",
 	"address-pools: 7", // which nobody can read
 }
@@ -49,6 +72,7 @@ type chaos struct {
 	services map[string]*corev1.Service
 	slices   map[string]*discoveryv1.EndpointSlice
 	node     *corev1.Node
+	nodes    map[string]*corev1.Node
 	stored   *corev1.ConfigMap
 	config   *loadbalancer.Config // the last that was stored and could be read
 	ours     service.Ours
@@ -70,9 +94,9 @@ func (c *chaos) happen() {
 		return short
 	}
 	event := ""
-	switch c.random.IntN(24) {
+	switch c.random.IntN(27) {
 	case 0, 1, 2, 3, 4, 5, 6:
-		event = name + c.one("", " uid=1", " uid=2") + c.one("", " Local", " Local") + c.one("", "", "", " class=example.com/lb") + c.one("", "", "", "", " deleted") + c.one("", "", " families=IPv4", " families=IPv4,IPv6")
+		event = name + c.one("", " uid=1", " uid=2") + c.one("", " Local", " Local") + c.one("", " ClientIP") + c.one("", " tier=gold", " tier=silver") + c.one("", " adds=one", " adds=two,one,no") + c.one("", "", "", " advertise=false") + c.one("", "", "", " class=example.com/lb") + c.one("", "", "", "", " deleted") + c.one("", "", " families=IPv4", " families=IPv4,IPv6")
 		for range c.random.IntN(4) {
 			event += c.one(" 10.0.1.", " 10.0.1.", " 10.0.1.", " 10.0.3.", " 2001:db8::", " 192.0.2.") + fmt.Sprint(1+c.random.IntN(11))
 		}
@@ -110,8 +134,29 @@ func (c *chaos) happen() {
 		event = "a" + c.one("", "", " cordoned", " not-ready") + c.one("", " zone=east", " zone=east") + c.one("", "", " maintenance=") + c.one("", "", "", "", " network-unavailable") + c.one("", "", "", "", " @metallb.io/drain=")
 		c.node = node(c.t, event)
 		check(c.t, c.speaker.nodes.Update(c.node))
+		c.nodes["a"] = c.node
+		check(c.t, c.speaker.cluster.Update(c.node))
+	case 24, 25:
+		event = c.one("b", "c", "d") + c.one("", "", " ready") + c.one("", " zone=east", " zone=east") + c.one("", "", "", " maintenance=") + c.one("", "", "", " network-unavailable")
+		n := node(c.t, event)
+		if c.rare(4) {
+			event += " not-ready"
+			n = node(c.t, event)
+			n.Status.Conditions[len(n.Status.Conditions)-1].LastTransitionTime.Time = time.Now()
+		}
+		c.nodes[n.Name] = n
+		check(c.t, c.speaker.cluster.Update(n))
+	case 26:
+		for _, n := range c.nodes {
+			if n.Name != "a" {
+				event = n.Name + " is gone"
+				delete(c.nodes, n.Name)
+				check(c.t, c.speaker.cluster.Delete(n))
+				break
+			}
+		}
 	case 22:
-		text := c.one(append(admittedTexts, admittedTexts[:3]...)...)
+		text := c.one(append(admittedTexts, admittedTexts[:5]...)...)
 		event = text
 		stored := admitted(text)
 		stored.Data["class-only"], stored.Data["classes"] = c.one("true", "false", "false"), c.one("", "example.com/lb")
@@ -151,7 +196,7 @@ func check(t testing.TB, err error) {
 // Whatever happens, however much of it at once, and however much time passes: a loop that looks at what changed says what one
 // says that looks at everything, withholds the same for the same reasons, and wakes at the same time.
 func TestTheLoopSaysWhatOneSaysThatLooksAtEverything(t *testing.T) {
-	events, told, contradictions, weights, keeps, newcomers := 0, 0, 0, 0, 0, 0
+	events, told, contradictions, weights, keeps, newcomers, spares, added := 0, 0, 0, 0, 0, 0, 0, 0
 	for seed := uint64(1); events < 10_000; seed++ {
 		synctest.Test(t, func(t *testing.T) {
 			c := &chaos{t: t, random: rand.New(rand.NewPCG(seed, 12)), services: map[string]*corev1.Service{}, slices: map[string]*discoveryv1.EndpointSlice{}}
@@ -161,6 +206,8 @@ func TestTheLoopSaysWhatOneSaysThatLooksAtEverything(t *testing.T) {
 			check(t, err)
 			c.node = node(t, "a")
 			check(t, c.speaker.nodes.Update(c.node))
+			c.nodes = map[string]*corev1.Node{"a": c.node}
+			check(t, c.speaker.cluster.Replace([]any{c.node}, ""))
 			c.stored = admitted(admittedTexts[1])
 			check(t, c.speaker.configs.Update(c.stored))
 			ctx, stop := context.WithCancel(t.Context())
@@ -185,16 +232,20 @@ func TestTheLoopSaysWhatOneSaysThatLooksAtEverything(t *testing.T) {
 					}
 					all = append(all, with)
 				}
+				nodes := slices.Collect(maps.Values(c.nodes))
 				drained, since := Drained(c.config, c.node)
 				var routes []loadbalancer.Route
 				var withheld []Withheld
 				var services []oracleService
-				routes, withheld, services, past, wake = past.announcements(time.Now(), c.config, c.ours, c.node, all, drained, since)
+				routes, withheld, services, past, wake = past.announcements(time.Now(), c.config, c.ours, c.node, nodes, all, drained, since)
+				added += strings.Count(strings.Join(notation(routes), "\n"), "64512:1")
+				spares += strings.Count(strings.Join(notation(routes), "\n"), "prepend 1")
 				c.speaker.mu.Lock()
 				defer c.speaker.mu.Unlock()
-				folded, _ := Announcements(c.config, c.ours, c.node, plain(all))
+				folded, _ := Announcements(c.config, c.ours, c.node, nodes, plain(all))
 				whole, _ := oracleAnnouncements(c.config, c.node, served(c.ours, all), Unfit(c.node, false), nil)
-				if whole, _, _ = oraclePace(time.Time{}, nil, whole); drained != "" {
+				whole, _, _ = oraclePace(time.Time{}, nil, whole)
+				if whole, _ = oracleSpare(endOfTime, c.config, c.node, nodes, served(c.ours, all), whole); drained != "" {
 					whole = shutDown(whole)
 				}
 				same(t, "announced without time", notation(folded), notation(whole))
@@ -257,8 +308,8 @@ func TestTheLoopSaysWhatOneSaysThatLooksAtEverything(t *testing.T) {
 			}
 		})
 	}
-	t.Logf("%d events: %d routes, %d with weights, %d contradictions, %d addresses kept, %d newcomers", events, told, weights, contradictions, keeps, newcomers)
-	if contradictions == 0 || weights == 0 || keeps == 0 || newcomers == 0 {
+	t.Logf("%d events: %d routes, %d with weights, %d contradictions, %d addresses kept, %d newcomers, %d first spares, %d communities of Services", events, told, weights, contradictions, keeps, newcomers, spares, added)
+	if contradictions == 0 || weights == 0 || keeps == 0 || newcomers == 0 || spares == 0 || added == 0 {
 		t.Error("something never happened")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -76,7 +77,7 @@ func dying(svc *corev1.Service) string {
 	return ""
 }
 
-func (m oracle) announcements(now time.Time, config *loadbalancer.Config, ours service.Ours, node *corev1.Node, all []oracleService, drained string, since time.Time) (
+func (m oracle) announcements(now time.Time, config *loadbalancer.Config, ours service.Ours, node *corev1.Node, nodes []*corev1.Node, all []oracleService, drained string, since time.Time) (
 	routes []loadbalancer.Route, withheld []Withheld, services []oracleService, next oracle, wake time.Time) {
 	next.drain = m.drain.next(now, drained, since)
 	why, at := Unfit(node, false), time.Time{}
@@ -92,6 +93,8 @@ func (m oracle) announcements(now time.Time, config *loadbalancer.Config, ours s
 	next.shown, next.places = shown, places
 	routes, withheld = oracleAnnouncements(config, node, services, why, young)
 	routes, next.weights, wake = oraclePace(now, m.weights, routes)
+	routes, ready := oracleSpare(now, config, node, nodes, services, routes)
+	wake = earlier(wake, ready)
 	if drained != "" {
 		routes = shutDown(routes)
 	}
@@ -116,6 +119,7 @@ func served(ours service.Ours, services []oracleService) (all []oracleService) {
 
 func oracleAnnouncements(config *loadbalancer.Config, node *corev1.Node, services []oracleService, unfit string, young map[place]bool) (routes []loadbalancer.Route, withheld []Withheld) {
 	byPrefix := make(map[netip.Prefix][]loadbalancer.Route, len(services))
+	asks := oracleAsks(config, services)
 	for _, svc := range services {
 		for _, addr := range svc.addresses() {
 			why := cmp.Or(dying(svc.Service.Service), unfit)
@@ -126,7 +130,7 @@ func oracleAnnouncements(config *loadbalancer.Config, node *corev1.Node, service
 				why = whyLate
 			}
 			if why == "" {
-				why = oracleAdd(byPrefix, config, addr, node)
+				why = oracleAdd(byPrefix, config, addr, node, asks, svc.Service.Service)
 			}
 			if why != "" {
 				withheld = append(withheld, Withheld{Announced{service.Name(svc.Service.Service), addr}, why})
@@ -145,13 +149,23 @@ func oracleAnnouncements(config *loadbalancer.Config, node *corev1.Node, service
 }
 
 // oracleAdd puts the routes of an address into the set, or returns why there is none.
-func oracleAdd(byPrefix map[netip.Prefix][]loadbalancer.Route, config *loadbalancer.Config, addr netip.Addr, node *corev1.Node) (why string) {
+func oracleAdd(byPrefix map[netip.Prefix][]loadbalancer.Route, config *loadbalancer.Config, addr netip.Addr, node *corev1.Node, asks map[netip.Prefix][]loadbalancer.Asks, svc *corev1.Service) (why string) {
 	pool := config.Pool(addr)
 	if pool == nil {
 		return "the address belongs to no pool of the admitted configuration"
 	}
-	routes := config.Routes(addr, node.Labels)
-	if len(routes) == 0 {
+	if pool.Unadvertised {
+		return fmt.Sprintf("pool %q says advertise: false: others announce its addresses", pool.Name)
+	}
+	if yes, where, _ := service.Advertised(svc); !yes {
+		return fmt.Sprintf("annotation %s of the Service is false", where)
+	}
+	if !pool.Selects(svc.Labels) {
+		return fmt.Sprintf("no advertisement of pool %q is for the Service: their service-selectors do not select its labels", pool.Name)
+	}
+	// Together with others it may be announced more often than alone, but not on a node that would not announce it alone.
+	routes := oracleRoutes(config, addr, node.Labels, asks)
+	if len(config.Routes(addr, node.Labels, oracleAsk(pool, svc))) == 0 {
 		return fmt.Sprintf("no advertisement of pool %q selects node %s", pool.Name, node.Name)
 	}
 	for i, r := range routes {
@@ -170,6 +184,107 @@ func oracleAdd(byPrefix map[netip.Prefix][]loadbalancer.Route, config *loadbalan
 		byPrefix[r.Prefix] = append(there, r)
 	}
 	return why
+}
+
+func oracleAsk(pool *loadbalancer.Pool, svc *corev1.Service) loadbalancer.Asks {
+	communities, _, _ := service.Communities(svc)
+	return pool.Asks(svc.Labels, communities, svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP)
+}
+
+func oracleSilent(pool *loadbalancer.Pool, svc *corev1.Service) bool {
+	yes, _, _ := service.Advertised(svc)
+	return !yes || pool.Unadvertised || !pool.Selects(svc.Labels)
+}
+
+// oracleAsks are what all Services under a prefix ask for that some node announces.
+func oracleAsks(config *loadbalancer.Config, services []oracleService) map[netip.Prefix][]loadbalancer.Asks {
+	asks := map[netip.Prefix][]loadbalancer.Asks{}
+	for _, svc := range services {
+		for _, addr := range svc.addresses() {
+			pool := config.Pool(addr)
+			if pool == nil || oracleSilent(pool, svc.Service.Service) || dying(svc.Service.Service) != "" || strings.HasPrefix(svc.unserved(addr, ""), "no ") {
+				continue
+			}
+			for i := range pool.Advertisements {
+				prefix, ask := pool.Advertisements[i].Prefix(addr), oracleAsk(pool, svc.Service.Service)
+				if !slices.Contains(asks[prefix], ask) {
+					asks[prefix] = append(asks[prefix], ask)
+				}
+			}
+		}
+	}
+	return asks
+}
+
+// oracleRoutes are what a node says of an address, where each prefix is as all under it ask for.
+func oracleRoutes(config *loadbalancer.Config, addr netip.Addr, labels map[string]string, asks map[netip.Prefix][]loadbalancer.Asks) (all []loadbalancer.Route) {
+	done := map[netip.Prefix]bool{}
+	for i := range config.Pool(addr).Advertisements {
+		prefix := config.Pool(addr).Advertisements[i].Prefix(addr)
+		for _, r := range config.Routes(addr, labels, asks[prefix]...) {
+			if r.Prefix == prefix && !done[prefix] {
+				all = append(all, r)
+			}
+		}
+		done[prefix] = true
+	}
+	return all
+}
+
+// oracleSpare makes spares of the routes of which the node is no primary: it sorts all nodes for each of them.
+func oracleSpare(now time.Time, config *loadbalancer.Config, node *corev1.Node, nodes []*corev1.Node, services []oracleService, wanted []loadbalancer.Route) (send []loadbalancer.Route, wake time.Time) {
+	send = slices.Clone(wanted)
+	asks := oracleAsks(config, services)
+	if !config.Ranks() || len(nodes) == 0 {
+		return send, time.Time{}
+	}
+	may := map[string]bool{}
+	for _, n := range nodes {
+		drained, _ := Drained(config, n)
+		may[n.Name] = drained == "" && Unfit(n, false) == ""
+		for _, c := range n.Status.Conditions {
+			if until := c.LastTransitionTime.Add(40 * time.Second); c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
+				if may[n.Name] = may[n.Name] && now.Before(until); now.Before(until) {
+					wake = earlier(wake, until)
+				}
+			}
+		}
+	}
+	for i, r := range wanted {
+		if send[i].Primaries = 0; r.Primaries == 0 {
+			continue
+		}
+		r.Weight = min(r.Weight, 1) // as it is before anybody is counted
+		var all []string
+		for _, n := range nodes {
+			if !may[n.Name] || !slices.ContainsFunc(config.Peers, func(p loadbalancer.Peer) bool {
+				return r.For(p.Name) && loadbalancer.Selects(p.NodeSelectors, n.Labels)
+			}) {
+				continue
+			}
+			if slices.ContainsFunc(services, func(svc oracleService) bool {
+				return dying(svc.Service.Service) == "" && slices.ContainsFunc(svc.addresses(), func(addr netip.Addr) bool {
+					return config.Pool(addr) != nil && !oracleSilent(config.Pool(addr), svc.Service.Service) && svc.unserved(addr, n.Name) == "" && slices.ContainsFunc(oracleRoutes(config, addr, n.Labels, asks), func(s loadbalancer.Route) bool {
+						return s.Prefix == r.Prefix && s.LocalPref == r.LocalPref && slices.Equal(s.Peers, r.Peers)
+					})
+				})
+			}) {
+				all = append(all, n.Name)
+			}
+		}
+		slices.SortFunc(all, func(a, b string) int {
+			p := hashOfPrefix(r.Prefix)
+			return cmp.Compare(mix(hashOf([]byte(b))^p), mix(hashOf([]byte(a))^p))
+		})
+		switch at := slices.Index(all, node.Name); {
+		case at >= 0 && at < int(r.Primaries):
+		case at == int(r.Primaries):
+			send[i].LocalPref, send[i].Prepend = 3*r.LocalPref/4, r.Prepend+1
+		default:
+			send[i].LocalPref, send[i].Prepend = r.LocalPref/2, r.Prepend+3
+		}
+	}
+	return send, wake
 }
 
 func (s oracleService) unserved(addr netip.Addr, node string) string {
@@ -452,7 +567,7 @@ func (m memory) announcements(now time.Time, config *loadbalancer.Config, ours s
 	var end time.Time
 	next.drain, why, end = m.drain.look(now, config.Drain, node.Name, drained, since)
 	d.wakeups.set(subject{}, end)
-	d.look(now, world{config, ours, node.Name, node.Labels, cmp.Or(Unfit(node, false), why), drained != ""})
+	d.look(now, world{config, ours, node.Name, node.Labels, cmp.Or(Unfit(node, false), why), drained != "", false})
 	routes, withheld = d.all()
 	return routes, withheld, next, d.wakeups.first()
 }

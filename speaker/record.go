@@ -41,6 +41,11 @@ type record struct {
 	balanced bool // of type LoadBalancer
 	local    bool // externalTrafficPolicy
 	dying    bool
+	clientIP bool         // sessionAffinity
+	silent   string       // the annotation that says that nobody shall announce its addresses
+	labels   map[string]string
+	// communities are those that it wants to have added to its routes.
+	communities []string
 	wants    [2]bool      // families
 	addrs    []netip.Addr // which its status shows, each once
 }
@@ -51,6 +56,12 @@ func recordOf(svc *corev1.Service) *record {
 		balanced: svc.Spec.Type == corev1.ServiceTypeLoadBalancer,
 		local:    svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		dying:    svc.DeletionTimestamp != nil,
+		clientIP: svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP,
+	}
+	r.labels = svc.Labels
+	r.communities, _, _ = service.Communities(svc)
+	if yes, where, _ := service.Advertised(svc); !yes {
+		r.silent = where
 	}
 	// The API server fills in the families of every Service.
 	for family, name := range familyNames {
@@ -67,7 +78,8 @@ func recordOf(svc *corev1.Service) *record {
 // An endpoints is what is kept of an EndpointSlice. Nobody changes one.
 type endpoints struct {
 	service string // namespace/name
-	// ids are who is ready on this node, so many as here says, and then all nodes with a ready endpoint.
+	// ids are who is ready on this node, so many as here says, and then all nodes with a ready endpoint; if none is ready, those
+	// with one that serves while it terminates.
 	ids             []uint32
 	here            int32
 	family          int8
@@ -94,7 +106,7 @@ func endpointsOf(slice *discoveryv1.EndpointSlice, node string) (key string, e *
 	if i := slices.Index(familyNames, string(slice.AddressType)); i >= 0 {
 		e.family = int8(i)
 	}
-	nodes := make([]uint32, 0, len(slice.Endpoints))
+	nodes, leaving := make([]uint32, 0, len(slice.Endpoints)), []uint32(nil)
 	for i := range slice.Endpoints {
 		one := &slice.Endpoints[i]
 		on := ptr.Deref(one.NodeName, "")
@@ -106,8 +118,11 @@ func endpointsOf(slice *discoveryv1.EndpointSlice, node string) (key string, e *
 				e.ids = append(e.ids, identity(one))
 			}
 		case ptr.Deref(one.Conditions.Serving, true) && ptr.Deref(one.Conditions.Terminating, false):
-			e.last, e.lastIsOur = true, e.lastIsOur || on == node
+			e.last, e.lastIsOur, leaving = true, e.lastIsOur || on == node, append(leaving, id(on))
 		}
+	}
+	if !e.ready {
+		nodes = leaving
 	}
 	e.here = int32(len(e.ids))
 	slices.Sort(nodes)
@@ -128,7 +143,24 @@ func identity(e *discoveryv1.Endpoint) uint32 {
 
 // meets reports whether both have a ready endpoint on one node.
 func (e *endpoints) meets(f *endpoints) bool {
-	return slices.ContainsFunc(e.ids[e.here:], func(node uint32) bool { return slices.Contains(f.ids[f.here:], node) })
+	return e.ready && f.ready && slices.ContainsFunc(e.ids[e.here:], func(node uint32) bool { return slices.Contains(f.ids[f.here:], node) })
+}
+
+// serving returns the nodes, sorted, that have endpoints of an IP version to which kube-proxy there sends with the policy Local.
+func serving(all []*endpoints, family int) []uint32 {
+	nodes := []uint32{}
+	for _, ready := range []bool{true, false} {
+		for _, e := range all {
+			if int(e.family) == family && e.ready == ready {
+				nodes = append(nodes, e.ids[e.here:]...)
+			}
+		}
+		if len(nodes) > 0 {
+			break // what terminates counts only where nothing is ready
+		}
+	}
+	slices.Sort(nodes)
+	return slices.Compact(nodes)
 }
 
 // readyHere counts the endpoints of an IP version that are ready on this node. One that is in several slices, as happens while

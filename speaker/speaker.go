@@ -60,6 +60,7 @@ type Speaker struct {
 	nodes    *watch.Inbox[corev1.Node]
 	configs  *watch.Inbox[corev1.ConfigMap]
 	secrets  *watch.Inbox[corev1.Secret]
+	cluster  *watch.Inbox[corev1.Node] // all nodes, once a configuration ranks them
 	// bell is a doorbell: however often it rings, the loop looks once.
 	bell chan struct{} // capacity 1
 	// alarm makes it look again when what was decided is no longer right, though nothing changed.
@@ -73,6 +74,7 @@ type Speaker struct {
 	node     *corev1.Node      // nil: there is none
 	stored   *corev1.ConfigMap // nil: there is none
 	secret   secretWatch
+	enroll   func() // begins to watch all nodes; nil: it has
 	admitted watch.Admitted
 	config   *loadbalancer.Config
 	ours     service.Ours
@@ -109,6 +111,7 @@ func New(cluster Cluster, to Announcer, options Options) (*Speaker, error) {
 	s.nodes = watch.NewInbox(cluster.Fake, cluster.Nodes, &corev1.Node{}, s.ring, watch.Named(options.NodeName), watch.Whole[corev1.Node])
 	s.configs = watch.NewInbox(cluster.Fake, cluster.ConfigMaps, &corev1.ConfigMap{}, s.ring, watch.Named(watch.AdmittedName(options.ConfigName)), watch.Whole[corev1.ConfigMap])
 	s.secrets = watch.NewInbox(cluster.Fake, cluster.Secrets, &corev1.Secret{}, s.ring, watch.Named(SecretName), watch.Whole[corev1.Secret])
+	s.cluster = watch.NewInbox(cluster.Fake, cluster.Nodes, &corev1.Node{}, s.ring, func(*metav1.ListOptions) {}, keptOf)
 	return s, nil
 }
 
@@ -122,6 +125,7 @@ func (s *Speaker) Run(ctx context.Context) {
 	for _, r := range []*cache.Reflector{s.services.Reflector, s.slices.Reflector, s.nodes.Reflector, s.configs.Reflector} {
 		readers.Go(func() { r.RunWithContext(ctx) })
 	}
+	s.enroll = func() { readers.Go(func() { s.cluster.Reflector.RunWithContext(ctx) }) }
 	s.secret.watch = func() { readers.Go(func() { s.secrets.Reflector.RunWithContext(ctx) }) }
 	for !s.services.IsFull() || !s.slices.IsFull() || !s.nodes.IsFull() || !s.configs.IsFull() {
 		select {
@@ -178,6 +182,11 @@ func (s *Speaker) fetch() (seen sight) {
 		s.secret.read, seen.concerns = true, true
 	}
 	fetchOne(&seen, s.secrets, SecretName, &s.secret.secret)
+	for name, h := range s.cluster.Fetch(maps.Keys(s.decisions.nodes)) {
+		if s.decisions.setNode(name, h.Object) {
+			seen.see(time.Time{})
+		}
+	}
 	return seen
 }
 
@@ -212,12 +221,22 @@ func (s *Speaker) round(seen sight) {
 		s.report([]string{fmt.Sprintf("node %s does not exist", s.options.NodeName)})
 		return
 	}
+	if s.config.Ranks() && s.enroll != nil {
+		s.enroll()
+		s.enroll = nil
+	}
+	// What comes later corrects what was said, and routers drop at the end of the first table what is not in it. But a restart
+	// would make every node a primary.
+	if s.config.Ranks() && !s.cluster.IsFull() && !s.spoken {
+		s.report([]string{"some advertisement has primaries, and the Nodes have not been read yet"})
+		return
+	}
 	drained, since := Drained(s.config, s.node)
 	drain, over, end := s.drain.look(now, s.config.Drain, s.node.Name, drained, since)
 	unfit := cmp.Or(Unfit(s.node, s.options.IgnoreExcludeLabel), over)
 	s.mu.Lock()
 	s.decisions.wakeups.set(subject{}, end)
-	o := s.decisions.look(now, world{s.config, s.ours, s.node.Name, s.node.Labels, unfit, drained != ""})
+	o := s.decisions.look(now, world{s.config, s.ours, s.node.Name, s.node.Labels, unfit, drained != "", s.options.IgnoreExcludeLabel})
 	wake := s.decisions.wakeups.first()
 	s.mu.Unlock()
 	peers, mute, problems := Peers(s.config, s.node, s.passwords(), s.peers)

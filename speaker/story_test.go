@@ -20,7 +20,7 @@ import (
 
 // svc writes a Service and its endpoints in short: "shop/web 10.0.0.1 Local | a:ready b:last | v6 a:ready". What follows
 // a bar is one slice. An endpoint is its node and its state, see conditions; it may have no node. Behind an @ stands who it
-// is: the UID of a pod, or an address.
+// is: the UID of a pod, or an address. tier is a label; adds and advertise are annotations.
 func svc(t testing.TB, short string) Service {
 	t.Helper()
 	parts := strings.Split(short, "|")
@@ -35,8 +35,16 @@ func svc(t testing.TB, short string) Service {
 	}
 	for _, word := range words[1:] {
 		switch key, value, _ := strings.Cut(word, "="); key {
+		case "tier":
+			svc.Labels = map[string]string{key: value}
+		case "adds":
+			metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "metallb.io/communities", value)
+		case "advertise":
+			metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "metallb.io/advertise", value)
 		case "Local":
 			svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		case "ClientIP":
+			svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 		case "class":
 			svc.Spec.LoadBalancerClass = &value
 		case "uid":

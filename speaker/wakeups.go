@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// A wakeup is when something is to be looked at again though nothing changed: a Service, a prefix, or, without either, the node.
+// A wakeup is when something is to be looked at again though nothing changed: a Service, a prefix, a node of the cluster, or, without
+// any of them, our own.
 type wakeup struct {
 	at time.Time
 	subject
@@ -15,6 +16,7 @@ type wakeup struct {
 type subject struct {
 	service string
 	prefix  netip.Prefix
+	node    string
 }
 
 // Wakeups are one for each subject at most. The zero value is ready to use.

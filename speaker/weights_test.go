@@ -128,9 +128,9 @@ address-pools:
 				services = append(services, svc(t, short))
 			}
 			for range 10 {
-				routes, _ := Announcements(config, service.Ours{}, node(t, "a rack=a"), services)
+				routes, _ := Announcements(config, service.Ours{}, node(t, "a rack=a"), nil, services)
 				same(t, "announced by a", notation(routes), lines(test.onA))
-				routes, _ = Announcements(config, service.Ours{}, node(t, "b rack=b"), services)
+				routes, _ = Announcements(config, service.Ours{}, node(t, "b rack=b"), nil, services)
 				same(t, "announced by b", notation(routes), lines(test.onB))
 				rand.Shuffle(len(services), func(i, j int) { services[i], services[j] = services[j], services[i] })
 			}
@@ -141,7 +141,7 @@ address-pools:
 func TestAPoolThatAsksForWeightsAndOneThatDoesNotContradictEachOther(t *testing.T) {
 	config := weighing(parse(t, fmt.Sprintf(twoPools, "", "1", "")), "first")
 	services := []Service{svc(t, "shop/web 10.1.1.1 Local | a:ready@1 a:ready@2"), svc(t, "shop/api 10.1.1.200 Local | a:ready@3")}
-	routes, withheld := Announcements(config, service.Ours{}, node(t, "a"), services)
+	routes, withheld := Announcements(config, service.Ours{}, node(t, "a"), nil, services)
 	same(t, "announced", notation(routes), []string{"10.1.1.0/24 pref 100 [64512:1]"})
 	if len(withheld) != 1 || !strings.Contains(withheld[0].Why, "give the two pools the same") {
 		t.Errorf("withheld %v", withheld)
@@ -150,7 +150,7 @@ func TestAPoolThatAsksForWeightsAndOneThatDoesNotContradictEachOther(t *testing.
 
 func TestAWeightHasAnEnd(t *testing.T) {
 	short := "shop/web 10.0.0.1 Local |" + strings.Repeat(" a:ready", 70_000)
-	routes, _ := Announcements(weighing(parse(t, onePool)), service.Ours{}, node(t, "a"), []Service{svc(t, short)})
+	routes, _ := Announcements(weighing(parse(t, onePool)), service.Ours{}, node(t, "a"), nil, []Service{svc(t, short)})
 	same(t, "announced", notation(routes), []string{"10.0.0.1/32 pref 100 weight 256"})
 }
 
@@ -160,7 +160,7 @@ func BenchmarkAnnouncementsWithWeights(b *testing.B) {
 	on, services := node(b, "a"), tenThousand(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if routes, withheld := Announcements(config, service.Ours{}, on, services); len(routes) != 10_000 || withheld != nil {
+		if routes, withheld := Announcements(config, service.Ours{}, on, nil, services); len(routes) != 10_000 || withheld != nil {
 			b.Fatal(len(routes), len(withheld))
 		}
 	}

@@ -84,7 +84,7 @@ func (v *View) Drain(name string) (Drain, error) {
 			continue
 		}
 		for _, addr := range service.Addresses(svc.Service) {
-			for _, r := range v.config().Routes(addr, node.Labels) {
+			for _, r := range speaker.RoutesOf(v.config(), svc.Service, addr, node.Labels) {
 				m := moves[r.Prefix]
 				if m != nil && !slices.Contains(m.Services, service.Name(svc.Service)) && o.withheld[speaker.Announced{Service: service.Name(svc.Service), Addr: addr}] == "" {
 					m.Services = append(m.Services, service.Name(svc.Service))

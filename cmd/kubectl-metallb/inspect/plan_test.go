@@ -194,7 +194,7 @@ func (w *madeUp) told(config *loadbalancer.Config, held func(uid string) []netip
 		services = append(services, speaker.Service{Service: &is, Slices: []*discoveryv1.EndpointSlice{w.snapshot.Slices[i]}})
 	}
 	for _, node := range w.snapshot.Nodes {
-		routes, _ := speaker.Announcements(config, service.Ours{}, node, services)
+		routes, _ := speaker.Announcements(config, service.Ours{}, node, nil, services)
 		for _, p := range config.Peers {
 			if !loadbalancer.Selects(p.NodeSelectors, node.Labels) {
 				continue

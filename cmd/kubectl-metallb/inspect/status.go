@@ -234,7 +234,7 @@ func (v *View) lookAtNodes(s *Status, problem func(next, format string, args ...
 			}
 			why := o.withheld[of]
 			if why == "" {
-				if a.told = o.told(v.config(), of.Addr); a.told {
+				if a.told = o.told(v, of); a.told {
 					continue
 				}
 				why = fmt.Sprintf("node %s has no session with a peer that is to hear of it", node.Name)

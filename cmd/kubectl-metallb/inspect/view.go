@@ -156,6 +156,10 @@ func (v *View) facts() loadbalancer.Facts {
 	if v.allocator != nil {
 		f.Held = v.allocator.Holdings()
 	}
+	f.Labels = func(name string) map[string]string {
+		namespace, name, _ := strings.Cut(name, "/")
+		return v.find(namespace, name).Labels
+	}
 	return f
 }
 
@@ -174,7 +178,7 @@ type outlook struct {
 func (v *View) outlook(config *loadbalancer.Config, node *corev1.Node, services []speaker.Service, before []loadbalancer.Peer) *outlook {
 	o := &outlook{node: node, withheld: map[speaker.Announced]string{}}
 	o.peers, o.mute, o.problems = speaker.Peers(config, node, v.passwords(config), before)
-	routes, withheld := speaker.Announcements(config, v.Ours, v.forgiven(node), services)
+	routes, withheld := speaker.Announcements(config, v.Ours, v.forgiven(node), v.ranked(config), services)
 	for _, w := range withheld {
 		o.withheld[w.Announced] = w.Why
 	}
@@ -195,6 +199,16 @@ func (v *View) outlook(config *loadbalancer.Config, node *corev1.Node, services 
 		o.drained, o.routes = drained, routes
 	}
 	return o
+}
+
+// ranked are all nodes, if a configuration ranks them.
+func (v *View) ranked(config *loadbalancer.Config) (all []*corev1.Node) {
+	if config.Ranks() {
+		for _, n := range v.nodes {
+			all = append(all, v.forgiven(n))
+		}
+	}
+	return all
 }
 
 // now is outlook by what is in force.
@@ -294,8 +308,9 @@ func (o *outlook) prefixes() (n int) {
 }
 
 // told reports whether some peer hears a route for the address of which nothing is withheld.
-func (o *outlook) told(config *loadbalancer.Config, addr netip.Addr) bool {
-	for _, r := range config.Routes(addr, o.node.Labels) {
+func (o *outlook) told(v *View, of speaker.Announced) bool {
+	namespace, name, _ := strings.Cut(of.Service, "/")
+	for _, r := range speaker.RoutesOf(v.config(), v.find(namespace, name).Service, of.Addr, o.node.Labels) {
 		if slices.ContainsFunc(o.peers, func(p loadbalancer.Peer) bool { return r.For(p.Name) }) {
 			return true
 		}

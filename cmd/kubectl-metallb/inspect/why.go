@@ -294,10 +294,20 @@ func (v *View) end(svc *speaker.Service, addr netip.Addr, o *outlook) WhyNode {
 	withheld := o.withheld[speaker.Announced{Service: service.Name(svc.Service), Addr: addr}]
 
 	advertisement := Link{Name: "advertisement", State: OK}
-	routes := v.config().Routes(addr, o.node.Labels)
+	routes := speaker.RoutesOf(v.config(), svc.Service, addr, o.node.Labels)
 	var words []string
 	for _, r := range routes {
 		words = append(words, r.String())
+	}
+	for _, said := range o.routes { // as a primary or a spare, or as neighbors under the prefix ask for something else
+		same := func(r loadbalancer.Route) bool {
+			r.Weight = said.Weight
+			return r.Equal(said) || o.drained != "" && r.Primaries == 0
+		}
+		beside := func(r loadbalancer.Route) bool { return r.Prefix == said.Prefix }
+		if slices.ContainsFunc(routes, beside) && !slices.ContainsFunc(routes, same) {
+			words = append(words, fmt.Sprintf("node %s: %s", name, said))
+		}
 	}
 	advertisement.Text = strings.Join(words, "; ")
 	switch pool := v.config().Pool(addr); {
@@ -326,8 +336,8 @@ func (v *View) end(svc *speaker.Service, addr netip.Addr, o *outlook) WhyNode {
 	case unserved != "":
 		endpoints.State, endpoints.Text = Broken, unserved
 	}
-	if withheld != "" && advertisement.State == OK && fit.State != Broken && unserved == "" && svc.DeletionTimestamp == nil && v.Ours.Serves(svc.Service) {
-		advertisement.State, advertisement.Text = Broken, withheld // another Service's address is in its way
+	if withheld != "" && advertisement.State != Unknown && fit.State != Broken && unserved == "" && svc.DeletionTimestamp == nil && v.Ours.Serves(svc.Service) {
+		advertisement.State, advertisement.Text = Broken, withheld // in the speaker's words
 	}
 	n.Links = []Link{advertisement, fit, endpoints, v.session(routes, o), v.sent(svc, addr, routes, o)}
 	return n
@@ -338,12 +348,12 @@ const notAsked = "the speaker was not asked"
 // unserved returns why nobody on the node would answer, if so: what is left when all else is well.
 func (v *View) unserved(svc *speaker.Service, addr netip.Addr, node string) string {
 	alive := *svc.Service
-	alive.DeletionTimestamp = nil
+	alive.DeletionTimestamp, alive.Annotations = nil, nil
 	alive.Spec.LoadBalancerClass = nil
 	alive.Status.LoadBalancer.Ingress = service.Status([]netip.Addr{addr}).Ingress
 	fit := &corev1.Node{}
 	fit.Name = node
-	_, withheld := speaker.Announcements(anywhere(addr), service.Ours{}, fit, []speaker.Service{{Service: &alive, Slices: svc.Slices}})
+	_, withheld := speaker.Announcements(anywhere(addr), service.Ours{}, fit, nil, []speaker.Service{{Service: &alive, Slices: svc.Slices}})
 	for _, w := range withheld {
 		return w.Why
 	}
