@@ -102,7 +102,7 @@ func (h *Hall) metallb(t *testing.T, w *Worker, graceful bool, addrs ...netip.Ad
 		fmt.Fprintf(&b, "  neighbor %s prefix-list nothing in\n", tor.v4)
 	}
 	b.WriteString(" exit-address-family\n")
-	return made(w.Host.FRR(t.Context(), b.String()))(t)
+	return made(w.Host.SpeakerFRR(t.Context(), b.String()))(t)
 }
 
 // plugin runs a command of the plugin as the administrator.
@@ -176,8 +176,8 @@ func moveAndReturn(t *testing.T, graceful bool) {
 			if len(record.Attempts) == 0 {
 				t.Errorf("%s: there was no traffic to %s", what, name)
 			}
-			if n := len(record.Attempts); n > 0 && record.Attempts[n-1].Why != "" {
-				t.Errorf("%s: %s does not answer any more: %+v", what, name, record.Attempts[n-1])
+			if took, over := record.Recovery(traffic.Mark{At: began}); !over || took > holdTime {
+				t.Errorf("%s: new connections to %s failed for %v", what, name, took)
 			}
 		}
 		if now := addresses(); now != before {
@@ -252,8 +252,16 @@ func moveAndReturn(t *testing.T, graceful bool) {
 			ended(t, w.Speaker)
 			must(t, standIns[w].StartBGP(ctx))
 			eventually(t, "the routers to know it again", func(ctx context.Context) error {
-				return errors.Join(acquainted(ctx, h.TorA, w.Addrs.v4), acquainted(ctx, h.TorB, w.Addrs.v4))
+				for _, router := range []network.Router{h.TorA, h.TorB} {
+					if s, err := router.Session(ctx, w.Addrs.v4); err != nil || !s.Up {
+						return fmt.Errorf("%s has with %s the session %+v: %v", router, w.Name, s, err)
+					}
+				}
+				return nil
 			})
+			within, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			must(t, errors.Join(h.RouteTo(within, web, a, b), h.RouteTo(within, shop, a, b, c)))
 		})
 	}
 	step("our controller manager ends", true, func() {
