@@ -110,6 +110,9 @@ func (c *Config) Admit(next *Config, f Facts) (v Verdict) {
 	// What is in force counts by labels alone: a session that is up outlives the value of its key.
 	now := c.peering(f.Nodes, func(Peer, Node) bool { return true })
 	signs := func(p Peer, n Node) bool {
+		if same := c.sameSession(p); p.OfNode(n.Name, n.Annotations) != nil && (same == nil || !Selects(same.NodeSelectors, n.Labels)) {
+			return false
+		}
 		if p.PasswordKey == "" || f.Keys[p.PasswordKey] {
 			return true
 		}

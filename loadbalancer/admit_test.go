@@ -82,6 +82,26 @@ func TestATextIsAdmittedUnlessNoAdvertisementWouldBeForAService(t *testing.T) {
 	}
 }
 
+func TestATextIsAdmittedUnlessANodeLacksItsOwnASNumber(t *testing.T) {
+	const text = onePeerOnly + "address-pools: [{name: a, cidr: [10.0.0.0/24]}]"
+	next := strings.Replace(text, "my-asn: 42", "my-asn: node, router-id: node", 1)
+	n1 := Node{Name: "n1", Annotations: map[string]string{"metallb.io/my-asn": "65001", "metallb.universe.tf/router-id": "10.0.0.1"}}
+	n2 := Node{Name: "n2", Annotations: map[string]string{"metallb.io/my-asn": "banana", "metallb.io/router-id": "10.0.0.2"}}
+	for _, test := range []struct {
+		admitted, next string
+		nodes          []Node
+		want           string
+	}{
+		{text, next, []Node{n1}, ""},
+		{text, next, []Node{n1, n2}, "unpeered n2"},
+		{text, next, []Node{n2}, "untold shop/web; unpeered n2"},
+		{next, next, []Node{n2}, ""}, // a session that is there goes on
+	} {
+		facts := Facts{Held: inUse("shop/web 10.0.0.1"), NodesKnown: true, KeysKnown: true, Nodes: test.nodes}
+		equal(t, against(parse(t, test.admitted).Admit(parse(t, test.next), facts)), test.want)
+	}
+}
+
 const onePeerOnly = "peers: [{peer-address: 10.9.0.1, peer-asn: 100, my-asn: 42}]\n"
 
 // Two racks, each with a router; spine-a is for all.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unique"
@@ -55,8 +56,13 @@ type Peer struct {
 	Name  string
 	Addr  netip.Addr
 	Port  uint16
-	ASN   uint32 // the router's AS number; never 0
-	MyASN uint32 // ours; never 0
+	// ASN is the router's AS number; 0 if Relation says that it is learned from the router's OPEN.
+	ASN uint32
+	// Relation says which AS numbers the router may have where ASN is 0.
+	Relation Relation
+	// MyASN is our AS number; 0 if MyASNFromNode says that the speaker takes it from an annotation of its Node.
+	MyASN         uint32
+	MyASNFromNode bool
 
 	// HoldTime is 0 (the session never times out) or at least 3 s, in whole seconds (RFC 4271 §4.2).
 	HoldTime time.Duration
@@ -66,8 +72,10 @@ type Peer struct {
 	// stable session follows at once, the next ones after up to 1, 2, 4 s and so on.
 	ConnectTime time.Duration
 
-	// RouterID is an IPv4 address, or the zero Addr: then the speaker uses its node's first IPv4 InternalIP.
-	RouterID netip.Addr
+	// RouterID is an IPv4 address, or the zero Addr: then the speaker uses its node's first IPv4 InternalIP, or if
+	// RouterIDFromNode says so, an annotation of its Node.
+	RouterID         netip.Addr
+	RouterIDFromNode bool
 	// SourceAddress is the local address of the session, or the zero Addr: then the kernel chooses.
 	SourceAddress netip.Addr
 	// SourceNodeIP asks the speaker to use its node's InternalIP as SourceAddress.
@@ -96,7 +104,82 @@ type Peer struct {
 }
 
 // IBGP reports whether the router is in our own AS.
-func (p Peer) IBGP() bool { return p.ASN == p.MyASN }
+func (p Peer) IBGP() bool {
+	return p.Relation == Internal || p.Relation == Numbered && p.ASN == p.MyASN && p.MyASN != 0
+}
+
+// ExpectsASN returns what is wrong with the AS number of the router's OPEN, if something is.
+func (p Peer) ExpectsASN(asn uint32) error {
+	const asTrans = 23456 // stands for numbers of four bytes (RFC 6793), and is nobody's own
+	switch {
+	case p.Relation == Numbered && asn != p.ASN:
+		return fmt.Errorf("the router says that its AS number is %d, but peer-asn is %d", asn, p.ASN)
+	case p.Relation == Internal && asn != p.MyASN:
+		return fmt.Errorf("the router says that its AS number is %d, but peer-asn is internal, and ours is %d: write external, or correct the router", asn, p.MyASN)
+	case p.Relation == External && asn == p.MyASN:
+		return fmt.Errorf("the router says that its AS number is %d, which is ours, but peer-asn is external: write internal, or correct the router", asn)
+	case p.Relation != Numbered && (asn == 0 || asn == asTrans):
+		return fmt.Errorf("the router says that its AS number is %d, which no AS has (RFC 7607, RFC 6793): correct the router", asn)
+	}
+	return nil
+}
+
+// AS returns the router's AS number as the operator wrote it.
+func (p Peer) AS() string {
+	return map[Relation]string{Numbered: fmt.Sprint(p.ASN), External: "external", Internal: "internal"}[p.Relation]
+}
+
+// A Relation is one of a router's AS to ours.
+type Relation uint8
+
+// A router's AS is that of a number, any but ours, or ours.
+const (
+	Numbered Relation = iota
+	External
+	Internal
+)
+
+// OfNode fills in what the peer takes from annotations of the speaker's Node. The error says what is missing or wrong there.
+func (p *Peer) OfNode(node string, annotations map[string]string) error {
+	if p.MyASNFromNode {
+		text, where, err := annotation(node, annotations, "my-asn", "its AS number")
+		if err != nil {
+			return err
+		}
+		asn, err := strconv.ParseUint(text, 10, 32)
+		if err != nil || asn == 0 {
+			return fmt.Errorf("annotation %s of node %s: %q is not an AS number: write one from 1 to 4294967295", where, node, show(text))
+		}
+		p.MyASN = uint32(asn)
+	}
+	if p.RouterIDFromNode {
+		text, where, err := annotation(node, annotations, "router-id", "an IPv4 address")
+		if err != nil {
+			return err
+		}
+		if p.RouterID, err = netip.ParseAddr(text); err != nil || !isRouterID(p.RouterID) {
+			return fmt.Errorf("annotation %s of node %s: %q is not a router ID: write an IPv4 address other than 0.0.0.0", where, node, show(text))
+		}
+	}
+	return nil
+}
+
+// annotation returns a Node's annotation under one of our prefixes.
+func annotation(node string, annotations map[string]string, name, what string) (text, where string, err error) {
+	for _, prefix := range []string{"metallb.io/", "metallb.universe.tf/"} {
+		switch found := strings.TrimSpace(annotations[prefix+name]); {
+		case found == "":
+		case text != "" && text != found:
+			return "", "", fmt.Errorf("node %s: annotations %s and %s%s differ: remove one of the two", node, where, prefix, name)
+		default:
+			text, where = found, prefix+name
+		}
+	}
+	if text == "" {
+		return "", "", fmt.Errorf("%s is node, and node %s has no annotation metallb.io/%[1]s: write %[3]s there", name, node, what)
+	}
+	return text, where, nil
+}
 
 // SameRouter reports whether both are one router that would know us as one neighbor: two sessions with it would collide
 // (RFC 4271 §6.8). Where one has no SourceAddress, the kernel may choose that of the other.
@@ -134,6 +217,7 @@ func (c *Config) ProfileOf(p Peer) (BFDProfile, bool) {
 func (p Peer) SameSession(q Peer) bool {
 	for _, r := range []*Peer{&p, &q} {
 		r.Name, r.ConnectTime, r.NodeSelectors, r.SourceNodeIP, r.PasswordKey, r.NodeIPs, r.BFDProfile = "", 0, nil, false, "", nil, ""
+		r.MyASNFromNode, r.RouterIDFromNode = false, false
 	}
 	return reflect.DeepEqual(p, q)
 }

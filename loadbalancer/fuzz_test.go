@@ -23,6 +23,7 @@ func FuzzParse(f *testing.F) {
 		peer("name: tor", "hold-time: 9", "keepalive-time: 3s", "connect-time: 1m", "router-id: 1.2.3.4", "source-address: node-ip"),
 		peer("ebgp-multihop: 3", "graceful-restart: {restart-time: 5m}", "bfd-profile: x", "bfd-profile: quick", "node-selectors: [{match-labels: {a: b}}]"),
 		peer("node-selectors: [{match-expressions: [{key: a, operator: In, values: [b, c]}, {key: d, operator: Exists}]}, ~]"),
+		"peers: [{peer-address: 10.0.0.1, peer-asn: external, my-asn: node, router-id: node}, {peer-address: 10.0.0.2, peer-asn: internal, my-asn: 1, ebgp-multihop: true}]\n",
 		peer("password: hunter2", "ttl-security: true", "hold-time: 1s"),
 		pool("advertisements: [{aggregation-length: 24, localpref: 200, communities: [no-export, '1:2', 'large:1:2:3'], as-path-prepend: 2}, ~]"),
 		pool("advertisements: [{primaries: 3, client-ip-affinity: yes, localpref: 2}, {primaries: 65}]"),
@@ -104,7 +105,7 @@ func sound(t *testing.T, config *Config) {
 		labelled(t, p.NodeSelectors)
 		whole := func(d time.Duration) bool { return d%time.Second == 0 && d <= 65535*time.Second }
 		switch {
-		case !p.Addr.IsValid() || p.Addr.Is4In6() || p.Port == 0 || p.ASN == 0 || p.MyASN == 0:
+		case !p.Addr.IsValid() || p.Addr.Is4In6() || p.Port == 0 || (p.ASN == 0) != (p.Relation != Numbered) || (p.MyASN == 0) != p.MyASNFromNode || p.RouterIDFromNode && p.RouterID.IsValid():
 			t.Fatalf("%+v", p)
 		case p.HoldTime != 0 && p.HoldTime < 3*time.Second || !whole(p.HoldTime):
 			t.Fatalf("hold time %s", p.HoldTime)

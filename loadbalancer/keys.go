@@ -69,7 +69,7 @@ var foreign = map[string]string{
 	// BGPPeer
 	"passwordSecret":         "write the password under a key of Secret metallb-bgp-auth, and that key as password-key",
 	"enableGracefulRestart":  "write graceful-restart",
-	"dynamicASN":             "write the router's AS number as peer-asn",
+	"dynamicASN":             "write the router's AS number, external or internal as peer-asn",
 	"interface":              "write the router's address as peer-address",
 	"vrf":                    "remove it, since sessions are in the node's own network",
 	"disableMP":              "remove it, since a session carries routes of both IP versions",

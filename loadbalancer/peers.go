@@ -104,21 +104,25 @@ func (r *reader) peer(v value, names, profiles map[string]value) Peer {
 		Name:          r.name(names, "peer", v, f["name"]),
 		Addr:          r.peerAddress(f["peer-address"]),
 		Port:          cmp.Or(uint16(r.number(f["peer-port"], 0, math.MaxUint16, 179)), 179), // 0 as in MetalLB
-		ASN:           uint32(r.number(f["peer-asn"], 1, math.MaxUint32, 0)),
-		MyASN:         uint32(r.number(f["my-asn"], 1, math.MaxUint32, 0)),
 		RouterID:      r.routerID(f["router-id"]),
 		TTL:           r.flagOrNumber(f["ebgp-multihop"], 255, 1, 255, "a TTL"),
 		RestartTime:   r.gracefulRestart(f["graceful-restart"]),
 		BFDProfile:    r.bfdProfileOf(f["bfd-profile"], profiles),
 		NodeSelectors: r.selectors(f["node-selectors"]),
 	}
+	var word string
+	p.ASN, word = r.asn(f["peer-asn"], "external", "internal")
+	p.Relation = map[string]Relation{"external": External, "internal": Internal}[word]
+	p.MyASN, word = r.asn(f["my-asn"], fromNode)
+	p.MyASNFromNode = word == fromNode
+	p.RouterIDFromNode = says(f["router-id"], fromNode)
 	p.ConnectTime = r.seconds(f["connect-time"], connectTime, 15*time.Second)
 	p.HoldTime, p.KeepaliveTime = r.holdTimes(f["hold-time"], f["keepalive-time"])
 	p.SourceAddress, p.SourceNodeIP = r.sourceAddress(f["source-address"], p.Addr)
 	multihop := f["ebgp-multihop"]
-	if p.TTL != 0 && p.IBGP() && p.ASN != 0 {
+	if p.TTL != 0 && p.IBGP() {
 		if allowed, isFlag := boolean(multihop); allowed || !isFlag {
-			r.wrong(multihop, "is for eBGP, and peer-asn equals my-asn: remove it")
+			r.wrong(multihop, "is for eBGP, and peer-asn %s: remove it", map[bool]string{false: "equals my-asn", true: "is internal"}[p.Relation == Internal])
 		}
 		p.TTL = 0
 	}
@@ -142,11 +146,36 @@ func (r *reader) peerAddress(v value) netip.Addr {
 	return addr
 }
 
+// fromNode is what stands for an annotation of the Node.
+const fromNode = "node"
+
+// says reports whether a value is this word.
+func says(v value, word string) bool {
+	return !v.absent() && v.node.Kind == yaml.ScalarNode && strings.TrimSpace(v.node.Value) == word
+}
+
+// asn reads an AS number, or one of some words instead.
+func (r *reader) asn(v value, words ...string) (number uint32, word string) {
+	for _, word := range words {
+		if says(v, word) {
+			return 0, word
+		}
+	}
+	return read(r, v, func(v value) (uint32, bool) {
+		n, ok := integer(v)
+		return uint32(n), ok && 1 <= n && n <= math.MaxUint32
+	}, "is not possible here", "use a whole number from 1 to 4294967295, or "+strings.Join(words, " or "), 0), ""
+}
+
 func (r *reader) routerID(v value) netip.Addr {
-	id, _ := r.address(v, func(a netip.Addr) bool { return a.Is4() && !a.IsUnspecified() },
-		"is not a router ID: write an IPv4 address other than 0.0.0.0")
+	if says(v, fromNode) {
+		return netip.Addr{}
+	}
+	id, _ := r.address(v, isRouterID, "is not a router ID: write an IPv4 address other than 0.0.0.0, or node")
 	return id
 }
+
+func isRouterID(a netip.Addr) bool { return a.Is4() && !a.IsUnspecified() }
 
 func (r *reader) sourceAddress(v value, peer netip.Addr) (addr netip.Addr, nodeIP bool) {
 	if !v.absent() && strings.TrimSpace(v.node.Value) == "node-ip" {

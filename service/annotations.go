@@ -19,7 +19,7 @@ const (
 // Annotations that mean something under our prefixes: of Services also what MetalLB writes there itself.
 var (
 	onServices = []string{AnnotationPool, AnnotationAddress, AnnotationShare, AnnotationCommunities, AnnotationAdvertise, "ip-allocated-from-pool"}
-	onNodes    = []string{"drain"}
+	onNodes    = []string{"drain", "my-asn", "router-id"}
 	onConfigs  = []string{AnnotationConfirm, AnnotationRenumber}
 )
 

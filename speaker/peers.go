@@ -58,6 +58,9 @@ func Peers(config *loadbalancer.Config, node *corev1.Node, passwords map[string]
 // empty: the Secret has not been read yet.
 func complete(p *loadbalancer.Peer, node *corev1.Node, passwords map[string]Password) (ready bool, why string) {
 	p.NodeIPs = internalIPs(node)
+	if err := p.OfNode(node.Name, node.Annotations); err != nil {
+		return false, err.Error()
+	}
 	if !p.RouterID.IsValid() {
 		p.RouterID = routerID(node)
 	}

@@ -2,8 +2,11 @@ package speaker
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 )
 
 func TestANodeSpeaksToThePeersThatSelectIt(t *testing.T) {
@@ -60,6 +63,53 @@ peers:
 				}
 			}
 		})
+	}
+}
+
+// Where the text says node, an annotation of the Node does; what is missing or wrong there concerns that peer alone.
+func TestANodeSaysItsOwnASNumberAndRouterID(t *testing.T) {
+	const config = `
+peers:
+- {name: tor, peer-address: 10.9.0.1, peer-asn: external, my-asn: node, router-id: node}
+- {name: spine, peer-address: 10.9.0.2, peer-asn: internal, my-asn: 64512}
+`
+	const spine = "spine of internal as 64512 10.0.0.1"
+	tests := []struct{ then, node, peers, problems string }{
+		{then: "no annotation: the other peer is spoken to", node: "a internal=10.0.0.1", peers: spine,
+			problems: `peer tor: my-asn is node, and node a has no annotation metallb.io/my-asn: write its AS number there`},
+		{then: "one of two", node: "a internal=10.0.0.1 @metallb.io/my-asn=65001", peers: spine,
+			problems: `peer tor: router-id is node, and node a has no annotation metallb.io/router-id: write an IPv4 address there`},
+		{then: "a fruit", node: "a internal=10.0.0.1 @metallb.io/my-asn=banana", peers: spine,
+			problems: `peer tor: annotation metallb.io/my-asn of node a: "banana" is not an AS number: write one from 1 to 4294967295`},
+		{then: "AS 0", node: "a internal=10.0.0.1 @metallb.io/my-asn=0", peers: spine,
+			problems: `peer tor: annotation metallb.io/my-asn of node a: "0" is not an AS number: write one from 1 to 4294967295`},
+		{then: "a router ID of IPv6", node: "a internal=10.0.0.1 @metallb.io/my-asn=65001 @metallb.io/router-id=::1", peers: spine,
+			problems: `peer tor: annotation metallb.io/router-id of node a: "::1" is not a router ID: write an IPv4 address other than 0.0.0.0`},
+		{then: "both prefixes, two numbers", node: "a internal=10.0.0.1 @metallb.io/my-asn=65001 @metallb.universe.tf/my-asn=65002", peers: spine,
+			problems: `peer tor: node a: annotations metallb.io/my-asn and metallb.universe.tf/my-asn differ: remove one of the two`},
+		{then: "all is well", node: "a internal=10.0.0.1 @metallb.io/my-asn=4200000001 @metallb.universe.tf/router-id=10.1.1.1", peers: `
+			tor of external as 4200000001 10.1.1.1
+			` + spine},
+		{then: "an annotation goes: the session goes on as it was", node: "a internal=10.0.0.1 @metallb.universe.tf/router-id=10.1.1.1", peers: `
+			tor of external as 4200000001 10.1.1.1
+			` + spine, problems: `peer tor: my-asn is node, and node a has no annotation metallb.io/my-asn: write its AS number there; its session goes on as it was`},
+		{then: "another number", node: "a internal=10.0.0.1 @metallb.io/my-asn=4200000002 @metallb.universe.tf/router-id=10.1.1.1", peers: `
+			tor of external as 4200000002 10.1.1.1
+			` + spine},
+	}
+	var before []loadbalancer.Peer
+	for _, test := range tests {
+		peers, _, problems := Peers(parse(t, config), node(t, test.node), nil, before)
+		var got []string
+		for i, p := range peers {
+			got = append(got, fmt.Sprintf("%s of %s as %d %s", p.Name, p.AS(), p.MyASN, written(p.RouterID)))
+			if was := slices.IndexFunc(before, p.SameNeighbor); was >= 0 && p.SameSession(before[was]) != (p.MyASN == before[was].MyASN) {
+				t.Errorf("%s: a new connection to %s is not for a new number", test.then, peers[i].Name)
+			}
+		}
+		same(t, test.then+": peers", got, lines(test.peers))
+		same(t, test.then+": problems", problems, lines(test.problems))
+		before = peers
 	}
 }
 

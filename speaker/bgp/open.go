@@ -87,6 +87,7 @@ func asn16(asn uint32) uint16 {
 
 // Terms are what we and a router agree on.
 type terms struct {
+	asn      uint32 // the router's
 	as4      bool // AS_PATH has 4 bytes a number
 	families []bgp.RouteFamily
 	extended bool          // IPv4 prefixes may have IPv6 next hops
@@ -132,9 +133,8 @@ func negotiate(peer loadbalancer.Peer, body []byte, reduced bool) (terms, error)
 	if theirs.asn != nil {
 		asn = *theirs.asn
 	}
-	if asn != peer.ASN {
-		return terms{}, badOpen(bgp.BGP_ERROR_SUB_BAD_PEER_AS, nil,
-			"the router says that its AS number is %d, but peer-asn is %d", asn, peer.ASN)
+	if err := peer.ExpectsASN(asn); err != nil {
+		return terms{}, badOpen(bgp.BGP_ERROR_SUB_BAD_PEER_AS, nil, "%v", err)
 	}
 	if id.IsUnspecified() {
 		return terms{}, badOpen(bgp.BGP_ERROR_SUB_BAD_BGP_IDENTIFIER, nil, "the router has no router ID")
@@ -147,7 +147,7 @@ func negotiate(peer loadbalancer.Peer, body []byte, reduced bool) (terms, error)
 			"the router offers a hold time of %d s: BGP allows 0, or at least 3 s", hold)
 	}
 
-	t := terms{as4: theirs.asn != nil, extended: theirs.extended && peer.Addr.Is6() && !reduced, hold: min(peer.HoldTime, time.Duration(hold)*time.Second)}
+	t := terms{asn: asn, as4: theirs.asn != nil, extended: theirs.extended && peer.Addr.Is6() && !reduced, hold: min(peer.HoldTime, time.Duration(hold)*time.Second)}
 	t.keepalive = min(peer.KeepaliveTime, t.hold/3)
 	if theirs.keeps && !reduced {
 		t.restart = restartTime(peer)

@@ -113,8 +113,12 @@ func newSession(peer loadbalancer.Peer, s *Sessions) *session {
 func (s *session) want(peer loadbalancer.Peer, changed bool, since time.Time) {
 	before := s.desired.Load()
 	s.desired.Store(&peer)
-	if before.Name != peer.Name || before.ASN != peer.ASN {
-		s.show(func(shown *Session) { shown.Peer, shown.ASN = peer.Name, peer.ASN })
+	if before.Name != peer.Name || before.AS() != peer.AS() {
+		s.show(func(shown *Session) {
+			if shown.Peer = peer.Name; before.AS() != peer.AS() {
+				shown.ASN = peer.ASN
+			}
+		})
 		changed = true
 	}
 	if !before.SameSession(peer) {
@@ -124,6 +128,9 @@ func (s *session) want(peer loadbalancer.Peer, changed bool, since time.Time) {
 		s.ring(since)
 	}
 }
+
+// asn is the router's AS number; 0 as long as it was not learned. Anybody may call it.
+func (s *session) asn() uint32 { return s.status().ASN }
 
 // name is what the configuration calls the peer now. Anybody may call it.
 func (s *session) name() string { return s.desired.Load().Name }
@@ -222,13 +229,13 @@ func (s *session) down(wasUp bool, err error) {
 		s.show(func(shown *Session) {
 			shown.Up, shown.Since, shown.Prefixes, shown.LastError, shown.Terms, shown.ledger = false, time.Now(), 0, why, nil, nil
 		})
-		klog.InfoS("Session is down", "peer", s.name(), "asn", s.peer.ASN, "why", why)
+		klog.InfoS("Session is down", "peer", s.name(), "asn", s.asn(), "why", why)
 	case !isFarewell(err) && s.ctx.Err() == nil: // else it is we who gave up
 		s.show(func(shown *Session) {
 			shown.Failures, shown.Attempts, shown.LastError = shown.Failures+1, shown.Attempts+1, why
 		})
 		if !s.complaints[why] && len(s.complaints) < mostComplaints {
-			klog.ErrorS(err, "Session does not come up", "peer", s.name(), "asn", s.peer.ASN)
+			klog.ErrorS(err, "Session does not come up", "peer", s.name(), "asn", s.asn())
 			s.complaints[why] = true
 		}
 	}
@@ -452,6 +459,7 @@ func (c *conversation) establish() {
 	c.show(func(shown *Session) {
 		failures = shown.Attempts
 		shown.Up, shown.Since, shown.LastError, shown.Attempts, shown.Terms, shown.ledger = true, c.since, "", 0, terms, c.ledger
+		shown.ASN = c.terms.asn
 	})
 	c.tell()
 	c.due = time.Time{} // the initial table was due when the session was
@@ -460,7 +468,7 @@ func (c *conversation) establish() {
 	}
 	c.show(func(shown *Session) { shown.Updates += len(c.terms.families) })
 
-	args := []any{"peer", c.name(), "asn", c.peer.ASN, "families", strings.Join(terms.Families, " "), "routes", len(c.ledger.told)}
+	args := []any{"peer", c.name(), "asn", c.terms.asn, "families", strings.Join(terms.Families, " "), "routes", len(c.ledger.told)}
 	if failures > 0 {
 		args = append(args, "failures", failures)
 	}
@@ -502,7 +510,7 @@ func (c *conversation) tell(again ...bgp.RouteFamily) {
 		why = err.Error()
 	}
 	if before := c.status().LastError; err != nil && why != before {
-		klog.ErrorS(err, "Cannot send a route", "peer", now.Name, "asn", c.peer.ASN)
+		klog.ErrorS(err, "Cannot send a route", "peer", now.Name, "asn", c.terms.asn)
 	}
 	c.show(func(shown *Session) {
 		shown.Updates, shown.Prefixes, shown.LastError = shown.Updates+n, len(c.ledger.told), why

@@ -56,6 +56,38 @@ func TestRouterHearsTheTableThenEndOfRIBThenDifferences(t *testing.T) {
 	})
 }
 
+func TestTheASNumberOfARouterIsLearnedFromItsOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logged.Take()
+		r := newRouter(t)
+		s := speak(t, map[string]*router{"leaf": r})
+		s.Announce([]loadbalancer.Peer{related(loadbalancer.External)}, nil)
+		if asn := s.List()[0].ASN; asn != 0 {
+			t.Errorf("AS %d, before the router said anything", asn)
+		}
+		l := r.up(hello)
+		l.want("END-OF-RIB")
+		synctest.Wait()
+		if asn := s.List()[0].ASN; asn != 64500 {
+			t.Errorf("AS %d, and the router said 64500", asn)
+		}
+		// Another router takes its place.
+		l.say(msg(3, "0604"))
+		l.want("closed")
+		r.up(msg(1, "04 5ba0 005a 0a000001 08 0206 4104 fa56ea01")).want("END-OF-RIB")
+		synctest.Wait()
+		if asn := s.List()[0].ASN; asn != 4_200_000_001 {
+			t.Errorf("AS %d, and the new router said 4200000001", asn)
+		}
+		said := strings.Join(logged.Take(), "\n")
+		for _, line := range []string{`"Session is up" peer="leaf" asn=64500 `, `"Session is down" peer="leaf" asn=64500 `, `"Session is up" peer="leaf" asn=4200000001 `} {
+			if !strings.Contains(said, line) {
+				t.Errorf("logged\n%s\nwithout %s", said, line)
+			}
+		}
+	})
+}
+
 func TestNobodyIsDialledBeforeThereIsATable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)

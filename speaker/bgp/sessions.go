@@ -63,7 +63,7 @@ type Session struct {
 	Peer string // the peer's name
 	Addr netip.Addr
 	Port uint16
-	ASN  uint32
+	ASN  uint32 // the router's, last learned from its OPEN; 0 if it never was and is not configured
 
 	Up    bool
 	State string    // RFC 4271's

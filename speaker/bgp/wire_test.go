@@ -462,6 +462,13 @@ func TestRouteWithTooManyCommunitiesStaysAsItWas(t *testing.T) {
 	}
 }
 
+// related is leaf or spine, whose AS is learned.
+func related(r loadbalancer.Relation) loadbalancer.Peer {
+	p := map[loadbalancer.Relation]loadbalancer.Peer{loadbalancer.External: leaf, loadbalancer.Internal: spine}[r]
+	p.ASN, p.Relation = 0, r
+	return p
+}
+
 // What is wrong with a router's messages is told to it, by code and subcode, and to our operator, in words.
 func TestMalformedMessages(t *testing.T) {
 	marker := strings.Repeat("ff", 16)
@@ -491,6 +498,13 @@ func TestMalformedMessages(t *testing.T) {
 			why: "the router says that its AS number is 64999, but peer-asn is 64500"},
 		{what: "wrong AS of 4 bytes", say: msg(1, "04 fbf4 005a 0a000001 08 0206 4104 00010000"), want: "NOTIFICATION 2/2",
 			why: "the router says that its AS number is 65536, but peer-asn is 64500"},
+		{what: "our own AS where it is to be another", peer: related(loadbalancer.External), say: msg(1, "04 fc00 005a 0a000001 00"), want: "NOTIFICATION 2/2",
+			why: "the router says that its AS number is 64512, which is ours, but peer-asn is external: write internal, or correct the router"},
+		{what: "another AS where it is to be ours", peer: related(loadbalancer.Internal), say: msg(1, "04 fbf4 005a 0a000001 00"), want: "NOTIFICATION 2/2",
+			why: "the router says that its AS number is 64500, but peer-asn is internal, and ours is 64512: write external, or correct the router"},
+		{what: "an AS to be learned that nobody has", peer: related(loadbalancer.External), say: msg(1, "04 fbf4 005a 0a000001 08 0206 4104 00000000"), want: "NOTIFICATION 2/2",
+			why: "the router says that its AS number is 0, which no AS has (RFC 7607, RFC 6793): correct the router"},
+		{what: "AS_TRANS without the number for which it stands", peer: related(loadbalancer.External), say: msg(1, "04 5ba0 005a 0a000001 00"), want: "NOTIFICATION 2/2"},
 		{what: "AS 0", say: msg(1, "04 fbf4 005a 0a000001 08 0206 4104 00000000"), want: "NOTIFICATION 2/2"},
 		{what: "router ID 0", say: msg(1, "04 fbf4 005a 00000000 00"), want: "NOTIFICATION 2/3", why: "no router ID"},
 		{what: "our router ID on iBGP", peer: spine, say: msg(1, "04 fc00 005a 0a000002 00"), want: "NOTIFICATION 2/3",

@@ -170,7 +170,9 @@ type Session struct {
 	Node    string     `json:"node"`
 	Peer    string     `json:"peer"`
 	Address netip.Addr `json:"address"`
-	ASN     uint32     `json:"asn"`
+	ASN     uint32     `json:"asn"` // 0: it is learned, and the speaker was not asked
+	// AS is the same as the configuration says it.
+	AS string `json:"as"`
 	MyASN   uint32     `json:"myASN"`
 	// Prefixes is how many the router is to hear.
 	Prefixes int `json:"prefixes"`
@@ -205,8 +207,9 @@ func (v *View) sessionsOf(o *outlook) (all []Session) {
 		missing = fmt.Sprintf("no speaker runs on node %s", o.node.Name)
 	}
 	add := func(p loadbalancer.Peer, problem string, prefixes int) {
-		s := Session{Node: o.node.Name, Peer: p.Name, Address: p.Addr, ASN: p.ASN, MyASN: p.MyASN, Problem: problem, Prefixes: prefixes}
+		s := Session{Node: o.node.Name, Peer: p.Name, Address: p.Addr, ASN: p.ASN, AS: p.AS(), MyASN: p.MyASN, Problem: problem, Prefixes: prefixes}
 		if told := v.toldOf(o.node.Name, p.Name); told != nil {
+			s.ASN = cmp.Or(told.ASN, s.ASN)
 			s.Told = &SessionTold{told.State, told.Since, told.Attempts, told.Reason, told.Terms, len(told.Routes)}
 			if told.State != established {
 				s.Problem = cmp.Or(s.Problem, downText(told))

@@ -198,7 +198,7 @@ func Peers(w io.Writer, peers inspect.Peers) {
 			}
 			told = append(told, []string{s.Node, s.Peer, s.Address.String(), state, fmt.Sprint(t.Attempts), fmt.Sprint(t.Prefixes), "sent", orDash(oneLine(t.Reason))})
 		}
-		rows = append(rows, []string{s.Node, s.Peer, s.Address.String(), fmt.Sprint(s.ASN), fmt.Sprint(s.MyASN), fmt.Sprint(s.Prefixes), "intended", orDash(oneLine(s.Problem))})
+		rows = append(rows, []string{s.Node, s.Peer, s.Address.String(), s.AS, fmt.Sprint(s.MyASN), fmt.Sprint(s.Prefixes), "intended", orDash(oneLine(s.Problem))})
 	}
 	if len(rows) == 1 {
 		p.line("intended: no session")
