@@ -159,7 +159,7 @@ shop/waiting      would wait                                      address 203.0.
 	if c.Same() {
 		t.Error("a Service moves, and all is said to be the same")
 	}
-	if !strings.Contains(fmt.Sprint(r.Remarks), "2 have the annotation ip-allocated-from-pool") {
+	if !strings.Contains(fmt.Sprint(r.Remarks), "wrote on 2 of them") {
 		t.Errorf("%v", r.Remarks)
 	}
 }

@@ -129,7 +129,7 @@ func (c *converter) poolsYAML() *yaml.Node {
 		case len(p.ads) > 0:
 			here = append(here, p)
 		case len(p.layer2) > 0 || p.spec("protocol").is("layer2"):
-			c.remark(Unsaid, p.object, "", "keep MetalLB for it: the page on migration says how, under Services of layer 2; or announce it by BGP", "is announced by layer 2, which is not spoken here: it is left out")
+			c.remark(Unsaid, p.object, "", "keep MetalLB for it, as docs/how-to.md says under Services of layer 2; or announce it by BGP", "is announced by layer 2, which is not spoken here: it is left out")
 			p.yaml = nil
 		default:
 			put(p.yaml, "advertise", plain(false))
@@ -178,7 +178,7 @@ func (c *converter) l2Advertisement(o *object) {
 		p.layer2 = append(p.layer2, o)
 		names[p.name] = true
 	}
-	c.remark(Unsaid, o, "", "keep MetalLB for these pools: the page on migration says how, under Services of layer 2; or announce them by BGP",
+	c.remark(Unsaid, o, "", "keep MetalLB for these pools, as docs/how-to.md says under Services of layer 2; or announce them by BGP",
 		"layer 2 is not spoken here: it stays with MetalLB, for %s", pools(sortedKeys(names)))
 }
 
