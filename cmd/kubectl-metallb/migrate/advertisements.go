@@ -54,8 +54,8 @@ func (c *converter) bgpAdvertisement(o *object) {
 	a := c.read(o, field{of: o, node: o.root}.at("spec"))
 	a.prepend = o.spec("asPathPrepend").text()
 	a.nodes, a.services = o.spec("nodeSelectors").selectors(), o.spec("serviceSelectors").selectors()
-	if f := o.spec("serviceSelectors"); len(a.services) > 0 && !accepts("address-pools: [{name: a, cidr: [192.0.2.0/24], advertisements: [{service-selectors: [{match-labels: {a: b}}]}]}]") {
-		c.about(Refused, f, "give these Services a pool of their own, and leave the field out", "an advertisement for some Services of a pool cannot be said in this version, and without it routers would hear of all")
+	if len(a.services) > 0 && a.lengths != [2]string{} {
+		c.remark(Refused, o, "spec.serviceSelectors", "leave the aggregation lengths out", "stands beside an aggregation length, which MetalLB refuses")
 	}
 	names := o.spec("peers")
 	for _, item := range names.items() {
@@ -138,7 +138,7 @@ func (p *pool) same(a, b *advertisement) (some, all bool) {
 func (p *pool) meets(a, b *advertisement) bool {
 	some, _ := p.same(a, b)
 	peers := len(a.peers) == 0 || slices.ContainsFunc(a.peers, b.hears)
-	return some && peers && len(both(or(a.nodes), or(b.nodes))) > 0
+	return some && peers && len(both(or(a.nodes), or(b.nodes))) > 0 && len(both(or(a.services), or(b.services))) > 0
 }
 
 // unite returns the advertisements of a pool so that no router hears one prefix by two of them. Where MetalLB sends one prefix by
@@ -190,8 +190,8 @@ const maxUnited = 5
 
 // split takes a group apart into advertisements that have no node and router in common, each with the communities of all that meet there.
 func (c *converter) split(p *pool, group []*advertisement) []*advertisement {
-	if len(group) == 1 || slices.ContainsFunc(group, func(a *advertisement) bool { return len(a.services) > 0 }) {
-		return group // of those that select Services, the first counts
+	if len(group) == 1 {
+		return group
 	}
 	var nodes [][]loadbalancer.Selector
 	for _, a := range group {
@@ -199,7 +199,7 @@ func (c *converter) split(p *pool, group []*advertisement) []*advertisement {
 			nodes = append(nodes, a.nodes)
 		}
 	}
-	if len(nodes) > maxUnited {
+	if len(nodes) > maxUnited || len(group) > 2*maxUnited {
 		c.remark(Refused, group[0].objects[0], "spec.nodeSelectors", "write fewer advertisements", "and %d more announce the same prefixes of pool %s, with too many different nodeSelectors to unite them", len(group)-1, p.name)
 		return nil
 	}
@@ -242,7 +242,7 @@ func (c *converter) split(p *pool, group []*advertisement) []*advertisement {
 	return all
 }
 
-// perPeer unites advertisements that the same nodes send: one for the routers that hear the same.
+// perPeer unites advertisements that the same nodes send: one for the routers that hear the same of the same Services.
 func (c *converter) perPeer(here []*advertisement, where []loadbalancer.Selector) (all []*advertisement) {
 	names := []string{""} // without peers, nobody hears anything yet
 	if len(c.peers) > 0 {
@@ -252,28 +252,57 @@ func (c *converter) perPeer(here []*advertisement, where []loadbalancer.Selector
 		names = append(names, p.name)
 	}
 	for _, name := range names {
-		one := &advertisement{nodes: where}
-		for _, a := range here {
-			if !a.hears(name) {
+		for _, one := range perService(slices.DeleteFunc(slices.Clone(here), func(a *advertisement) bool { return !a.hears(name) })) {
+			if i := slices.IndexFunc(all, func(a *advertisement) bool { return slices.Equal(a.objects, one.objects) }); i >= 0 {
+				all[i].peers = append(all[i].peers, name)
 				continue
 			}
-			one.objects = append(one.objects, a.objects...)
-			one.lengths, one.localpref, one.prepend, one.communities = a.lengths, a.localpref, a.prepend, append(one.communities, a.communities...)
+			one.nodes, one.peers = where, []string{name}
+			all = append(all, one)
 		}
-		if len(one.objects) == 0 {
-			continue
+	}
+	for _, a := range all {
+		if len(a.peers) == len(names) {
+			a.peers = nil
+		}
+	}
+	// Of several that select a Service the first counts: those of the most advertisements come first.
+	slices.SortStableFunc(all, func(a, b *advertisement) int { return len(b.objects) - len(a.objects) })
+	return all
+}
+
+// perService unites advertisements that one node sends to one router: one for each set of selectors of Services.
+func perService(here []*advertisement) (all []*advertisement) {
+	var services [][]loadbalancer.Selector
+	for _, a := range here {
+		if !slices.ContainsFunc(services, func(s []loadbalancer.Selector) bool { return slices.EqualFunc(s, a.services, equal) }) {
+			services = append(services, a.services)
+		}
+	}
+	for set := 1<<len(services) - 1; set > 0; set-- {
+		which := []loadbalancer.Selector{{}}
+		one := &advertisement{}
+		for i, s := range services {
+			if set&(1<<i) == 0 {
+				continue
+			}
+			which = both(which, or(s))
+			for _, a := range here {
+				if slices.EqualFunc(s, a.services, equal) {
+					one.objects = append(one.objects, a.objects...)
+					one.lengths, one.localpref, one.prepend, one.communities = a.lengths, a.localpref, a.prepend, append(one.communities, a.communities...)
+				}
+			}
+		}
+		if len(which) == 0 || slices.ContainsFunc(all, func(a *advertisement) bool { return slices.EqualFunc(or(a.services), which, equal) }) {
+			continue // none, or those of a larger set
+		}
+		if len(which) > 1 || len(which[0]) > 0 {
+			one.services = which
 		}
 		slices.Sort(one.communities)
 		one.communities = slices.Compact(one.communities)
-		if i := slices.IndexFunc(all, func(a *advertisement) bool { return slices.Equal(a.objects, one.objects) }); i >= 0 {
-			all[i].peers = append(all[i].peers, name)
-			continue
-		}
-		one.peers = []string{name}
 		all = append(all, one)
-	}
-	if len(all) == 1 && len(all[0].peers) == len(names) {
-		all[0].peers = nil
 	}
 	return all
 }

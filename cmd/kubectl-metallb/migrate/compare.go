@@ -289,7 +289,7 @@ func (r *Result) remarkServices(s *inspect.Snapshot, ours service.Ours) {
 		}
 	}
 	if written > 0 {
-		add(Kept, "", "%d have the annotation ip-allocated-from-pool, which MetalLB writes: it stays, and means nothing here", written)
+		add(Kept, "", "the annotation ip-allocated-from-pool, which MetalLB wrote on %d of them, stays and means nothing here", written)
 	}
 	for _, addr := range slices.SortedFunc(maps.Keys(sharers), netip.Addr.Compare) {
 		if p := r.poolOf(addr); len(sharers[addr]) > 1 && p != nil {

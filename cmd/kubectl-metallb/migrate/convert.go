@@ -253,7 +253,7 @@ func (c *converter) asItIs(text string, from *object) {
 	text = "# from " + from.origin() + "\n" + strings.TrimRight(text, "\n") + "\n"
 	if c.check(text) {
 		c.Text = text
-		c.remark(Kept, from, "data.config", "", "is accepted as it is, in a ConfigMap named config: the page on migration lists what differs from MetalLB before v0.13")
+		c.remark(Kept, from, "data.config", "", "is accepted as it is, in a ConfigMap named config: docs/migration.md lists what differs from MetalLB before v0.13")
 	}
 }
 

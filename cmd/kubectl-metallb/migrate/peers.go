@@ -39,10 +39,8 @@ func (c *converter) peer(o *object) {
 	case mode == "":
 	case theirs != nil:
 		c.about(Refused, dynamic, "remove one of the two", "is there beside peerASN, which MetalLB refuses")
-	case accepts("peers: [{peer-address: 192.0.2.1, my-asn: 1, peer-asn: " + mode + "}]"):
-		theirs = text(mode)
 	default:
-		c.about(Refused, dynamic, "write the router's number into peerASN", "%q cannot be said in this version", mode)
+		theirs = text(mode)
 	}
 	p.address = o.spec("peerAddress").text()
 	if own != nil {

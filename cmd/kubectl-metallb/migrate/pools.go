@@ -129,15 +129,12 @@ func (c *converter) poolsYAML() *yaml.Node {
 		case len(p.ads) > 0:
 			here = append(here, p)
 		case len(p.layer2) > 0 || p.spec("protocol").is("layer2"):
-			c.remark(Unsaid, p.object, "", "keep MetalLB for it: the page on migration says how, under Services of layer 2; or announce it by BGP", "is announced by layer 2, which is not spoken here: it is left out")
+			c.remark(Unsaid, p.object, "", "keep MetalLB for it, as docs/how-to.md says under Services of layer 2; or announce it by BGP", "is announced by layer 2, which is not spoken here: it is left out")
 			p.yaml = nil
-		case accepts("address-pools: [{name: a, cidr: [192.0.2.0/24], advertise: false}]"):
+		default:
 			put(p.yaml, "advertise", plain(false))
 			c.remark(Kept, p.object, "", "", "is selected by no advertisement, so that nobody announces it: advertise: false")
 			here = append(here, p)
-		default:
-			c.remark(Unsaid, p.object, "", "announce it, or give its addresses by hand", "is selected by no advertisement, so that nobody announces it; here it would be announced: it is left out")
-			p.yaml = nil
 		}
 	}
 	c.prioritize(here)
@@ -181,7 +178,7 @@ func (c *converter) l2Advertisement(o *object) {
 		p.layer2 = append(p.layer2, o)
 		names[p.name] = true
 	}
-	c.remark(Unsaid, o, "", "keep MetalLB for these pools: the page on migration says how, under Services of layer 2; or announce them by BGP",
+	c.remark(Unsaid, o, "", "keep MetalLB for these pools, as docs/how-to.md says under Services of layer 2; or announce them by BGP",
 		"layer 2 is not spoken here: it stays with MetalLB, for %s", pools(sortedKeys(names)))
 }
 

@@ -517,7 +517,7 @@ func (h *Hall) StartProxy(w *Worker) (err error) {
 }
 
 // StartController starts our controller manager, on the host's loopback interface. A second one waits for the first to end.
-func (h *Hall) StartController(ctx context.Context) (*kubernetes.Process, error) {
+func (h *Hall) StartController(ctx context.Context, more ...string) (*kubernetes.Process, error) {
 	const program = "metallb-cloud-controller-manager"
 	binary, err := h.built(program)
 	if err != nil {
@@ -530,7 +530,7 @@ func (h *Hall) StartController(ctx context.Context) (*kubernetes.Process, error)
 	h.controllers++
 	name := fmt.Sprintf("%s-%d", program, h.controllers)
 	controller, err := kubernetes.Program{
-		Name: name, Binary: binary, Args: loopback.ControllerArgs(h.Cluster.KubeconfigOf(controllerUser), port),
+		Name: name, Binary: binary, Args: append(loopback.ControllerArgs(h.Cluster.KubeconfigOf(controllerUser), port), more...),
 		Log: filepath.Join(h.Network.Dir, name+".log"),
 	}.Start()
 	if err != nil {

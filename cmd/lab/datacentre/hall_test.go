@@ -27,7 +27,10 @@ const (
 )
 
 // startHall brings up a hall for one test. At its end, nothing may have been forbidden, and nobody may have crashed.
-func startHall(t *testing.T) *Hall {
+func startHall(t *testing.T) *Hall { return hallOf(t, StartHall) }
+
+// hallOf is startHall for a hall that is started otherwise.
+func hallOf(t *testing.T, start func(context.Context, io.Writer) (*Hall, error)) *Hall {
 	t.Helper()
 	return hallBy(t, StartHall)
 }

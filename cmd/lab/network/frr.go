@@ -22,7 +22,10 @@ import (
 type FRR struct {
 	*Namespace
 	dir string
+	bgp *kubernetes.Process
 	bfd *kubernetes.Process // nil: there is none
+	// more are flags of bgpd.
+	more []string
 }
 
 // frrUser is whom FRR's daemons run as. zebra insists on a member of the group frrvty.
@@ -33,6 +36,15 @@ const frrUser = "frr"
 //
 // There is a bfdd if there is a configuration for it.
 func (ns *Namespace) FRR(ctx context.Context, config string, bfd ...string) (*FRR, error) {
+	return ns.frr(ctx, config, bfd)
+}
+
+// SpeakerFRR starts FRR as a node has it, to announce: its bgpd dials routers, and listens to nobody.
+func (ns *Namespace) SpeakerFRR(ctx context.Context, config string) (*FRR, error) {
+	return ns.frr(ctx, config, nil, "-p", "0")
+}
+
+func (ns *Namespace) frr(ctx context.Context, config string, bfd []string, more ...string) (*FRR, error) {
 	if err := ns.Forward(); err != nil {
 		return nil, err
 	}
@@ -40,7 +52,7 @@ func (ns *Namespace) FRR(ctx context.Context, config string, bfd ...string) (*FR
 	if err != nil {
 		return nil, err
 	}
-	f := &FRR{Namespace: ns, dir: dir}
+	f := &FRR{Namespace: ns, dir: dir, more: more}
 	// vtysh.conf is empty, but vtysh complains where there is none.
 	for name, text := range map[string]string{"zebra.conf": "", "bgpd.conf": config, "vtysh.conf": "", "bfdd.conf": strings.Join(bfd, "\n")} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
@@ -73,15 +85,22 @@ func (ns *Namespace) FRR(ctx context.Context, config string, bfd ...string) (*FR
 			return nil, err
 		}
 	}
-	bgp, err := f.daemon("bgpd", bgpd)
-	if err != nil {
-		return nil, err
+	return f, f.StartBGP(ctx)
+}
+
+// StartBGP starts bgpd, again after KillBGP, and returns when it answers.
+func (f *FRR) StartBGP(ctx context.Context) (err error) {
+	if f.bgp, err = f.daemon("bgpd", bgpd, f.more...); err != nil {
+		return err
 	}
-	return f, bgp.Until(ctx, "it answers", func(ctx context.Context) error {
+	return f.bgp.Until(ctx, "it answers", func(ctx context.Context) error {
 		_, err := f.Show(ctx, "show bgp summary json")
 		return err
 	})
 }
+
+// KillBGP kills bgpd, as a kubelet does with all in a container whose first process has ended.
+func (f *FRR) KillBGP() { f.bgp.Kill() }
 
 func (f *FRR) daemon(name, binary string, more ...string) (*kubernetes.Process, error) {
 	file := func(end string) string { return filepath.Join(f.dir, name+end) }
