@@ -46,14 +46,19 @@ helm: ## Helm in bin/, in the version that the chart is tested with
 manifests: ## manifests/*.yaml once more, from the chart
 	cd release && $(GO) test -count=1 ./chart -run Manifests -update
 
-demo: build ## the whole story against a real Kubernetes control plane and a router; no root
-	@cd cmd/lab && $(COMPILE) $(GO) run $(RUN) . demo
+# exec, and no go run in between: whoever presses Ctrl-C is answered by the lab alone.
+demo: lab-programs ## the whole story against a real Kubernetes control plane and a router; no root
+	@exec bin/lab demo
 
-lab: build ## the same, kept up; prints a KUBECONFIG
-	@cd cmd/lab && $(COMPILE) $(GO) run $(RUN) . up
+lab: lab-programs ## the same, kept up; prints a KUBECONFIG
+	@exec bin/lab up
 
-lab-datacentre: build routers ## nodes, routers and a client in network namespaces, with real traffic, kept up; root only
-	@cd cmd/lab && $(COMPILE) $(GO) run $(RUN) . datacentre
+lab-datacentre: lab-programs routers ## nodes, routers and a client in network namespaces, with real traffic, kept up; root only
+	@exec bin/lab datacentre
+
+lab-programs:
+	@$(COMPILE) cmd/lab/compile 'our programs (1 of 2)' . -ldflags '$(LINK)' -o bin/ ./cmd/...
+	@$(COMPILE) cmd/lab/compile 'the lab (2 of 2)' cmd/lab -ldflags '$(LINK)' -o ../../bin/ .
 
 # Go's race detector needs a C compiler.
 compiler:
@@ -125,4 +130,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 fmt: ## format the code
 	gofmt -w .
 
-.PHONY: help compiler routers race build plugin plugin-archives plan-long images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench bench-controller bench-lab fuzz fmt
+.PHONY: lab-programs help compiler routers race build plugin plugin-archives plan-long images sbom push helm manifests demo lab lab-datacentre check check-release e2e e2e-long test fresh bench bench-controller bench-lab fuzz fmt

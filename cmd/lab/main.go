@@ -24,6 +24,7 @@ import (
 func main() {
 	ctx, forget := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer forget()
+	// Whoever presses Ctrl-C has seen enough: that is no error, unless something is left behind.
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		os.Exit(1)
@@ -51,13 +52,21 @@ func within(ctx context.Context, out io.Writer, what func(context.Context, *loop
 	fmt.Fprintln(out, "Starting a Kubernetes control plane, three nodes and a router. The first time, Kubernetes is compiled: that takes minutes.")
 	lab, err := loopback.Start(ctx, loopback.Options{Progress: out})
 	if err != nil {
-		return err
+		return unlessEnded(ctx, err)
 	}
-	defer func() { err = errors.Join(err, lab.Stop()) }()
+	defer func() { err = errors.Join(unlessEnded(ctx, err), lab.Stop()) }()
 	if err := lab.StartAll(ctx); err != nil {
 		return err
 	}
 	return what(ctx, lab, out)
+}
+
+// unlessEnded leaves out what failed only because a signal ended ctx.
+func unlessEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 func demo(ctx context.Context, lab *loopback.Lab, out io.Writer) error {
@@ -85,7 +94,7 @@ The cluster is up until you press Ctrl-C. In another terminal:
 
 No pods run here: create Pod objects with a nodeName, and patch their status.
 Press Enter to see the router's table.
-`, lab.Kubeconfig, lab.Binaries.Path(kubernetes.Kubectl), lab.Dir)
+`, kubernetes.Quoted(lab.Kubeconfig), kubernetes.Quoted(kubernetes.Quoted(lab.Binaries.Path(kubernetes.Kubectl))), kubernetes.Quoted(lab.Dir))
 	enter := make(chan struct{})
 	go listen(os.Stdin, enter)
 	for {
@@ -109,9 +118,9 @@ func hall(ctx context.Context, out io.Writer) (err error) {
 		"The first time, Kubernetes is compiled: that takes minutes.")
 	h, err := datacentre.StartHall(ctx, out)
 	if err != nil {
-		return err
+		return unlessEnded(ctx, err)
 	}
-	defer func() { err = errors.Join(err, h.Stop()) }()
+	defer func() { err = errors.Join(unlessEnded(ctx, err), h.Stop()) }()
 	web, err := datacentre.Show(ctx, h, out)
 	if err != nil {
 		return err

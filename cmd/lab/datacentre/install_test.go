@@ -352,7 +352,7 @@ func (in *installation) refuses(t *testing.T) {
 	// Without a controller manager that judges, it says what it waited for.
 	in.fails(t, upgrade+" --values=values.yaml --set=verify.timeout=5s,controller.updateStrategy.type=Recreate,controller.extraArgs={--bogus} --set-string=config='peers: []'",
 		"after 5s, the text ", "no controller manager has judged the text yet", "kubectl get pods,leases --namespace=metallb-system")
-	in.shell(t, upgrade+" --values=values.yaml --set=verify.timeout=null,controller.updateStrategy=null,controller.extraArgs=null --wait")
+	in.shell(t, upgrade+" --values=values.yaml --set=verify.timeout=120s,controller.updateStrategy.type=null,controller.extraArgs=null --wait")
 }
 
 // crd makes the API server take objects of a kind, whatever they hold. The Prometheus operator's own definitions are on no registry that

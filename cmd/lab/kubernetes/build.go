@@ -94,12 +94,14 @@ func Build(ctx context.Context, progress io.Writer, programs ...string) (Binarie
 		return Binaries{}, err
 	}
 	defer unlock()
-	for i, program := range missing() {
+	needed := missing()
+	for i, program := range needed {
 		if i == 0 {
 			fmt.Fprintf(progress, "building Kubernetes %s into %s: minutes for each program, and only once\n", recipe.version, built.Dir)
 		}
 		partial := built.Path(program) + ".partial"
-		if err := compile(ctx, lab, program, partial, recipe.ldflags, progress); err != nil {
+		label := fmt.Sprintf("program %d of %d: %s", i+1, len(needed), program)
+		if err := compile(ctx, lab, program, label, partial, recipe.ldflags, progress); err != nil {
 			return Binaries{}, fmt.Errorf("build %s: %w", program, err)
 		}
 		if err := os.Rename(partial, built.Path(program)); err != nil {
@@ -174,7 +176,7 @@ func (r recipe) key() string {
 }
 
 // compile builds one program and counts the packages on the way.
-func compile(ctx context.Context, lab, program, binary, ldflags string, progress io.Writer) error {
+func compile(ctx context.Context, lab, program, label, binary, ldflags string, progress io.Writer) error {
 	pkg, start := mains[program], time.Now()
 	var mu sync.Mutex
 	status := "looking for its packages"
@@ -186,7 +188,7 @@ func compile(ctx context.Context, lab, program, binary, ldflags string, progress
 	stop := showProgress(progress, func() string {
 		mu.Lock()
 		defer mu.Unlock()
-		return fmt.Sprintf("%s: %s, %s", program, status, time.Since(start).Round(time.Second))
+		return fmt.Sprintf("%s: %s, %s", label, status, time.Since(start).Round(time.Second))
 	})
 	defer stop()
 
@@ -279,6 +281,7 @@ func showProgress(to io.Writer, status func() string) (stop func()) {
 		every, before, after = time.Second, "\r\x1b[K", ""
 	}
 	quit, finished := make(chan struct{}), make(chan struct{})
+	fmt.Fprint(to, before, status(), after) // at once: nobody shall wonder
 	go func() {
 		defer close(finished)
 		tick := time.NewTicker(every)

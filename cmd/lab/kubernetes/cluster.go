@@ -214,7 +214,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context, more ...string) error {
 		if err != nil {
 			return err
 		}
-		program.Args = append(program.Args, "--egress-selector-config-file="+egress)
+		program.Args = append(program.Args, "--egress-selector-config-file="+egress, "--kubelet-preferred-address-types=InternalIP")
 	}
 	api, err := program.Start()
 	if err != nil {
