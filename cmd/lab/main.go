@@ -3,7 +3,8 @@
 //	lab demo         tells the usage page's story, and leaves nothing behind
 //	lab up           brings the same cluster up and keeps it, for looking around
 //	lab datacentre   brings up routers, nodes, pods and a client in network namespaces and keeps them; needs root
-//	lab build DIR    compiles all that the lab's tests need: Kubernetes into the cache, and the rest into a folder
+//	lab build DIR    compiles all that the lab's tests need: Kubernetes into the cache, and the rest into a folder; with a third word,
+//	                 control-plane, that alone. The variable LAB_KUBERNETES names another version than go.mod has
 package main
 
 import (
@@ -41,6 +42,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return hall(ctx, out)
 	case len(args) == 2 && args[0] == "build":
 		return datacentre.Make(ctx, args[1], out)
+	case len(args) == 3 && args[0] == "build" && args[2] == "control-plane":
+		_, err := kubernetes.Build(ctx, out, kubernetes.ControlPlane...)
+		return err
 	case len(args) == 2 && args[0] == "floor":
 		return loopback.Floor(ctx, args[1])
 	}
