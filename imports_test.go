@@ -94,6 +94,39 @@ func TestThePluginLinksNothingOfTheDaemonsAndBuildsOnEverySystem(t *testing.T) {
 	}
 }
 
+// Whoever runs the demo compiles the programs and Kubernetes: what both need in one version is compiled once.
+func TestTheLabHasTheVersionsThatTheProgramsHave(t *testing.T) {
+	modules := func(folder string, args ...string) map[string]string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "go", append([]string{"list"}, args...)...)
+		cmd.Dir = folder
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v", cmd, err)
+		}
+		versions := map[string]string{}
+		for line := range strings.Lines(string(out)) {
+			if path, version, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+				versions[path] = version
+			}
+		}
+		return versions
+	}
+	ours := modules(".", "-deps", "-f", "{{with .Module}}{{.Path}} {{.Version}}{{end}}", "./cmd/...")
+	theirs := modules("cmd/lab", "-m", "-f", "{{.Path}} {{with .Replace}}{{.Version}}{{else}}{{.Version}}{{end}}", "all")
+	both := 0
+	for path, version := range ours {
+		if other, ok := theirs[path]; ok && version != "" {
+			if both++; other != version {
+				t.Errorf("%s is %s here, and %s in cmd/lab: run go get %[1]s@%[2]s there", path, version, other)
+			}
+		}
+	}
+	if both < 20 {
+		t.Errorf("only %d modules are in both: this test looks at nothing", both)
+	}
+}
+
 // What inspect and migrate answer must not depend on when it is asked, or on where.
 func TestThePluginComputesWithoutClockAndFiles(t *testing.T) {
 	for _, name := range []string{"inspect", "migrate"} {

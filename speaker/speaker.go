@@ -268,7 +268,7 @@ func (s *Speaker) round(seen sight) {
 	s.drain, s.peers = drain, peers
 	s.logChanges(o)
 	s.spoken = true
-	s.status.set(func(st *status) { st.spoken, st.shown.Mute = true, mute })
+	s.status.set(func(st *status) { st.spoken, st.shown.Mute, st.shown.Drained = true, mute, drained != "" })
 }
 
 // report logs what keeps us from speaking to some or all peers, when it changes.

@@ -24,6 +24,8 @@ type Status struct {
 	Hash   string // its hash, as the admitted copy says it
 	Stale  bool   // what is stored as admitted now is not in force
 
+	Drained bool // the node is being drained on purpose
+
 	Changes uint64 // of the cluster that were seen
 	Errors  uint64 // configurations that cannot be read, and peers that cannot be spoken to
 

@@ -3,7 +3,8 @@
 //	lab demo         tells the usage page's story, and leaves nothing behind
 //	lab up           brings the same cluster up and keeps it, for looking around
 //	lab datacentre   brings up routers, nodes, pods and a client in network namespaces and keeps them; needs root
-//	lab build DIR    compiles all that the lab's tests need: Kubernetes into the cache, and the rest into a folder
+//	lab build DIR    compiles all that the lab's tests need: Kubernetes into the cache, and the rest into a folder; with a third word,
+//	                 control-plane, that alone. The variable LAB_KUBERNETES names another version than go.mod has
 package main
 
 import (
@@ -24,6 +25,7 @@ import (
 func main() {
 	ctx, forget := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer forget()
+	// Whoever presses Ctrl-C has seen enough: that is no error, unless something is left behind.
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		os.Exit(1)
@@ -40,6 +42,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return hall(ctx, out)
 	case len(args) == 2 && args[0] == "build":
 		return datacentre.Make(ctx, args[1], out)
+	case len(args) == 3 && args[0] == "build" && args[2] == "control-plane":
+		_, err := kubernetes.Build(ctx, out, kubernetes.ControlPlane...)
+		return err
 	case len(args) == 2 && args[0] == "floor":
 		return loopback.Floor(ctx, args[1])
 	}
@@ -51,13 +56,21 @@ func within(ctx context.Context, out io.Writer, what func(context.Context, *loop
 	fmt.Fprintln(out, "Starting a Kubernetes control plane, three nodes and a router. The first time, Kubernetes is compiled: that takes minutes.")
 	lab, err := loopback.Start(ctx, loopback.Options{Progress: out})
 	if err != nil {
-		return err
+		return unlessEnded(ctx, err)
 	}
-	defer func() { err = errors.Join(err, lab.Stop()) }()
+	defer func() { err = errors.Join(unlessEnded(ctx, err), lab.Stop()) }()
 	if err := lab.StartAll(ctx); err != nil {
 		return err
 	}
 	return what(ctx, lab, out)
+}
+
+// unlessEnded leaves out what failed only because a signal ended ctx.
+func unlessEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 func demo(ctx context.Context, lab *loopback.Lab, out io.Writer) error {
@@ -85,7 +98,7 @@ The cluster is up until you press Ctrl-C. In another terminal:
 
 No pods run here: create Pod objects with a nodeName, and patch their status.
 Press Enter to see the router's table.
-`, lab.Kubeconfig, lab.Binaries.Path(kubernetes.Kubectl), lab.Dir)
+`, kubernetes.Quoted(lab.Kubeconfig), kubernetes.Quoted(kubernetes.Quoted(lab.Binaries.Path(kubernetes.Kubectl))), kubernetes.Quoted(lab.Dir))
 	enter := make(chan struct{})
 	go listen(os.Stdin, enter)
 	for {
@@ -109,9 +122,9 @@ func hall(ctx context.Context, out io.Writer) (err error) {
 		"The first time, Kubernetes is compiled: that takes minutes.")
 	h, err := datacentre.StartHall(ctx, out)
 	if err != nil {
-		return err
+		return unlessEnded(ctx, err)
 	}
-	defer func() { err = errors.Join(err, h.Stop()) }()
+	defer func() { err = errors.Join(unlessEnded(ctx, err), h.Stop()) }()
 	web, err := datacentre.Show(ctx, h, out)
 	if err != nil {
 		return err

@@ -89,7 +89,10 @@ func newQuestions() *cobra.Command {
 }
 
 func (in installation) client() (kubernetes.Interface, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", in.kubeconfig)
+	config, err := rest.InClusterConfig()
+	if in.kubeconfig != "" {
+		config, err = clientcmd.BuildConfigFromFlags("", in.kubeconfig)
+	}
 	if err != nil {
 		return nil, err
 	}

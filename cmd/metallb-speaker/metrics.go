@@ -22,11 +22,12 @@ var (
 	failuresTotal  = agent.Desc("metallb_bgp_failed_attempts_total", "How many attempts did not bring the session up.", "peer")
 	announcedBool  = agent.Desc("metallb_speaker_announced", "1 for each address of a Service that this node has told some router of, in a session that is up.", "service", "node", "ip")
 	responderUp    = agent.Desc("metallb_speaker_bfd_responder_up", "1 if a BFD responder runs on this node; only where a peer has a bfd-profile.")
+	nodeDrained    = agent.Desc("metallb_speaker_node_drained", "1 while the node is being drained on purpose.", "node")
 	changesTotal   = agent.Desc("metallb_k8s_client_updates_total", "How many changes of Services, endpoints, the node and the configuration were seen.")
 	errorsTotal    = agent.Desc("metallb_k8s_client_update_errors_total", "How many times a configuration could not be read, or a peer not be spoken to.")
 	configLoaded   = agent.Desc("metallb_k8s_client_config_loaded_bool", "1 if a configuration is in force.")
 	configStale    = agent.Desc("metallb_k8s_client_config_stale_bool", "1 if the configuration in force is not the admitted one.")
-	everySingleOne = []*metrics.Desc{sessionUp, sessionAS, updatesTotal, prefixes, droppedTotal, failuresTotal, announcedBool, responderUp,
+	everySingleOne = []*metrics.Desc{sessionUp, sessionAS, updatesTotal, prefixes, droppedTotal, failuresTotal, announcedBool, responderUp, nodeDrained,
 		changesTotal, errorsTotal, configLoaded, configStale}
 )
 
@@ -78,6 +79,7 @@ func (c *collector) look(give agent.Give) {
 	if c.responder.wanted() {
 		give(responderUp, metrics.GaugeValue, agent.OneIf(c.responder.there.Load()))
 	}
+	give(nodeDrained, metrics.GaugeValue, agent.OneIf(status.Drained), c.node)
 	give(changesTotal, metrics.CounterValue, float64(status.Changes))
 	give(errorsTotal, metrics.CounterValue, float64(status.Errors))
 	give(configLoaded, metrics.GaugeValue, agent.OneIf(status.Loaded))

@@ -20,7 +20,7 @@ func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
 	c := &collector{
 		node: "a",
 		status: func() speaker.Status {
-			return speaker.Status{Loaded: true, Changes: 12, Errors: 3, Mute: []loadbalancer.Peer{{Addr: netip.MustParseAddr("10.9.0.9"), Port: 179}, {Name: "way out", Gateway: loadbalancer.IPv6, Port: 179}}}
+			return speaker.Status{Loaded: true, Drained: true, Changes: 12, Errors: 3, Mute: []loadbalancer.Peer{{Addr: netip.MustParseAddr("10.9.0.9"), Port: 179}, {Name: "way out", Gateway: loadbalancer.IPv6, Port: 179}}}
 		},
 		announced: func() []speaker.Announced {
 			return []speaker.Announced{{Service: "shop/web", Addr: netip.MustParseAddr("192.0.2.1")}, {Service: "shop/api", Addr: netip.MustParseAddr("192.0.2.1")}}
@@ -85,6 +85,7 @@ func TestMetricsHaveTheNamesAndLabelsThatDashboardsKnow(t *testing.T) {
 		"metallb_speaker_announced{ip=192.0.2.1,node=a,service=shop/api} 1",
 		"metallb_speaker_announced{ip=192.0.2.1,node=a,service=shop/web} 1",
 		"metallb_speaker_bfd_responder_up{} 1",
+		"metallb_speaker_node_drained{node=a} 1",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("metrics:\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))

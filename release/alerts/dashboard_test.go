@@ -43,6 +43,7 @@ const bad = `
 	metallb_bgp_dropped_updates_total{peer="10.0.0.254:179", job="metallb", instance="10.0.0.1:7473"}                          0+1x120
 	metallb_bgp_failed_attempts_total{peer="10.0.0.253:179", job="metallb", instance="10.0.0.1:7473"}                          0+1x120
 	metallb_speaker_announced{service="shop/web", node="a", ip="192.168.10.0", job="metallb", instance="10.0.0.1:7473"}        1x120
+	metallb_speaker_node_drained{node="a", job="metallb", instance="10.0.0.1:7473"}                                            1x120
 	metallb_speaker_update_seconds_count{job="metallb", instance="10.0.0.1:7473"}                                              0+1x120
 	metallb_speaker_update_seconds_bucket{le="0.001", job="metallb", instance="10.0.0.1:7473"}                                 0+1x120
 	metallb_speaker_update_seconds_bucket{le="+Inf", job="metallb", instance="10.0.0.1:7473"}                                  0+1x120
@@ -80,6 +81,7 @@ const fine = `
 	metallb_k8s_client_config_loaded_bool{job="metallb", instance="10.0.0.1:7473"}                                             1x120
 	metallb_bgp_session_up{peer="10.0.0.254:179", job="metallb", instance="10.0.0.1:7473"}                                     1x120
 	metallb_speaker_announced{service="shop/web", node="a", ip="192.168.10.0", job="metallb", instance="10.0.0.1:7473"}        1x120
+	metallb_speaker_node_drained{node="a", job="metallb", instance="10.0.0.1:7473"}                                            0x120
 	metallb_speaker_update_seconds_count{job="metallb", instance="10.0.0.1:7473"}                                              0x120
 `
 
@@ -95,6 +97,7 @@ func TestTheTopRowTellsWhatIsWrong(t *testing.T) {
 		{"Configuration not in force", "2", "0", nothing},
 		{"Leaders", "1", "1", "0"},
 		{"Speakers", "1", "1", "0"},
+		{"Drained nodes", "1", "0", nothing},
 	} {
 		i := slices.IndexFunc(Queries(board(t)), func(q Query) bool { return q.Of == test.panel })
 		if i < 0 {
@@ -250,4 +253,24 @@ func board(t *testing.T) dashboard.Dashboard {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// Whoever sees that something is wrong is one step away from what to do.
+func TestPanelsThatNameAnAlertLinkToIt(t *testing.T) {
+	looked := 0
+	for _, p := range Panels(board(t)) {
+		if p.Description == nil {
+			continue
+		}
+		for _, alert := range regexp.MustCompile(`MetalLB[A-Za-z0-9]+`).FindAllString(*p.Description, -1) {
+			looked++
+			url := pageURL + "#" + strings.ToLower(alert)
+			if !slices.ContainsFunc(p.Links, func(l dashboard.DashboardLink) bool { return l.Url != nil && *l.Url == url }) {
+				t.Errorf("%s names %s, and does not link to %s", *p.Title, alert, url)
+			}
+		}
+	}
+	if looked < 5 {
+		t.Errorf("panels name %d alerts: this test looks at nothing", looked)
+	}
 }

@@ -57,7 +57,7 @@ func vacated(ctx context.Context, progress io.Writer) (*Hall, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lab.hall(ctx, func(h *Hall) error {
+	return lab.hall(ctx, false, func(h *Hall) error {
 		return kubernetes.Until(ctx, "the client to know the routers", h.clientKnowsRouters)
 	})
 }

@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
 )
 
 // Draw draws who is connected with whom, in 110 columns.
@@ -68,7 +70,7 @@ type Hint struct{ Command, What string }
 func (h *Hall) Hints(service netip.Addr) []Hint {
 	in := func(host string) string { return "ip netns exec " + host + " " }
 	return []Hint{
-		{fmt.Sprintf("export KUBECONFIG=%s PATH=%s:$PATH", h.Cluster.Kubeconfig, h.Cluster.Binaries.Dir), ""},
+		{fmt.Sprintf("export KUBECONFIG=%s PATH=%s:$PATH", kubernetes.Quoted(h.Cluster.Kubeconfig), kubernetes.Quoted(h.Cluster.Binaries.Dir)), ""},
 		{"kubectl get services,pods,nodes -o wide", "what the cluster says"},
 		{in(h.Client.ID) + "curl -s http://" + service.String() + "/", "which pod answers, on which node, and whom it sees"},
 		{in(h.Client.ID) + "ip route", "the client's ways to Services"},

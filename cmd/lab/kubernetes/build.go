@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -55,7 +57,10 @@ type Binaries struct {
 // Path is where a program is.
 func (b Binaries) Path(program string) string { return filepath.Join(b.Dir, program) }
 
-// Build compiles programs of Kubernetes from the Go modules that the lab's go.mod names, or finds them where an earlier Build left them:
+// Other is the variable of the environment that names another version of Kubernetes than the lab's go.mod, such as v1.31.14.
+const Other = "LAB_KUBERNETES"
+
+// Build compiles programs of Kubernetes from the Go modules that the lab's go.mod or Other names, or finds them where an earlier Build left them:
 // in the user's cache folder, outside every work tree. The first time takes minutes, and progress (which may be nil) shows how far it is.
 //
 // Start it from anywhere inside the repository. Two labs that build at once wait for each other.
@@ -94,12 +99,24 @@ func Build(ctx context.Context, progress io.Writer, programs ...string) (Binarie
 		return Binaries{}, err
 	}
 	defer unlock()
-	for i, program := range missing() {
+	needed, folder := missing(), lab
+	if recipe.other && len(needed) > 0 {
+		fmt.Fprintf(progress, "preparing a module for Kubernetes %s\n", recipe.version)
+		if folder, err = recipe.module(ctx, lab, built.Dir, programs); err != nil {
+			return Binaries{}, fmt.Errorf("prepare Kubernetes %s: %w", recipe.version, err)
+		}
+	}
+	for i, program := range needed {
 		if i == 0 {
 			fmt.Fprintf(progress, "building Kubernetes %s into %s: minutes for each program, and only once\n", recipe.version, built.Dir)
 		}
 		partial := built.Path(program) + ".partial"
-		if err := compile(ctx, lab, program, partial, recipe.ldflags, progress); err != nil {
+		label := fmt.Sprintf("program %d of %d: %s", i+1, len(needed), program)
+		from := folder
+		if program == Etcd {
+			from = lab // one version for all
+		}
+		if err := compile(ctx, from, program, label, partial, recipe.ldflags, progress); err != nil {
 			return Binaries{}, fmt.Errorf("build %s: %w", program, err)
 		}
 		if err := os.Rename(partial, built.Path(program)); err != nil {
@@ -135,6 +152,7 @@ func Repository(ctx context.Context) (string, error) {
 // A recipe is all that decides what the binaries are, as far as we ever change it.
 type recipe struct {
 	version string // of Kubernetes
+	other   bool   // than the lab's go.mod has
 	modules string // those that hold a main package, with their versions
 	goEnv   string
 	ldflags string
@@ -155,9 +173,12 @@ func readRecipe(ctx context.Context, lab string) (recipe, error) {
 			r.version = strings.TrimSpace(version)
 		}
 	}
+	if version := os.Getenv(Other); version != "" && version != r.version {
+		r.modules, r.version, r.other = strings.Replace(modules, r.version, version, 1), version, true
+	}
 	number := strings.SplitN(strings.TrimPrefix(r.version, "v"), ".", 3)
 	if len(number) != 3 {
-		return recipe{}, fmt.Errorf("k8s.io/kubernetes has version %q in the lab's go.mod: expected v1.x.y", r.version)
+		return recipe{}, fmt.Errorf("k8s.io/kubernetes has version %q in the lab's go.mod or in %s: expected v1.x.y", r.version, Other)
 	}
 	// Kubernetes learns its version from the linker alone, and without one says v0.0.0-master, which clients that compare
 	// versions take for an ancient one.
@@ -168,13 +189,63 @@ func readRecipe(ctx context.Context, lab string) (recipe, error) {
 	return r, nil
 }
 
+// module makes a module in a folder that needs nothing but this version of Kubernetes, with its parts in the versions that belong to it:
+// Kubernetes' own go.mod names a folder of its repository for each. Checksums are those of Go's database.
+func (r recipe) module(ctx context.Context, lab, folder string, programs []string) (string, error) {
+	out, err := output(goCommand(ctx, lab, "mod", "download", "-json", "k8s.io/kubernetes@"+r.version))
+	var module struct{ GoMod, Error string }
+	if problem := json.Unmarshal([]byte(out), &module); problem != nil || err != nil {
+		return "", errors.Join(err, problem, errors.New(module.Error))
+	}
+	theirs, err := os.ReadFile(module.GoMod)
+	if err != nil {
+		return "", err
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "module lab.invalid/kubernetes\n\n%s\n\nrequire k8s.io/kubernetes %s\n", regexp.MustCompile(`(?m)^go .*$`).Find(theirs), r.version)
+	for _, part := range regexp.MustCompile(`(?m)^\s+(k8s\.io/\S+) => \./staging/`).FindAllSubmatch(theirs, -1) {
+		fmt.Fprintf(&text, "replace %s => %[1]s %s\n", part[1], r.part(ctx, lab, string(part[1])))
+	}
+	folder = filepath.Join(folder, "module")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(folder, "go.mod"), []byte(text.String()), 0o644); err != nil {
+		return "", err
+	}
+	// This adds what else is needed to go.mod and go.sum.
+	list := []string{"list", "-mod=mod", "-deps"}
+	for _, program := range programs {
+		if program != Etcd {
+			list = append(list, mains[program])
+		}
+	}
+	_, err = output(goCommand(ctx, folder, list...))
+	return folder, err
+}
+
+// part is the version of a part: the one that belongs to it, or else the newest of the same minor that the module proxy has.
+func (r recipe) part(ctx context.Context, lab, path string) string {
+	wanted := "v0" + strings.TrimPrefix(r.version, "v1")
+	if _, err := output(goCommand(ctx, lab, "mod", "download", path+"@"+wanted)); err == nil {
+		return wanted
+	}
+	versions, _ := output(goCommand(ctx, lab, "list", "-m", "-versions", path)) // without any, go build says so if it needs the part
+	for _, version := range slices.Backward(strings.Fields(versions)) {
+		if strings.HasPrefix(version, wanted[:strings.LastIndex(wanted, ".")+1]) && !strings.Contains(version, "-") {
+			return version
+		}
+	}
+	return wanted
+}
+
 // key leaves out go.sum and all other modules on purpose: a test dependency more in the lab shall not cost ten minutes.
 func (r recipe) key() string {
 	return fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, r.modules, r.goEnv, r.ldflags)))[:12]
 }
 
 // compile builds one program and counts the packages on the way.
-func compile(ctx context.Context, lab, program, binary, ldflags string, progress io.Writer) error {
+func compile(ctx context.Context, lab, program, label, binary, ldflags string, progress io.Writer) error {
 	pkg, start := mains[program], time.Now()
 	var mu sync.Mutex
 	status := "looking for its packages"
@@ -186,7 +257,7 @@ func compile(ctx context.Context, lab, program, binary, ldflags string, progress
 	stop := showProgress(progress, func() string {
 		mu.Lock()
 		defer mu.Unlock()
-		return fmt.Sprintf("%s: %s, %s", program, status, time.Since(start).Round(time.Second))
+		return fmt.Sprintf("%s: %s, %s", label, status, time.Since(start).Round(time.Second))
 	})
 	defer stop()
 
@@ -279,6 +350,7 @@ func showProgress(to io.Writer, status func() string) (stop func()) {
 		every, before, after = time.Second, "\r\x1b[K", ""
 	}
 	quit, finished := make(chan struct{}), make(chan struct{})
+	fmt.Fprint(to, before, status(), after) // at once: nobody shall wonder
 	go func() {
 		defer close(finished)
 		tick := time.NewTicker(every)

@@ -71,7 +71,8 @@ type Lab struct {
 	// SpeakerPorts are where the speakers that were started last serve health and metrics, by their node's name.
 	SpeakerPorts map[string]int
 
-	root      string // of the repository
+	speakers  map[string]*kubernetes.Process // those that were started last, by their node's name
+	root      string                         // of the repository
 	processes []*kubernetes.Process
 	count     atomic.Int32
 	pods      atomic.Int32
@@ -80,7 +81,7 @@ type Lab struct {
 // Start brings up the control plane, the nodes and the router. Our programs are started by StartController and
 // StartSpeaker, or all at once by StartAll.
 func Start(ctx context.Context, o Options) (lab *Lab, err error) {
-	l := &Lab{SpeakerPorts: map[string]int{}}
+	l := &Lab{SpeakerPorts: map[string]int{}, speakers: map[string]*kubernetes.Process{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Stop())
@@ -203,7 +204,11 @@ func (l *Lab) StartSpeaker(node Node, env []string, more ...string) (*kubernetes
 		"--bind-address=127.0.0.1",
 		"--secure-port=" + strconv.Itoa(port),
 	}, more...)
-	return l.start("metallb-speaker", append([]string{"NODE_NAME=" + node.Name}, env...), args...)
+	speaker, err := l.start("metallb-speaker", append([]string{"NODE_NAME=" + node.Name}, env...), args...)
+	if err == nil {
+		l.speakers[node.Name] = speaker
+	}
+	return speaker, err
 }
 
 func (l *Lab) start(program string, env []string, args ...string) (*kubernetes.Process, error) {
@@ -225,6 +230,7 @@ func (l *Lab) Peers() string {
 - peer-address: %s
   peer-asn: %d
   my-asn: %d
+  hold-time: 9s            # a node that dies is forgotten within nine seconds
   peer-port: %d            # the lab's router needs no root
   source-address: node-ip  # the lab's nodes share one machine
 `, l.Router.Addr.Addr(), l.Router.ASN, ClusterASN, l.Router.Addr.Port())

@@ -4,8 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
 
+	"golang.org/x/term"
+
+	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/router"
 )
 
@@ -17,21 +22,38 @@ type Step struct {
 
 // A Teller does what the user would do, and shows it.
 type Teller struct {
-	ctx context.Context
-	lab *Lab
-	out io.Writer
+	ctx     context.Context
+	lab     *Lab
+	out     io.Writer
+	colours bool
 	// written is the ConfigMap as it was last written.
 	written string
 }
 
 // NewTeller tells on out what happens in the lab.
 func NewTeller(ctx context.Context, lab *Lab, out io.Writer) *Teller {
-	return &Teller{ctx: ctx, lab: lab, out: out}
+	file, ok := out.(*os.File)
+	return &Teller{ctx: ctx, lab: lab, out: out, colours: ok && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == ""}
+}
+
+// What a terminal shows in which way (ECMA-48 §8.3.117).
+const (
+	bold  = "1"
+	green = "32"
+	cyan  = "36"
+)
+
+// show prints text on lines of its own, in colour where that is seen.
+func (t *Teller) show(colour, text string) {
+	if t.colours {
+		text = "\x1b[" + colour + "m" + text + "\x1b[0m"
+	}
+	fmt.Fprintln(t.out, "\n"+text)
 }
 
 // Tell does one step.
 func (t *Teller) Tell(s Step) error {
-	fmt.Fprintf(t.out, "\n━━━ %s %s\n", s.Title, strings.Repeat("━", max(0, 100-len(s.Title))))
+	t.show(bold, fmt.Sprintf("━━━ %s %s", s.Title, strings.Repeat("━", max(0, 100-len(s.Title)))))
 	if err := s.Run(t); err != nil {
 		return fmt.Errorf("%s: %w", s.Title, err)
 	}
@@ -39,11 +61,11 @@ func (t *Teller) Tell(s Step) error {
 }
 
 // say explains.
-func (t *Teller) say(format string, args ...any) { fmt.Fprintf(t.out, "\n# "+format+"\n", args...) }
+func (t *Teller) say(format string, args ...any) { t.show(cyan, fmt.Sprintf("# "+format, args...)) }
 
 // kubectl shows a command and what it prints.
 func (t *Teller) kubectl(args ...string) error {
-	fmt.Fprintf(t.out, "\n$ kubectl %s\n", strings.Join(args, " "))
+	t.show(green, "$ kubectl "+kubernetes.Quoted(args...))
 	out, err := t.lab.Kubectl(t.ctx, "", args...)
 	t.indent(out)
 	if err != nil {
@@ -54,9 +76,8 @@ func (t *Teller) kubectl(args ...string) error {
 
 // apply shows a YAML document and applies it.
 func (t *Teller) apply(document string) error {
-	fmt.Fprint(t.out, "\n$ kubectl apply -f - <<EOF\n")
-	t.indent(document)
-	fmt.Fprintln(t.out, "EOF")
+	t.show(green, "$ kubectl apply -f - <<'EOF'")
+	fmt.Fprintln(t.out, strings.TrimRight(document, "\n")+"\nEOF") // not indented: so it can be pasted
 	out, err := t.lab.Kubectl(t.ctx, document, "apply", "-f", "-")
 	t.indent(out)
 	if err != nil {
@@ -80,7 +101,7 @@ func (t *Teller) routes(prefix string, nodes ...Node) error {
 }
 
 func (t *Teller) table() error {
-	fmt.Fprintf(t.out, "\nrouter %s (AS %d)> show routes\n", t.lab.Router.Addr.Addr(), t.lab.Router.ASN)
+	t.show(green, fmt.Sprintf("router %s (AS %d)> show routes", t.lab.Router.Addr.Addr(), t.lab.Router.ASN))
 	var b strings.Builder
 	err := router.Print(&b, t.lab.Router.Table())
 	t.indent(b.String())
@@ -122,7 +143,7 @@ func (t *Teller) edit(text string) error {
 		t.written = document
 		return t.apply(document)
 	}
-	fmt.Fprintln(t.out, "\n$ kubectl edit configmap config --namespace=metallb-system")
+	t.show(green, "$ kubectl edit configmap config --namespace=metallb-system")
 	t.indent(difference(t.written, document))
 	t.written = document
 	if out, err := t.lab.Kubectl(t.ctx, document, "apply", "-f", "-"); err != nil {
@@ -396,5 +417,54 @@ var Story = []Step{
 			return err
 		}
 		return t.kubectl("get", "services")
+	}},
+	{"And at the end: a speaker is killed and a node drained, and the router's table stays", func(t *Teller) error {
+		if err := t.apply(service("steady", "nginx", "", "")); err != nil {
+			return err
+		}
+		const prefix = "192.168.10.2/32"
+		if err := t.address("steady", "192.168.10.2"); err != nil {
+			return err
+		}
+		if err := t.routes(prefix, t.lab.Nodes...); err != nil {
+			return err
+		}
+		one, two := t.lab.Nodes[0], t.lab.Nodes[1]
+		speaker := t.lab.speakers[one.Name]
+		t.say("The speaker of %s is killed. The router has lost the session, and keeps the routes: they are stale, and in use.", one.Name)
+		t.show(green, fmt.Sprintf("$ kill -KILL %d", speaker.PID()))
+		speaker.Kill()
+		if err := t.lab.Router.Wait(t.ctx, "stale routes of "+one.Name, func(paths []router.Path) bool {
+			return slices.ContainsFunc(paths, func(p router.Path) bool { return p.NextHop == one.Addr && p.Stale })
+		}); err != nil {
+			return err
+		}
+		if err := t.routes(prefix, t.lab.Nodes...); err != nil {
+			return err
+		}
+		t.say("It comes back, as its DaemonSet would bring it, and the routes are fresh. The table never lacked one.")
+		if _, err := t.lab.StartSpeaker(one, nil); err != nil {
+			return err
+		}
+		if err := t.lab.Router.Wait(t.ctx, "fresh routes of all nodes", func(paths []router.Path) bool {
+			return len(paths) == len(t.lab.Nodes) && !slices.ContainsFunc(paths, func(p router.Path) bool { return p.Stale })
+		}); err != nil {
+			return err
+		}
+		if err := t.routes(prefix, t.lab.Nodes...); err != nil {
+			return err
+		}
+		t.say("%s is drained. It stays in the table, as the last choice: GRACEFUL_SHUTDOWN (65535:0) and a longer AS path.", two.Name)
+		if err := t.kubectl("annotate", "node", two.Name, "metallb.universe.tf/drain=disk change, 14:00"); err != nil {
+			return err
+		}
+		if err := t.lab.Router.Wait(t.ctx, two.Name+" to be the last choice", func(paths []router.Path) bool {
+			return slices.ContainsFunc(paths, func(p router.Path) bool {
+				return p.NextHop == two.Addr && slices.Contains(p.Communities, "65535:0")
+			})
+		}); err != nil {
+			return err
+		}
+		return t.routes(prefix, t.lab.Nodes...)
 	}},
 }
