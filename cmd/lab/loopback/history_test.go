@@ -31,7 +31,7 @@ func TestARandomHistoryBreaksNoPromise(t *testing.T) {
 	random, steps := chance(t)
 	lab := start(t, Options{Nodes: 1})
 	must(t, lab.addNamespaces(t.Context(), quarters...))
-	h := &history{t: t, lab: lab, random: random, records: map[string]*record{}, plans: map[string]plan{}, idle: map[string]bool{},
+	h := &history{t: t, lab: lab, random: random, records: map[string]*record{}, plans: map[string]plan{},
 		told: map[types.UID]bool{}, came: map[types.UID]bool{}, strays: map[netip.Addr]bool{netip.MustParseAddr(nowhere): true}}
 	h.plan = plan{{v4: span{0, 3}, v6: span{0, 2}}, {v4: span{0, 2}, priority: 1, namespaces: quarters[:2]}, {v4: span{0, 2}, v6: span{0, 2}, gold: true, across: true}}
 	h.user = h.plan.text()
@@ -86,11 +86,10 @@ type history struct {
 	// An epoch lasts from one quiet point to the next.
 	epoch       int
 	transitions int32
-	tookOver    int             // the last epoch in which another leader began
-	admitted    string          // when it began
-	configured  bool            // the operator did something in this epoch
-	renumbered  []plan          // in this epoch
-	idle        map[string]bool // Services of others that were of no class in this epoch
+	tookOver    int    // the last epoch in which another leader began
+	admitted    string // when it began
+	configured  bool   // the operator did something in this epoch
+	renumbered  []plan // in this epoch
 	since       kubernetes.Moment
 	// How many Services had what they asked for, over all quiet points; how many would have had it if they had been alone; and
 	// how many not even then.
@@ -118,10 +117,8 @@ type record struct {
 	edited  bool     // and something on which its address depends
 	wished  int      // the epoch in which that happened last
 	settled bool     // then, it had what it asked for, or nothing
-	// borrowed is set while it is another's with a finalizer, perhaps one that was left from when it was ours; since is the
-	// number of changes of the leader before that.
+	// borrowed is set since it was another's with a finalizer, perhaps one that was left from when it was ours.
 	borrowed bool
-	since    int
 }
 
 type sight struct {
@@ -144,12 +141,8 @@ func (h *history) note(svc *corev1.Service) {
 	defer h.mu.Unlock()
 	r := h.record(svc.Namespace + "/" + svc.Name)
 	r.version, r.created = svc.ResourceVersion, svc.CreationTimestamp.Time
-	switch theirs := svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass == otherClass; {
-	case len(svc.Finalizers) == 0:
-		r.borrowed = false
-	case theirs && !r.borrowed:
-		r.borrowed, r.since = true, int(h.transitions)
-	}
+	theirs := svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass == otherClass
+	r.borrowed = len(svc.Finalizers) > 0 && (r.borrowed || theirs)
 	if text := shown(svc); text != r.shown[len(r.shown)-1].text {
 		r.shown = append(r.shown, sight{time.Now(), text})
 	}
@@ -365,9 +358,6 @@ func (h *history) retype() string {
 	} else {
 		e.Spec["type"] = "ClusterIP"
 		s.idle = true
-		if s.foreign {
-			h.idle[s.name] = true
-		}
 		s.foreign = strings.Contains(s.name, "/f")
 	}
 	return h.edit(s, e, true)
@@ -561,8 +551,8 @@ func (h *history) judge(ctx context.Context, clients *[]*client) (state string, 
 				}
 			}
 		case svc.DeletionTimestamp != nil || svc.Spec.Type != corev1.ServiceTypeLoadBalancer:
-			// A leader that was none when the Service was ours cannot know whose the finalizer is.
-			if len(svc.Finalizers) > 0 && !(r.borrowed && int(transitions) > r.since) || shown(svc) != "" {
+			// Whoever took it, or wrote its status, may count on the finalizer.
+			if len(svc.Finalizers) > 0 && !r.borrowed && len(r.written) == 0 || shown(svc) != "" {
 				faults = append(faults, fmt.Sprintf("has finalizers %v and wants no address: %v", svc.Finalizers, c))
 			}
 		default:
@@ -717,10 +707,7 @@ func (h *history) begin(clients []*client) {
 	})
 	must(h.t, err)
 	for _, w := range writes {
-		// A new leader cannot know whose finalizer a Service without a class carries.
-		if !h.idle[w.Namespace+"/"+w.Name] || h.tookOver < h.epoch {
-			h.t.Errorf("another implementation's Service was written: %v\nThe last steps:\n%s", w, strings.Join(h.log[max(0, len(h.log)-30):], "\n"))
-		}
+		h.t.Errorf("another implementation's Service was written: %v\nThe last steps:\n%s", w, strings.Join(h.log[max(0, len(h.log)-30):], "\n"))
 	}
 	// The other implementation does its part now.
 	list, err := h.lab.API.CoreV1().Services(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
@@ -739,10 +726,7 @@ func (h *history) begin(clients []*client) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.epoch++
-	h.renumbered, h.idle, h.admitted, h.configured = nil, map[string]bool{}, admitted, false
-	for _, s := range h.subjects {
-		h.idle[s.name] = s.idle
-	}
+	h.renumbered, h.admitted, h.configured = nil, admitted, false
 	w := h.world(admitted, clients)
 	for name, r := range h.records {
 		if !slices.ContainsFunc(h.subjects, func(s *subject) bool { return s.name == name }) {
