@@ -36,7 +36,8 @@ type calamity struct {
 // quietly is how long traffic flows on after a calamity, so that what it broke late is seen as its doing.
 const quietly = 3 * time.Second
 
-// The rows of the failure table, and what a client with steady traffic to a Service of the policy Local notices of each.
+// The rows of the failure table: what a client with steady traffic to a Service of the policy Local notices of each, and what the plugin
+// says to somebody who asks meanwhile why the Service is reachable, or not.
 func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 	t.Parallel()
 	suite.Heavy(t)
@@ -73,6 +74,18 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 			fmt.Appendf(nil, `{"metadata":{"annotations":{"metallb.universe.tf/drain":%s}}}`, drain), metav1.PatchOptions{}))(t)
 	}
 	workers := []*Worker{a, b, c}
+	for _, w := range workers {
+		h.speakerPod(t, w.Node)
+	}
+	why := func(at *Worker, of *Worker, code int, says ...string) {
+		t.Helper()
+		h.answers(t, question{at.Host, "why web --direct --node " + of.Name, code, says})
+	}
+	const sent4 = "to tor-a: 192.168.10.0/32 next hop 10.0.0.1"
+	refused := func(w *Worker) {
+		t.Helper()
+		why(c, w, 3, "intended: announced (as far as could be read)", "the speaker on node "+w.Name+" does not answer: ", "connection refused")
+	}
 
 	for _, row := range []calamity{
 		{what: "nothing", do: func() {}, lossless: true},
@@ -83,6 +96,7 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 			routed(a, b, c)
 			must(t, second.Delete(ctx))
 			routed(a, c)
+			why(c, b, 1, "not announced: externalTrafficPolicy is Local, and no endpoint on node node-b is ready", "withheld: ")
 			wait(quietly)
 			must(t, second.Remove(ctx))
 			again := h.run(t, b, "web-4", "web")
@@ -96,22 +110,30 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 		{what: "every speaker crashes and returns", lossless: true, do: func() {
 			for _, w := range workers {
 				w.Speaker.Kill()
+				if w == b {
+					refused(w)
+				}
 				restart(w, "--on-sigterm=keep")
 			}
 		}},
 		{what: "every speaker is upgraded", lossless: true, do: func() {
 			for _, w := range workers {
 				must(t, w.Speaker.Signal(syscall.SIGTERM))
+				if w == b {
+					refused(w)
+				}
 				restart(w)
 			}
 		}},
 		{what: "the leading controller manager crashes", lossless: true, do: func() {
 			h.Controllers[0].Kill()
+			why(c, a, 0, "sent: announced", sent4)
 			h.run(t, a, "other-1", "other")
 			h.expose(t, "other", 1, func(*corev1.Service) {}) // the next leader serves
 		}},
 		{what: "the API server is down", lossless: true, do: func() {
 			must(t, h.Cluster.StopAPIServer())
+			why(c, a, 3, "the API server does not answer")
 			wait(quietly)
 			must(t, h.Cluster.StartAPIServer(ctx))
 			within, cancel := context.WithTimeout(ctx, patience)
@@ -127,13 +149,14 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 				}
 				return err
 			})
-			wait(time.Second)
+			why(c, a, 0, "sent: announced", sent4)
+			h.answers(t, question{c.Host, "status", 1, []string{"the text is refused", "192.168.10.0/33"}})
 			must(t, h.Configure(ctx, HallConfig))
 		}},
 		{what: "a node is drained", lossless: true, do: func() {
 			mark(a, `"true"`)
 			routed(b)
-			wait(time.Second)
+			why(c, a, 0, "sent: announced", "node node-a is being drained: it is annotated metallb.universe.tf/drain; routers with another path leave it", "path 42 42 42 42 [65535:0]")
 			mark(a, "null")
 			routed(a, b)
 		}},
@@ -142,8 +165,9 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 			must(t, b.Speaker.Signal(syscall.SIGTERM))
 			ended(t, b.Speaker)
 			routed(a)
+			refused(b)
 			must(t, h.LAN.Pull(b.Host))
-			wait(quietly)
+			why(c, b, 3, "the speaker on node node-b does not answer: ")
 			must(t, h.LAN.Replug(b.Host))
 			restart(b)
 			routed(a, b)
@@ -151,6 +175,9 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 		{what: "a node dies", within: 2, do: func() {
 			must(t, h.LAN.Pull(b.Host))
 			routed(a)
+			why(c, b, 3, "the speaker on node node-b does not answer: ")
+			// To somebody who can still ask it, it says what it knows.
+			why(b, b, 1, "no session is up: tor-a (10.0.0.1) is ", "tor-b (10.0.0.2) is ")
 		}},
 		{what: "and returns", do: func() {
 			must(t, h.LAN.Replug(b.Host))
@@ -165,6 +192,7 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 				}
 				return err
 			})
+			why(c, a, 0, "sent: announced", "up: tor-b (10.0.0.2) since ", "down: tor-a (10.0.0.1) is ")
 		}},
 		{what: "and is back", do: func() {
 			must(t, errors.Join(h.WAN.Replug(h.TorA.Namespace), h.LAN.Replug(h.TorA.Namespace)))
