@@ -34,9 +34,11 @@ const (
 	viewer = "metallb-viewer"
 	// tokenLasts is for how long its token is good: as short as the API server allows.
 	tokenLasts = 10 * time.Minute
-	// So many speakers are asked at once, and each gets so long.
-	askedAtOnce = 10
-	askedFor    = 3 * time.Second
+	// So many speakers are asked at once. One that says nothing for so long is given up, and one that is not done by then: it gives up
+	// itself.
+	askedAtOnce  = 10
+	silentAtMost = 3 * time.Second
+	longestTale  = 30 * time.Second
 	// securePort is where a speaker answers, unless its flag --secure-port says otherwise.
 	securePort = "7473"
 )
@@ -77,9 +79,12 @@ func (a Speakers) Ask(ctx context.Context, s *inspect.Snapshot, node string) {
 		wait.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			ctx, cancel := context.WithTimeout(ctx, askedFor)
-			defer cancel()
-			document, err := a.ask(ctx, pod, addresses[pod.Spec.NodeName], token)
+			ctx, heard, end := listen(ctx)
+			defer end()
+			document, err := a.ask(ctx, pod, addresses[pod.Spec.NodeName], token, heard)
+			if cause := context.Cause(ctx); err != nil && cause != nil {
+				err = cause // whatever that broke first
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -89,8 +94,6 @@ func (a Speakers) Ask(ctx context.Context, s *inspect.Snapshot, node string) {
 			case apierrors.IsForbidden(err):
 				forbidden = true // for all alike
 				return
-			case errors.Is(err, context.DeadlineExceeded):
-				err = fmt.Errorf("not within %s", askedFor)
 			}
 			s.Unread = append(s.Unread, inspect.Unread{Kind: inspect.Told, Node: pod.Spec.NodeName, Why: err.Error()})
 		})
@@ -120,7 +123,27 @@ func (a Speakers) token(ctx context.Context, namespace string) (string, error) {
 	return request.Status.Token, nil
 }
 
-func (a Speakers) ask(ctx context.Context, pod *corev1.Pod, address, token string) (*report.Document, error) {
+// listen returns a context that ends when nothing was heard for too long, or all took too long, and says so.
+func listen(ctx context.Context) (_ context.Context, heard func(), end func()) {
+	ctx, cancel := context.WithTimeoutCause(ctx, longestTale, fmt.Errorf("not within %s", longestTale))
+	ctx, stop := context.WithCancelCause(ctx)
+	silence := time.AfterFunc(silentAtMost, func() { stop(fmt.Errorf("not within %s", silentAtMost)) })
+	return ctx, func() { silence.Reset(silentAtMost) }, func() { silence.Stop(); stop(nil); cancel() }
+}
+
+// A listener tells of everything that is read.
+type listener struct {
+	io.Reader
+	heard func()
+}
+
+func (l listener) Read(b []byte) (int, error) {
+	n, err := l.Reader.Read(b)
+	l.heard()
+	return n, err
+}
+
+func (a Speakers) ask(ctx context.Context, pod *corev1.Pod, address, token string, heard func()) (*report.Document, error) {
 	port := securePort
 	for _, c := range pod.Spec.Containers {
 		for _, arg := range c.Args {
@@ -179,7 +202,7 @@ func (a Speakers) ask(ctx context.Context, pod *corev1.Pod, address, token strin
 	if keep == nil {
 		keep = func(netip.Prefix) bool { return true }
 	}
-	document, err := report.Read(answer.Body, keep)
+	document, err := report.Read(listener{answer.Body, heard}, keep)
 	if err != nil {
 		return nil, fmt.Errorf("its answer is cut off or damaged: %w", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -135,6 +137,27 @@ func TestASpeakerThatIsSilentKeepsNobodyWaitingForLong(t *testing.T) {
 	Speakers{Client: tokens(&asked), Direct: true}.Ask(ctx, s, "")
 	if len(s.Unread) != 1 || !strings.Contains(s.Unread[0].Why, "canceled") {
 		t.Errorf("%v", s.Unread)
+	}
+}
+
+// How long it takes to tell ten thousand routes is no silence.
+func TestASpeakerIsGivenUpWhenItIsSilentAndNotWhileItTells(t *testing.T) {
+	for want, tells := range map[string]int{"not within 3s": 10, "not within 30s": 100} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, heard, end := listen(t.Context())
+			defer end()
+			began := time.Now()
+			for range tells {
+				time.Sleep(2 * time.Second)
+				if ctx.Err() == nil {
+					heard()
+				}
+			}
+			<-ctx.Done()
+			if cause := context.Cause(ctx); cause == nil || cause.Error() != want || time.Since(began) < 20*time.Second {
+				t.Errorf("after %v: %v, want %s", time.Since(began), cause, want)
+			}
+		})
 	}
 }
 

@@ -46,6 +46,7 @@ type drill struct {
 	a, b, c *Worker // pods are on a and b
 	second  *Pod    // that on b
 	flow    *traffic.Traffic
+	away    func(*Worker) // asks about a node whose speaker is away; nil: nobody does
 }
 
 func (h *Hall) drill(t *testing.T) *drill {
@@ -81,6 +82,7 @@ func (d *drill) restart(w *Worker, more ...string) {
 func (d *drill) crashes() {
 	for _, w := range d.Workers {
 		w.Speaker.Kill()
+		d.asked(w)
 		d.restart(w, "--on-sigterm=keep")
 	}
 }
@@ -88,7 +90,14 @@ func (d *drill) crashes() {
 func (d *drill) upgrades() {
 	for _, w := range d.Workers {
 		must(d.t, w.Speaker.Signal(syscall.SIGTERM))
+		d.asked(w)
 		d.restart(w)
+	}
+}
+
+func (d *drill) asked(w *Worker) {
+	if d.away != nil && w == d.b {
+		d.away(w)
 	}
 }
 
@@ -127,7 +136,8 @@ func (d *drill) play(name string, rows []calamity) {
 	report(t, name+".svg", picture.String())
 }
 
-// The rows of the failure table, and what a client with steady traffic to a Service of the policy Local notices of each.
+// The rows of the failure table: what a client with steady traffic to a Service of the policy Local notices of each, and what the plugin
+// says to somebody who asks meanwhile why the Service is reachable, or not.
 func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 	t.Parallel()
 	suite.Heavy(t)
@@ -142,6 +152,20 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 		made(h.API.CoreV1().Nodes().Patch(ctx, w.Name, types.MergePatchType,
 			fmt.Appendf(nil, `{"metadata":{"annotations":{"metallb.universe.tf/drain":%s}}}`, drain), metav1.PatchOptions{}))(t)
 	}
+	for _, w := range h.Workers {
+		h.speakerPod(t, w.Node)
+	}
+	why := func(at *Worker, of *Worker, code int, says ...string) {
+		t.Helper()
+		h.answers(t, question{at.Host, "why web --direct --node " + of.Name, code, says})
+	}
+	const sent4 = "to tor-a: 192.168.10.0/32 next hop 10.0.0.1"
+	refused := func(w *Worker) {
+		t.Helper()
+		why(c, w, 3, "intended: announced (as far as could be read)", "the speaker on node "+w.Name+" does not answer: ", "connection refused")
+	}
+	d.away = refused
+
 	d.play("failures", []calamity{
 		{what: "nothing", do: func() {}, lossless: true},
 		{what: "rolling update, from node to node", lossless: true, do: func() {
@@ -151,6 +175,7 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 			d.routed(a, b, c)
 			must(t, d.second.Delete(ctx))
 			d.routed(a, c)
+			why(c, b, 1, "not announced: externalTrafficPolicy is Local, and no endpoint on node node-b is ready", "withheld: ")
 			wait(quietly)
 			must(t, d.second.Remove(ctx))
 			again := h.run(t, b, "web-4", "web")
@@ -165,11 +190,13 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 		{what: "every speaker is upgraded", lossless: true, do: d.upgrades},
 		{what: "the leading controller manager crashes", lossless: true, do: func() {
 			h.Controllers[0].Kill()
+			why(c, a, 0, "sent: announced", sent4)
 			h.run(t, a, "other-1", "other")
 			h.expose(t, "other", 1, func(*corev1.Service) {}) // the next leader serves
 		}},
 		{what: "the API server is down", lossless: true, do: func() {
 			must(t, h.Cluster.StopAPIServer())
+			why(c, a, 3, "the API server does not answer")
 			wait(quietly)
 			must(t, h.Cluster.StartAPIServer(ctx))
 			within, cancel := context.WithTimeout(ctx, patience)
@@ -185,13 +212,14 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 				}
 				return err
 			})
-			wait(time.Second)
+			why(c, a, 0, "sent: announced", sent4)
+			h.answers(t, question{c.Host, "status", 1, []string{"the text is refused", "192.168.10.0/33"}})
 			must(t, h.Configure(ctx, HallConfig))
 		}},
 		{what: "a node is drained", lossless: true, do: func() {
 			mark(a, `"true"`)
 			d.routed(b)
-			wait(time.Second)
+			why(c, a, 0, "sent: announced", "node node-a is being drained: it is annotated metallb.universe.tf/drain; routers with another path leave it", "path 42 42 42 42 [65535:0]")
 			mark(a, "null")
 			d.routed(a, b)
 		}},
@@ -200,8 +228,9 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 			must(t, b.Speaker.Signal(syscall.SIGTERM))
 			ended(t, b.Speaker)
 			d.routed(a)
+			refused(b)
 			must(t, h.LAN.Pull(b.Host))
-			wait(quietly)
+			why(c, b, 3, "the speaker on node node-b does not answer: ")
 			must(t, h.LAN.Replug(b.Host))
 			d.restart(b)
 			d.routed(a, b)
@@ -209,6 +238,9 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 		{what: "a node dies", within: 2 * holdTime, do: func() {
 			must(t, h.LAN.Pull(b.Host))
 			d.routed(a)
+			why(c, b, 3, "the speaker on node node-b does not answer: ")
+			// To somebody who can still ask it, it says what it knows.
+			why(b, b, 1, "no session is up: tor-a (10.0.0.1) is ", "tor-b (10.0.0.2) is ")
 		}},
 		{what: "and returns", do: func() {
 			must(t, h.LAN.Replug(b.Host))
@@ -217,6 +249,7 @@ func TestWhatClientsNoticeOfTheFailureTable(t *testing.T) {
 		{what: "a router dies", within: 2 * holdTime, do: func() {
 			must(t, errors.Join(h.WAN.Pull(h.TorA.Namespace), h.LAN.Pull(h.TorA.Namespace)))
 			d.leftByTheClient()
+			why(c, a, 0, "sent: announced", "up: tor-b (10.0.0.2) since ", "down: tor-a (10.0.0.1) is ")
 		}},
 		{what: "and is back", do: func() {
 			must(t, errors.Join(h.WAN.Replug(h.TorA.Namespace), h.LAN.Replug(h.TorA.Namespace)))

@@ -49,6 +49,35 @@ func (l *Lab) speakerPod(t *testing.T, node *Node) {
 	}, metav1.CreateOptions{}))(t)
 }
 
+// A question is asked of a plugin that runs on a host of the network.
+type question struct {
+	at   *network.Namespace
+	args string
+	code int
+	// Each of these is in what it prints.
+	says []string
+}
+
+// answers waits until the plugin says the truth.
+func (l *Lab) answers(t *testing.T, q question) {
+	t.Helper()
+	var out, remarks string
+	eventually(t, "kubectl metallb "+q.args, func(ctx context.Context) error {
+		var code int
+		var err error
+		if out, remarks, code, err = l.ask(ctx, q.at, strings.Fields(q.args)...); err != nil {
+			return err
+		}
+		for _, words := range q.says {
+			if code != q.code || !strings.Contains(out+remarks, words) {
+				return fmt.Errorf("exit %d, want %d, and %q in\n%s%s", code, q.code, words, out, remarks)
+			}
+		}
+		return nil
+	})
+	t.Logf("$ kubectl metallb %s\n%s%sexit %d", q.args, out, remarks, q.code)
+}
+
 // sent are the routes that speakers say they have sent, by peer, from what the plugin prints in JSON.
 func sent(text string) (map[string][]router.Path, error) {
 	var answer struct {

@@ -126,6 +126,8 @@ address-pools: [{name: default, cidr: [192.168.10.0/24, "2001:db8:10::/64"]}]
 					}
 					return nil
 				})
+				lab.speakerPod(t, node)
+				lab.answers(t, question{host, "why web --direct --node node", 1, []string{"not announced: nothing was sent to", c.complain, "2001:db8:10::1/128 next hop 2001:db8:1::11"}})
 			}
 			if strings.Contains(speaker.Output(), "open-sesame") {
 				t.Error("the speaker tells the password")
