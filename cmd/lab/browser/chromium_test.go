@@ -6,10 +6,15 @@ package browser
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -259,7 +264,32 @@ func (b browser) picture(name string) {
 	}
 	r, err := chromedp.Call(b.ctx, page.CaptureScreenshot, page.CaptureScreenshotParams{})
 	must(b.t, err)
-	must(b.t, os.WriteFile(filepath.Join(folder, name), r.Data, 0o644))
+	seen, err := png.Decode(bytes.NewReader(r.Data))
+	must(b.t, err)
+	var small bytes.Buffer
+	must(b.t, (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, fewColours(seen)))
+	must(b.t, os.WriteFile(filepath.Join(folder, name), small.Bytes(), 0o644))
+}
+
+// fewColours draws a picture with its 256 most frequent colours, which halves its file. What else there is are edges of letters.
+func fewColours(seen image.Image) image.Image {
+	count, box := map[color.Color]int{}, seen.Bounds()
+	for y := range box.Dy() {
+		for x := range box.Dx() {
+			count[seen.At(x, y)]++
+		}
+	}
+	all := color.Palette(slices.SortedFunc(maps.Keys(count), func(a, b color.Color) int { return cmp.Compare(count[b], count[a]) }))
+	drawn, index := image.NewPaletted(box, all[:min(256, len(all))]), map[color.Color]uint8{}
+	for c := range count {
+		index[c] = uint8(drawn.Palette.Index(c))
+	}
+	for y := range box.Dy() {
+		for x := range box.Dx() {
+			drawn.SetColorIndex(x, y, index[seen.At(x, y)])
+		}
+	}
+	return drawn
 }
 
 func program(t testing.TB) string {

@@ -308,7 +308,7 @@ func TestThePageInABrowser(t *testing.T) {
 		b.shows("refused", "line 8: speed")
 		b.shows("force", "✗ your text is refused")
 		b.press("/", kb.Escape)
-		b.size(1200, 880)
+		b.size(1200, 850)
 		eval[bool](b, `scrollTo(0, 0), document.activeElement.blur(), true`)
 		b.picture("ui.png")
 		h.write(b.t.(*testing.T), h.config)
