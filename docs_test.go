@@ -588,6 +588,7 @@ func parserKeys(t *testing.T) map[string]bool {
 		"selectorKeys":      "peers[].node-selectors[].",
 		"expressionKeys":    "peers[].node-selectors[].match-expressions[].",
 		"poolKeys":          "address-pools[].",
+		"reservationKeys":   "address-pools[].reservations[].",
 		"advertisementKeys": "address-pools[].advertisements[].",
 		"drainKeys":         "drain.",
 	}

@@ -104,6 +104,7 @@ type Allocator struct {
 	holdings []Holding                      // every address in use and by whom, in no order; a zero one is a vacant place
 	vacant   []int                          // places in holdings
 	stock    *stock
+	tally    map[share]int // of addresses in use, by whose they are
 	waiting
 }
 
@@ -143,7 +144,16 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 	}
 	a.config, a.givenUp = config, givenUp
 	a.stock.configure(config)
-	a.shared, a.waiting = map[company]map[netip.Addr]int{}, newWaiting()
+	a.shared, a.tally, a.waiting = map[company]map[netip.Addr]int{}, map[share]int{}, newWaiting()
+	for addr, holders := range a.inUse {
+		seen := map[string]bool{}
+		for _, t := range holders {
+			if i := config.index(addr); i >= 0 && !seen[t.request.Namespace] {
+				seen[t.request.Namespace] = true
+				a.tally[share{i, t.request.Namespace}]++
+			}
+		}
+	}
 	for _, t := range a.services {
 		for _, addr := range t.addrs {
 			a.enter(addr, t, 1)
@@ -298,6 +308,7 @@ func (a *Allocator) hold(t *tenant, r *Request, addrs []netip.Addr) {
 		if a.enter(addr, t, -1); slices.Contains(addrs, addr) {
 			continue
 		}
+		a.count(addr, t, -1)
 		place := t.places[FamilyOf(addr).index()]
 		a.holdings[place], a.vacant = Holding{}, append(a.vacant, place)
 		a.inUse[addr] = slices.DeleteFunc(a.inUse[addr], func(other *tenant) bool { return other == t })
@@ -314,6 +325,7 @@ func (a *Allocator) hold(t *tenant, r *Request, addrs []netip.Addr) {
 			}
 			i, _ := slices.BinarySearchFunc(a.inUse[addr], t, byAge)
 			a.inUse[addr] = slices.Insert(a.inUse[addr], i, t)
+			a.count(addr, t, 1)
 			if len(a.vacant) == 0 {
 				a.holdings, a.vacant = append(a.holdings, Holding{}), append(a.vacant, len(a.holdings))
 			}
@@ -419,12 +431,14 @@ func (a *Allocator) choose(r *Request, now *tenant, stay []netip.Addr) ([]netip.
 func (a *Allocator) find(r *Request, kept []netip.Addr) ([]netip.Addr, Reason) {
 	switch {
 	case len(r.Addrs) > 0:
-		return a.byName(r, kept)
+		return a.byName(r, r.Addrs, kept)
 	case len(kept) > 0:
 		return a.complete(r, kept)
-	default:
-		return a.anew(r)
 	}
+	if reserved := a.reservation(r); len(reserved) > 0 {
+		return a.byName(r, reserved, nil)
+	}
+	return a.anew(r)
 }
 
 // isOf reports whether the pool of that name owns the address. The empty name stands for any pool, and for none.
@@ -437,11 +451,11 @@ func (a *Allocator) isGivenUp(addr netip.Addr) bool {
 	return a.givenUp.Contains(addr) && a.config.Pool(addr) == nil
 }
 
-// byName gives the Service the addresses that it asks for, and of its other families what the same pool has. What it has
+// byName gives the Service the addresses that it wants, and of its other families what the same pool has. What it has
 // already may be of several pools by now: those were drawn anew.
-func (a *Allocator) byName(r *Request, kept []netip.Addr) ([]netip.Addr, Reason) {
+func (a *Allocator) byName(r *Request, wants, kept []netip.Addr) ([]netip.Addr, Reason) {
 	moves := false
-	for _, want := range r.Addrs {
+	for _, want := range wants {
 		if slices.Contains(kept, want) {
 			continue
 		}
@@ -450,10 +464,17 @@ func (a *Allocator) byName(r *Request, kept []netip.Addr) ([]netip.Addr, Reason)
 		}
 		moves = true
 	}
-	chosen := slices.Clone(r.Addrs)
+	chosen := slices.Clone(wants)
 	for _, want := range chosen[1:] {
 		if p, q := a.config.Pool(chosen[0]), a.config.Pool(want); moves && p != q && p != nil && q != nil {
 			return nil, Reason{Cause: OfTwoPools, Addr: chosen[0], Pool: p.Name, Other: want, OtherPool: q.Name}
+		}
+	}
+	for _, want := range wants {
+		if i := a.config.index(want); i >= 0 {
+			if why := a.overQuota(i, r, wants...); !why.None() {
+				return nil, why
+			}
 		}
 	}
 	for _, addr := range kept {
@@ -477,13 +498,23 @@ func (a *Allocator) complete(r *Request, chosen []netip.Addr) ([]netip.Addr, Rea
 			continue
 		}
 		var more netip.Addr
+		var why Reason
 		serves := pool >= 0 && a.config.Pools[pool].Serves(r.Namespace, r.Labels)
 		if serves {
-			if more = a.joinable(pool, f, r); !more.IsValid() {
+			if more = a.reservedBeside(pool, f, r); !more.IsValid() {
+				more = a.joinable(pool, f, r)
+			}
+			if !more.IsValid() {
 				more = a.stock.next(pool, f)
+			}
+			if more.IsValid() {
+				why = a.overQuota(pool, r, append(slices.Clone(chosen), more)...)
 			}
 		}
 		switch {
+		case !why.None() && r.AllFamilies:
+			return nil, why
+		case !why.None():
 		case more.IsValid():
 			chosen = append(chosen, more)
 		case r.AllFamilies && pool < 0:
@@ -491,7 +522,7 @@ func (a *Allocator) complete(r *Request, chosen []netip.Addr) ([]netip.Addr, Rea
 		case r.AllFamilies && !serves:
 			return nil, Reason{Cause: PoolNotFor, Pool: a.config.Pools[pool].Name}
 		case r.AllFamilies:
-			return nil, Reason{Cause: NoneBeside, Pool: a.config.Pools[pool].Name, Addr: chosen[0], Family: f, withheld: a.stock.store(pool, f).withheld}
+			return nil, Reason{Cause: NoneBeside, Pool: a.config.Pools[pool].Name, Addr: chosen[0], Family: f, withheld: a.stock.store(pool, f).withheld, reserved: a.stock.store(pool, f).reserved}
 		}
 	}
 	return inOrderOf(r.Families, chosen), Reason{}
@@ -519,7 +550,7 @@ func (a *Allocator) anew(r *Request) ([]netip.Addr, Reason) {
 	from := a.fitOf(r)
 	for _, i := range from.pools { // company comes first
 		for _, f := range r.Families {
-			if addr := a.joinable(i, f, r); addr.IsValid() {
+			if addr := a.joinable(i, f, r); addr.IsValid() && a.overQuota(i, r, addr).None() {
 				if addrs, why := a.complete(r, []netip.Addr{addr}); why.None() {
 					return addrs, Reason{}
 				}
@@ -531,7 +562,7 @@ func (a *Allocator) anew(r *Request) ([]netip.Addr, Reason) {
 	for _, i := range from.pools {
 		var addrs []netip.Addr
 		for j, f := range r.Families {
-			if addr := a.stock.next(i, f); addr.IsValid() {
+			if addr := a.stock.next(i, f); addr.IsValid() && a.overQuota(i, r, append(addrs, addr)...).None() {
 				addrs = append(addrs, addr)
 				firsts[j] = cmp.Or(firsts[j], addr)
 			}
@@ -565,6 +596,18 @@ func (a *Allocator) unmet(r *Request, from *fit) Reason {
 	}
 	for _, f := range r.Families {
 		why.withheld += from.withheld[f.index()]
+		why.reserved += from.reserved[f.index()]
+	}
+	for _, i := range from.pools {
+		var free []netip.Addr
+		for _, f := range r.Families {
+			if addr := a.stock.next(i, f); addr.IsValid() {
+				free = append(free, addr)
+			}
+		}
+		if over := a.overQuota(i, r, free...); !over.None() {
+			return over
+		}
 	}
 	switch {
 	case len(r.Families) > 1 && r.AllFamilies:
@@ -593,14 +636,6 @@ func (a *Allocator) poolsFor(r *Request, automatic bool) string {
 		}
 	}
 	return someOf(names)
-}
-
-// barred returns why the pool does not give the Service the address, whether somebody holds it or nobody does. Who has it keeps it.
-func (a *Allocator) barred(addr netip.Addr, pool *Pool, _ *Request) Reason {
-	if pool.excludes(addr) {
-		return Reason{Cause: Excluded, Addr: addr, Pool: pool.Name}
-	}
-	return Reason{}
 }
 
 // mayHold returns why the Service cannot have the address it asks for, if so.

@@ -259,7 +259,7 @@ func set(t testing.TB, short string) *netipx.IPSet {
 }
 
 // pools writes a configuration in short: "name ranges [manual] [avoid] [priority=n] [namespaces=a,b] [tier=label] [across]
-// [exclude=addresses]; …".
+// [exclude=addresses] [reserve=service:addresses+…] [quota=namespace:n,…]; …".
 func pools(t testing.TB, short string) *Config {
 	t.Helper()
 	text := "address-pools:\n"
@@ -274,6 +274,14 @@ func pools(t testing.TB, short string) *Config {
 				text += "  avoid-buggy-ips: true\n"
 			case "exclude":
 				text += "  exclude: ['" + strings.ReplaceAll(value, ",", "', '") + "']\n"
+			case "reserve":
+				text += "  reservations:\n"
+				for _, one := range strings.Split(value, "+") {
+					service, addrs, _ := strings.Cut(one, ":")
+					text += "  - {service: " + service + ", addresses: ['" + strings.ReplaceAll(addrs, ",", "', '") + "']}\n"
+				}
+			case "quota":
+				text += "  quotas: {" + strings.ReplaceAll(strings.ReplaceAll(value, ":", ": "), ",", ", ") + "}\n"
 			case "across":
 				text += "  share-across-namespaces: true\n"
 			case "priority":
@@ -480,6 +488,80 @@ func TestExcludedAddressesAreNeverHandedOutAndWhoHoldsOneKeepsIt(t *testing.T) {
 		{then: "then the one that was freed", ask: "shop/d", addrs: "10.0.0.1"},
 		{then: "an address of every pool is excluded", configure: "gold 10.0.0.0/29 exclude=10.0.0.0/29"},
 		{then: "and a family with nothing to hand out is none", ask: "shop/e", why: `there is no IPv4 address in pool "gold": add some, or change spec.ipFamilies`},
+	})
+}
+
+func TestAReservedAddressIsForOneServiceAlone(t *testing.T) {
+	const plain, reserving = "gold 10.0.0.0/30,fd00::/126", "gold 10.0.0.0/30,fd00::/126 reserve=shop/web:10.0.0.0,fd00::1+shop/mail:10.0.0.2"
+	tell(t, []step{
+		{then: "blog is there before", configure: plain},
+		{then: "and has the first address", ask: "blog/old share=k ports=80", addrs: "10.0.0.0"},
+		{then: "the operator reserves it and others", configure: reserving},
+		{then: "blog keeps it", ask: "blog/old share=k ports=80", addrs: "10.0.0.0"},
+		{then: "nobody else comes to share it", ask: "blog/new share=k ports=25", addrs: "10.0.0.1"},
+		{then: "nor gets one by name, of a Service that does not exist", ask: "blog/third want=10.0.0.2",
+			why: `pool "gold" reserves address 10.0.0.2 for a Service of another namespace: ask for another`},
+		{then: "the namespace itself learns the name", ask: "shop/third want=10.0.0.2", why: `pool "gold" reserves address 10.0.0.2 for service shop/mail: ask for another`},
+		{then: "the next gets what nobody reserves", ask: "blog/fourth", addrs: "10.0.0.3"},
+		{then: "and then there is none", ask: "blog/fifth", why: `no free address in pool "gold" (2 reserved): add addresses, or delete a Service that holds one`},
+		{then: "web waits for its own", ask: "shop/web", why: `address 10.0.0.0 is held by a Service of another namespace, which shares it: ask for another, or annotate this Service with the same metallb.universe.tf/allow-shared-ip`},
+		{then: "blog goes", release: "blog/old", also: "left 10.0.0.0"},
+		{then: "web gets it, though it came last", serve: "shop/web", addrs: "10.0.0.0"},
+		{then: "and its IPv6 address when it wants one", ask: "shop/web families=46", addrs: "10.0.0.0,fd00::1"},
+		{then: "mail gets its own unasked", ask: "shop/mail", addrs: "10.0.0.2"},
+		{then: "and keeps it", release: "blog/fourth", also: "left 10.0.0.3"},
+		{then: "unless it asks for another", ask: "shop/mail want=10.0.0.3", addrs: "10.0.0.3", also: "left 10.0.0.2"},
+		{then: "then its own waits for it", ask: "blog/sixth want=10.0.0.2", why: `pool "gold" reserves address 10.0.0.2 for a Service of another namespace: ask for another`},
+		{then: "with nothing reserved, it is for anybody", configure: plain},
+		{then: "also who asked in vain", serve: "blog/third", addrs: "10.0.0.2"},
+	})
+}
+
+func TestWhatAServiceHoldsIsComparedWithReservations(t *testing.T) {
+	a := NewAllocator()
+	a.Configure(pools(t, "gold 10.0.0.0/30"), nil)
+	take(t, a, "blog/old")
+	take(t, a, "shop/web")
+	a.Configure(pools(t, "gold 10.0.0.0/30 reserve=shop/web:10.0.0.0"), nil)
+	for uid, want := range map[string]string{
+		"blog/old": `pool "gold" reserves address 10.0.0.0 for a Service of another namespace: this Service had it before, and keeps it until it is deleted or asks for another`,
+		"shop/web": `pool "gold" reserves address 10.0.0.0 for this Service, which keeps 10.0.0.1: ask for 10.0.0.0, or remove the reservation`,
+		"shop/api": "",
+	} {
+		if got := words(a.Misplaced(uid)); got != want {
+			t.Errorf("%s: %q, want %q", uid, got, want)
+		}
+	}
+}
+
+func TestANamespaceGetsAsManyAddressesAsItsQuotaAllows(t *testing.T) {
+	const over = `namespace shop holds 2 addresses of pool "gold", which allows it 2: delete a Service, or ask for a larger quota`
+	tell(t, []step{
+		{then: "shop may hold two, others one", configure: "gold 10.0.0.0/29,fd00::/126 across quota=shop:2,default:1"},
+		{then: "the first", ask: "shop/web share=k ports=80", addrs: "10.0.0.0"},
+		{then: "one that shares it costs nothing", ask: "shop/api share=k ports=443", addrs: "10.0.0.0"},
+		{then: "the second", ask: "shop/mail", addrs: "10.0.0.1"},
+		{then: "the third waits", ask: "shop/dns", why: over},
+		{then: "also for one by name", ask: "shop/ftp want=10.0.0.5", why: over},
+		{then: "which is free for others", ask: "blog/a want=10.0.0.5", addrs: "10.0.0.5"},
+		{then: "who share it", ask: "blog/b share=k ports=25", why: `namespace blog holds 1 address of pool "gold", which allows it 1: delete a Service, or ask for a larger quota`},
+	})
+	tell(t, []step{
+		{then: "shop may hold two", configure: "gold 10.0.0.0/29,fd00::/126 quota=shop:2"},
+		{then: "both families are two", ask: "shop/web families=46 require", addrs: "10.0.0.0,fd00::"},
+		{then: "the third waits", ask: "shop/dns", why: over},
+		{then: "at its quota, one may still move", ask: "shop/web families=46 require want=10.0.0.7", addrs: "10.0.0.7,fd00::", also: "left 10.0.0.0"},
+		{then: "a Service goes", release: "shop/web", also: "left 10.0.0.7,fd00::"},
+		{then: "which is room for the next", serve: "shop/dns", addrs: "10.0.0.1"},
+		{then: "one family of two is better than none", ask: "shop/mail families=46", addrs: "10.0.0.2", also: "more"},
+		{then: "the other comes with room for it", release: "shop/dns", also: "left 10.0.0.1"},
+		{then: "so it does", serve: "shop/mail", addrs: "10.0.0.2,fd00::1"},
+		{then: "the quota shrinks", configure: "gold 10.0.0.0/29,fd00::/126 quota=shop:1"},
+		{then: "and takes nothing away", ask: "shop/mail families=46", addrs: "10.0.0.2,fd00::1"},
+		{then: "nor does serving", serve: "shop/mail", addrs: "10.0.0.2,fd00::1"},
+		{then: "a new one waits", ask: "shop/dns", why: `namespace shop holds 2 addresses of pool "gold", which allows it 1: delete a Service, or ask for a larger quota`},
+		{then: "and is served when the quota grows", configure: "gold 10.0.0.0/29,fd00::/126 quota=shop:3"},
+		{then: "at once", serve: "shop/dns", addrs: "10.0.0.3"},
 	})
 }
 
@@ -962,6 +1044,8 @@ func (m *model) serve() {
 		switch {
 		case len(r.Addrs) > 0:
 			return 0
+		case len(m.reservation(r)) > 0 && !slices.ContainsFunc(m.of(r.UID).addrs, func(addr netip.Addr) bool { return m.pool(addr) != nil }):
+			return 0
 		case slices.ContainsFunc(m.of(r.UID).addrs, func(addr netip.Addr) bool { return m.pool(addr) != nil }):
 			return 2
 		}
@@ -1175,7 +1259,7 @@ func serves(p *Pool, r Request) bool {
 
 // joins reports whether the Service may hold the address beside all who do.
 func (m *model) joins(addr netip.Addr, r Request) bool {
-	if excluded(m.pool(addr), addr) {
+	if excluded(m.pool(addr), addr) || !slices.Contains([]string{"", r.Service}, m.reservedFor(addr)) {
 		return false
 	}
 	for _, t := range m.others(addr, r.UID) {
@@ -1192,7 +1276,7 @@ func (m *model) next(p *Pool, f Family, r Request) netip.Addr {
 	var shared []netip.Addr
 	for _, t := range m.tenants {
 		for _, addr := range t.addrs {
-			if t.UID != r.UID && FamilyOf(addr) == f && m.pool(addr) == p && m.joins(addr, r) {
+			if t.UID != r.UID && FamilyOf(addr) == f && m.pool(addr) == p && m.joins(addr, r) && m.within(p, r, addr) {
 				shared = append(shared, addr)
 			}
 		}
@@ -1220,7 +1304,56 @@ func (m *model) next(p *Pool, f Family, r Request) netip.Addr {
 
 // offers reports whether the pool hands the address out.
 func (m *model) offers(p *Pool, addr netip.Addr) bool {
-	return !(p.AvoidBuggyIPs && buggy(addr)) && !excluded(p, addr)
+	return !(p.AvoidBuggyIPs && buggy(addr)) && !excluded(p, addr) && m.reservedFor(addr) == ""
+}
+
+// reservedFor returns the Service for which the address is reserved.
+func (m *model) reservedFor(addr netip.Addr) string {
+	for _, p := range m.config.Pools {
+		for _, kept := range p.Reservations {
+			if slices.Contains(kept.Addrs, addr) {
+				return kept.Service
+			}
+		}
+	}
+	return ""
+}
+
+// reservation returns what is reserved for the Service, if it is for it.
+func (m *model) reservation(r Request) (all []netip.Addr) {
+	for _, p := range m.config.Pools {
+		for _, kept := range p.Reservations {
+			for _, addr := range kept.Addrs {
+				if kept.Service == r.Service && slices.Contains(r.Families, FamilyOf(addr)) && (r.Pool == "" || r.Pool == p.Name) && serves(&p, r) && len(r.Addrs) == 0 {
+					all = append(all, addr)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// within reports whether the namespace may hold these addresses of the pool, beside or instead of what the Service has.
+func (m *model) within(p *Pool, r Request, addrs ...netip.Addr) bool {
+	quota := p.Quotas.Default
+	if n, ok := p.Quotas.Namespaces[r.Namespace]; ok {
+		quota = n
+	}
+	has, more := map[netip.Addr]int{}, 0 // by how many Services
+	for _, t := range m.tenants {
+		for _, addr := range t.addrs {
+			if t.Namespace == r.Namespace && m.pool(addr) == p {
+				has[addr]++
+			}
+		}
+	}
+	for _, addr := range addrs {
+		leaves := func(before netip.Addr) bool { return FamilyOf(before) == FamilyOf(addr) && has[before] == 1 }
+		if m.pool(addr) == p && has[addr] == 0 && !slices.ContainsFunc(m.of(r.UID).addrs, leaves) {
+			more++
+		}
+	}
+	return quota == 0 || more == 0 || len(has)+more <= quota
 }
 
 func (m *model) allocate(r Request) (g modelGrant) {
@@ -1319,6 +1452,9 @@ func (m *model) choose(r Request, now modelTenant) (addrs []netip.Addr, met bool
 }
 
 func (m *model) find(r Request, stay []netip.Addr) []netip.Addr {
+	if reserved := m.reservation(r); len(stay) == 0 && len(reserved) > 0 {
+		r.Addrs = reserved
+	}
 	if len(r.Addrs) > 0 {
 		all := true
 		for _, want := range r.Addrs {
@@ -1330,7 +1466,7 @@ func (m *model) find(r Request, stay []netip.Addr) []netip.Addr {
 			if p == nil || r.Pool != "" && p.Name != r.Pool || !serves(p, r) || !m.joins(want, r) {
 				return nil
 			}
-			if len(m.others(want, "")) == 0 && !m.offers(p, want) {
+			if len(m.others(want, "")) == 0 && m.reservedFor(want) != r.Service && !m.offers(p, want) {
 				return nil
 			}
 		}
@@ -1340,6 +1476,11 @@ func (m *model) find(r Request, stay []netip.Addr) []netip.Addr {
 		chosen, p := slices.Clone(r.Addrs), m.pool(r.Addrs[0])
 		for _, want := range r.Addrs {
 			if q := m.pool(want); p != nil && q != nil && p != q {
+				return nil
+			}
+		}
+		for _, want := range r.Addrs {
+			if q := m.pool(want); q != nil && !m.within(q, r, r.Addrs...) {
 				return nil
 			}
 		}
@@ -1375,7 +1516,7 @@ func (m *model) find(r Request, stay []netip.Addr) []netip.Addr {
 	for _, p := range pools {
 		var chosen []netip.Addr
 		for _, f := range r.Families {
-			if addr := m.next(p, f, r); addr.IsValid() {
+			if addr := m.next(p, f, r); addr.IsValid() && m.within(p, r, append(slices.Clone(chosen), addr)...) {
 				chosen = append(chosen, addr)
 			}
 		}
@@ -1385,7 +1526,7 @@ func (m *model) find(r Request, stay []netip.Addr) []netip.Addr {
 	}
 	for _, f := range r.Families {
 		for _, p := range pools {
-			if addr := m.next(p, f, r); addr.IsValid() && !r.AllFamilies {
+			if addr := m.next(p, f, r); addr.IsValid() && !r.AllFamilies && m.within(p, r, addr) {
 				return []netip.Addr{addr}
 			}
 		}
@@ -1402,6 +1543,16 @@ func (m *model) fill(r Request, chosen []netip.Addr) []netip.Addr {
 		var addr netip.Addr
 		if p := m.pool(chosen[0]); p != nil && serves(p, r) {
 			addr = m.next(p, f, r)
+			r := r
+			r.Addrs = nil // what it asks for by name is of the other family, or not of this pool
+			for _, own := range m.reservation(r) {
+				if others := m.others(own, ""); len(r.Addrs) == 0 && FamilyOf(own) == f && m.pool(own) == p && m.joins(own, r) && m.within(p, r, own) && (len(others) > 0 || !(p.AvoidBuggyIPs && buggy(own))) {
+					addr = own
+				}
+			}
+			if addr.IsValid() && !m.within(p, r, append(slices.Clone(chosen), addr)...) {
+				addr = netip.Addr{}
+			}
 		}
 		if addr.IsValid() {
 			chosen = append(chosen, addr)
@@ -1437,6 +1588,9 @@ func newPlayer(t *testing.T) func(*rapid.T) *player {
 		pools(t, "b 10.0.0.0/32,fd00::1/128; a 10.0.0.1/32,fd00::/128"),
 		pools(t, "c 10.0.0.0/31,fd00::/127; a 10.0.0.4/31"),
 		pools(t, "a 10.0.0.0/29,fd00::/126 exclude=10.0.0.1-10.0.0.4,fd00::1; b 10.0.2.0/30 exclude=10.0.2.0/31"),
+		pools(t, "a 10.0.0.0/29,fd00::/126 reserve=shop/1:10.0.0.1,fd00::1+blog/7:10.0.0.0+farm/11:fd00::; b 10.0.2.0/30 reserve=shop/2:10.0.2.1"),
+		pools(t, "a 10.0.0.0/30,fd00::/126 quota=shop:2,default:1; b 10.0.0.4/30,fd01::/127 priority=-1 quota=blog:1"),
+		pools(t, "a 10.0.0.0/30,fd00::/126 across quota=default:2 reserve=shop/1:10.0.0.1; b 10.0.0.4/30,fd00::4/126 quota=shop:3,blog:1"),
 		pools(t, "a 10.0.0.0/29,fd00::/126 across exclude=10.0.0.0,10.0.0.5,fd00::/126; b fd01::/126 exclude=fd01::1"),
 	}
 	return func(t *rapid.T) *player { return &player{t, configs, map[string]Request{}} }
@@ -1836,6 +1990,21 @@ func (a *Allocator) inconsistency() error {
 	}
 	if got, want := sorted(a.InUse()), sorted(inUse); !slices.Equal(got, want) || a.Pending() != waiting {
 		return fmt.Errorf("in use are %v, and should be %v; %d are pending, and should be %d", got, want, a.Pending(), waiting)
+	}
+	tally := map[share]int{}
+	for i := range a.config.Pools {
+		for addr, holders := range a.inUse {
+			namespaces := map[string]bool{}
+			for _, t := range holders {
+				if a.config.index(addr) == i && !namespaces[t.request.Namespace] {
+					namespaces[t.request.Namespace] = true
+					tally[share{i, t.request.Namespace}]++
+				}
+			}
+		}
+	}
+	if !maps.Equal(a.tally, tally) {
+		return fmt.Errorf("namespaces have %v, and should have %v", a.tally, tally)
 	}
 	if !reflect.DeepEqual(a.shared, shared) {
 		return fmt.Errorf("shared are %v, and should be %v", a.shared, shared)

@@ -27,7 +27,11 @@ type Config struct {
 	Drain Drain
 
 	owners []owner // in the order of the addresses
-	doubts []doubt
+	// reserved has the Service for each address that is reserved, and reservations the addresses for each such Service.
+	reserved     map[netip.Addr]string
+	reservations map[string][]netip.Addr
+	limits       bool // some pool has quotas
+	doubts       []doubt
 }
 
 // A doubt is something in a text that is refused, unless the text in force has it, too: earlier releases admitted it.
@@ -313,6 +317,11 @@ type Pool struct {
 	Ranges []netipx.IPRange
 	// Exclude are those addresses of the Ranges that are never handed out, likewise in order; nothing overlaps.
 	Exclude []netipx.IPRange
+	// Reservations are in the order of the text. No address and no Service is in two of them, of this or any other pool, and the
+	// pool hands out all that are.
+	Reservations []Reservation
+	// Quotas are those of namespaces.
+	Quotas Quotas
 	// AutoAssign is false for a pool whose addresses are handed out on request only.
 	AutoAssign bool
 	// AvoidBuggyIPs keeps IPv4 addresses that end in .0 or .255 from being handed out: some clients mistake them for

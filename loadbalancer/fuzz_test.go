@@ -145,6 +145,21 @@ func sound(t *testing.T, config *Config) {
 			t.Fatalf("ranges %v", p.Ranges)
 		}
 		ranges = append(ranges, p.Ranges...)
+		for _, kept := range p.Reservations {
+			for _, addr := range kept.Addrs {
+				if config.Pool(addr) != p || !p.handsOut(addr) || config.reserved[addr] != kept.Service {
+					t.Fatalf("pool %q reserves %v", p.Name, kept)
+				}
+			}
+			if len(kept.Addrs) == 0 || !slices.Equal(config.reservations[kept.Service], kept.Addrs) {
+				t.Fatalf("pool %q reserves %v", p.Name, kept)
+			}
+		}
+		for namespace, quota := range p.Quotas.Namespaces {
+			if quota < 1 || !isNamespace(namespace) {
+				t.Fatalf("pool %q has quotas %v", p.Name, p.Quotas)
+			}
+		}
 		for _, r := range p.Exclude {
 			if !r.IsValid() || config.Pool(r.From()) != p || config.Pool(r.To()) != p || p.handsOut(r.From()) {
 				t.Fatalf("pool %q excludes %v", p.Name, r)

@@ -162,6 +162,12 @@ func inWords(config *Config) string {
 		if len(p.Exclude) > 0 {
 			fmt.Fprintf(&b, "  without %v\n", p.Exclude)
 		}
+		for _, kept := range p.Reservations {
+			fmt.Fprintf(&b, "  %v reserved for %s\n", kept.Addrs, kept.Service)
+		}
+		if p.Quotas.any() {
+			fmt.Fprintf(&b, "  at most %d for a namespace, or %v\n", p.Quotas.Default, p.Quotas.Namespaces)
+		}
 		if p.AvoidBuggyIPs {
 			b.WriteString("  without .0 and .255\n")
 		}

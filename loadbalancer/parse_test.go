@@ -135,6 +135,10 @@ address-pools:
   protocol: bgp
   cidr: ["2001:db8::/120", 10.1.0.0/24]
   auto-assign: false
+  reservations:
+  - {service: shop/web, addresses: [10.1.0.9, "2001:db8::9"]}
+  - {service: blog/api-2, addresses: [10.1.0.10]}
+  quotas: {default: 5, shop: 20}
   exclude: [10.1.0.7, 10.1.0.16/30, 10.1.0.19-10.1.0.21, "2001:db8::f"]
   avoid-buggy-ips: true
   namespaces: [shop, blog, shop]
@@ -153,6 +157,8 @@ address-pools:
 		Name:          "web",
 		Ranges:        spans("10.1.0.0-10.1.0.255", "2001:db8::-2001:db8::ff"),
 		Exclude:       spans("10.1.0.7-10.1.0.7", "10.1.0.16-10.1.0.21", "2001:db8::f-2001:db8::f"),
+		Reservations:  []Reservation{{"shop/web", addresses("10.1.0.9,2001:db8::9")}, {"blog/api-2", addresses("10.1.0.10")}},
+		Quotas:        Quotas{5, map[string]int{"shop": 20}},
 		AvoidBuggyIPs: true,
 		Priority:      -3,
 		Namespaces:    []string{"blog", "shop"},
@@ -758,6 +764,44 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 		{"exclude of another pool's addresses", pool("exclude: [10.1.0.1, 10.2.0.0/24, 10.0.0.0/8]"),
 			`line 4: address-pools[0].exclude[1]: "10.2.0.0/24" is not all of this pool: write addresses that its cidr holds (column 23)` + "\n" +
 				`line 4: address-pools[0].exclude[2]: "10.0.0.0/8" is not all of this pool: write addresses that its cidr holds (column 36)`},
+		{"reservations are no list", pool("reservations: {10.1.0.1: shop/web}"),
+			`line 4: address-pools[0].reservations: a mapping is not a list: begin each item with "- " (column 17: "{10.1.0.1: shop/web}")`},
+		{"a reservation of nothing for nobody", pool("reservations: [{}]"),
+			`line 4: address-pools[0].reservations[0].service: is missing: write NAMESPACE/NAME, as kubectl names it (column 18: "{}]")` + "\n" +
+				`line 4: address-pools[0].reservations[0].addresses: is missing: list one address of the pool, or one of each IP version (column 18: "{}]")`},
+		{"a reservation misspelt", pool("reservations: [{service: shop/web, address: [10.1.0.1]}]"),
+			`line 4: address-pools[0].reservations[0].addresses: is missing: list one address of the pool, or one of each IP version (column 18: "{service: shop/web, address: [10.1.0.1]}]")` + "\n" +
+				`line 4: address-pools[0].reservations[0].address: is not a key of this configuration: did you mean "addresses"? (column 38: "address: [10.1.0.1]}]")`},
+		{"a reservation for a Service without namespace", pool("reservations: [{service: web, addresses: [10.1.0.1]}]"),
+			`line 4: address-pools[0].reservations[0].service: "web" is not a Service: write NAMESPACE/NAME, as kubectl names it (column 28)`},
+		{"a reservation of a network", pool("reservations: [{service: shop/web, addresses: [10.1.0.0/30]}]"),
+			`line 4: address-pools[0].reservations[0].addresses[0]: "10.1.0.0/30" is more than an address: write 10.1.0.0 (column 50)`},
+		{"a reservation of a word", pool("reservations: [{service: shop/web, addresses: [any]}]"),
+			`line 4: address-pools[0].reservations[0].addresses[0]: "any" is not an address: write one of the pool's (column 50)`},
+		{"a reservation of no address", pool("reservations: [{service: shop/web, addresses: [~]}]"),
+			`line 4: address-pools[0].reservations[0].addresses[0]: is empty: write an address of the pool (column 50: "~]}]")`},
+		{"a reservation outside of the pool", pool("reservations: [{service: shop/web, addresses: [10.2.0.1]}]"),
+			`line 4: address-pools[0].reservations[0].addresses[0]: "10.2.0.1" is not of this pool: write an address that its cidr holds (column 50)`},
+		{"a reservation of two of one IP version", pool("reservations: [{service: shop/web, addresses: [10.1.0.1, 10.1.0.2]}]"),
+			`line 4: address-pools[0].reservations[0].addresses[1]: "10.1.0.2" is a second IPv4 address: a Service has one of each IP version at most (column 60)`},
+		{"a reservation for two Services", pool("reservations:", "- {service: shop/web, addresses: [10.1.0.1]}", "- {service: shop/api, addresses: [10.1.0.1]}"),
+			`line 6: address-pools[0].reservations[1].addresses[0]: "10.1.0.1" is reserved already, by address-pools[0].reservations[0].addresses[0] on line 5: let each address be for one Service (column 37)`},
+		{"two reservations for one Service", pool("reservations:", "- {service: shop/web, addresses: [10.1.0.1]}", "- {service: shop/web, addresses: [10.1.0.2]}"),
+			`line 6: address-pools[0].reservations[1].service: "shop/web" has a reservation already, address-pools[0].reservations[0].service on line 5: keep one (column 15)`},
+		{"a reservation of what is excluded", pool("exclude: [10.1.0.1]", "reservations: [{service: shop/web, addresses: [10.1.0.1]}]"),
+			`line 5: address-pools[0].reservations[0].addresses[0]: "10.1.0.1" is never handed out: take it out of exclude, or set avoid-buggy-ips to false, or reserve another (column 50)`},
+		{"a reservation for another namespace than the pool", pool("namespaces: [blog]", "reservations: [{service: shop/web, addresses: [10.1.0.1]}]"),
+			`line 5: address-pools[0].reservations[0].service: "shop/web" is of a namespace that the pool is not for: add that to its namespaces, or remove the reservation (column 28)`},
+		{"quotas are a number", pool("quotas: 5"),
+			`line 4: address-pools[0].quotas: "5" is not a mapping: write it as lines of "key: value" (column 11)`},
+		{"a quota of 0", pool("quotas: {shop: 0}"),
+			`line 4: address-pools[0].quotas.shop: "0" would keep the namespace out of the pool: use at least 1, and say by namespaces who may use the pool (column 18)`},
+		{"a quota below 0", pool("quotas: {default: -1}"),
+			`line 4: address-pools[0].quotas.default: "-1" is not possible here: use a whole number from 1 to 2147483647 (column 21)`},
+		{"a quota of the empty namespace", pool("quotas: {'': 5}"),
+			`line 4: address-pools[0].quotas.: "" is not the name of a namespace: write default, or at most 63 small letters, digits and "-", with a letter or digit at both ends (column 12)`},
+		{"a quota in capitals", pool("quotas: {Shop: 5}"),
+			`line 4: address-pools[0].quotas.Shop: "Shop" is not the name of a namespace: write default, or at most 63 small letters, digits and "-", with a letter or digit at both ends (column 12)`},
 		{"excludes misspelt", pool("excludes: [10.1.0.1]"),
 			`line 4: address-pools[0].excludes: is not a key of this configuration: did you mean "exclude"? (column 3: "excludes: [10.1.0.1]")`},
 		{"auto-assign is a word", pool("auto-assign: never"),
@@ -1255,7 +1299,7 @@ address-pools:
 - name: web
   cidr: [10.1.0.0/16, "2001:db8:1::/64"]
   namespaces: [shop]
-  reservations: {10.1.0.0: shop/web}
+  leases: {10.1.0.0: shop/web}
   advertisements:
   - {mood: sunny, peers: [a]}
   - {localpref: 200, peers: [b]}
@@ -1269,7 +1313,7 @@ address-pools:
 	if err != nil {
 		t.Fatal(err)
 	}
-	// telemetry, colour, reservations, mood
+	// telemetry, colour, leases, mood
 	if ignored != 4 {
 		t.Errorf("ignored %d, want 4", ignored)
 	}

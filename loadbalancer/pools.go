@@ -32,6 +32,18 @@ func (r *reader) pools(config *Config, list value, communities map[string]string
 		}
 	}
 	r.apart(all)
+	for _, p := range config.Pools {
+		config.limits = config.limits || p.Quotas.any()
+		for _, kept := range p.Reservations {
+			if config.reserved == nil {
+				config.reserved, config.reservations = map[netip.Addr]string{}, map[string][]netip.Addr{}
+			}
+			config.reservations[kept.Service] = kept.Addrs
+			for _, addr := range kept.Addrs {
+				config.reserved[addr] = kept.Service
+			}
+		}
+	}
 	for _, s := range all {
 		config.owners = append(config.owners, owner{s.IPRange, s.pool})
 		// The first that is said says enough.
@@ -75,7 +87,9 @@ func (r *reader) pool(v value, index int, names map[string]value, communities ma
 	slices.SortFunc(p.Ranges, func(a, b netipx.IPRange) int { return a.From().Compare(b.From()) })
 	if len(r.problems) == sound {
 		p.Exclude = r.exclude(f["exclude"], p.Ranges)
+		p.Reservations = r.reservations(f["reservations"], &p)
 	}
+	p.Quotas = r.quotas(f["quotas"])
 
 	items := r.items(f["advertisements"])
 	if len(items) > maxAdvertisements {
@@ -150,6 +164,90 @@ func (r *reader) exclude(v value, ranges []netipx.IPRange) []netipx.IPRange {
 		r.warn(v, "leaves nothing to hand out: take some addresses out of it, or remove the pool once nobody holds one of its addresses")
 	}
 	return excluded.Ranges()
+}
+
+// reservations reads which addresses of a pool are for certain Services.
+func (r *reader) reservations(v value, p *Pool) (all []Reservation) {
+	const serviceRule, addressRule = "write NAMESPACE/NAME, as kubectl names it", "is not an address: write one of the pool's"
+	for _, item := range r.items(v) {
+		f, ok := r.fields(item, reservationKeys)
+		if !ok {
+			continue
+		}
+		r.require(item, f, "service", serviceRule)
+		r.require(item, f, "addresses", "list one address of the pool, or one of each IP version")
+		var kept Reservation
+		if kept.Service, ok = r.text(f["service"]); ok {
+			namespace, name, _ := strings.Cut(kept.Service, "/")
+			_, named := slices.BinarySearch(p.Namespaces, namespace)
+			switch before, twice := r.reserved[kept.Service]; {
+			case !isNamespace(namespace) || !isNamespace(name):
+				r.wrong(f["service"], "is not a Service: %s", serviceRule)
+			case twice:
+				r.wrong(f["service"], "has a reservation already, %s: keep one", place(before))
+			case len(p.Namespaces) > 0 && !named:
+				r.wrong(f["service"], "is of a namespace that the pool is not for: add that to its namespaces, or remove the reservation")
+			}
+			r.reserve(kept.Service, f["service"])
+		}
+		for one := range r.words(f["addresses"], "write an address of the pool") {
+			addr, ok := r.address(one, plain, addressRule)
+			if !ok {
+				continue
+			}
+			_, owned := slices.BinarySearchFunc(p.Ranges, addr, compareRange)
+			sameFamily := func(other netip.Addr) bool { return FamilyOf(other) == FamilyOf(addr) }
+			switch before, twice := r.reserved[addr.String()]; {
+			case !owned:
+				r.wrong(one, "is not of this pool: write an address that its cidr holds")
+			case twice:
+				r.wrong(one, "is reserved already, by %s: let each address be for one Service", place(before))
+			case !p.handsOut(addr):
+				r.wrong(one, "is never handed out: take it out of exclude, or set avoid-buggy-ips to false, or reserve another")
+			case slices.ContainsFunc(kept.Addrs, sameFamily):
+				r.wrong(one, "is a second %s address: a Service has one of each IP version at most", FamilyOf(addr))
+			default:
+				kept.Addrs = append(kept.Addrs, addr)
+			}
+			r.reserve(addr.String(), one)
+		}
+		all = append(all, kept)
+	}
+	return all
+}
+
+// reserve notes where a Service or an address was first named in a reservation.
+func (r *reader) reserve(what string, at value) {
+	if r.reserved == nil {
+		r.reserved = map[string]value{}
+	}
+	if _, twice := r.reserved[what]; !twice {
+		r.reserved[what] = at
+	}
+}
+
+// quotas reads how many addresses namespaces may hold.
+func (r *reader) quotas(v value) (q Quotas) {
+	entries, _ := r.entries(v, nil)
+	for _, e := range entries {
+		if n, ok := integer(e.value); ok && n == 0 {
+			r.wrong(e.value, "would keep the namespace out of the pool: use at least 1, and say by namespaces who may use the pool")
+			continue
+		}
+		n := int(r.number(e.value, 1, math.MaxInt32, 0))
+		if e.key.node.Value == "default" {
+			q.Default = n
+			continue
+		}
+		r.kubernetes(e.key, isNamespace, "the name of a namespace: write default, or "+namespaceRule)
+		if n > 0 {
+			if q.Namespaces == nil {
+				q.Namespaces = map[string]int{}
+			}
+			q.Namespaces[e.key.node.Value] = n
+		}
+	}
+	return q
 }
 
 const excludeRule = "write 192.168.10.7, 192.168.10.5-192.168.10.20 or 192.168.10.0/28"

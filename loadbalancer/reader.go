@@ -34,6 +34,8 @@ type reader struct {
 	warnings Problems
 	doubts   []doubt
 
+	reserved map[string]value // Services and addresses, by where a reservation named them first
+
 	ignored int
 	values  int  // visited so far
 	overrun bool // visited too many: what is missing from here on may stand in the text after all

@@ -17,6 +17,10 @@ type Reason struct {
 	Family          Family
 	pools           string // some pools, in words
 	withheld        int    // addresses that these or Pool would hand out, were they not in use by others
+	reserved        int    // addresses of these or Pool that are kept for certain Services
+
+	Namespace  string // of the Service, which has so many addresses of Pool and may have so many
+	has, quota int
 
 	// Holder is the Service that holds Addr, Port the one that both use.
 	Holder string
@@ -41,6 +45,8 @@ const (
 	OfTwoPools       Cause = "address {addr} belongs to pool {pool}, and {other} to pool {other pool}: ask for two of one pool"
 	NotHandedOut     Cause = "pool {pool} does not hand out addresses that end in .0 or .255, such as {addr}: ask for another, or set avoid-buggy-ips to false"
 	Excluded         Cause = "pool {pool} excludes address {addr}: ask for another, or take it out of exclude"
+	Reserved         Cause = "pool {pool} reserves address {addr} for {holder}: ask for another"
+	OverQuota        Cause = "namespace {namespace} holds {has} of pool {pool}, which allows it {quota}: delete a Service, or ask for a larger quota"
 	OfInfrastructure Cause = "address {addr} is in use by a router, a Node, or a Service that is not ours: ask for another"
 	AddressNotFor    Cause = "address {addr} belongs to pool {pool}, which is not for this Service: ask for another, or change its namespaces or service-selectors"
 	AddressOfOthers  Cause = "address {addr} belongs to a pool that is not for this Service: ask for another, or change its namespaces or service-selectors"
@@ -56,6 +62,12 @@ const (
 	NoneBeside       Cause = "pool {pool} has no free {family}address beside {addr}{withheld}: add some to it, or ask for another pool"
 	NoPoolBeside     Cause = "no pool owns address {addr}, and so none has an {family}address beside it: add it to a pool that has both"
 	CameWith         Cause = "the Service asks for pool {pool} and came with address {addr}, which is kept: to move it there, remove annotation metallb.universe.tf/address-pool and write it again"
+)
+
+// How what a Service holds may be at odds with reservations. It keeps that.
+const (
+	HoldsReserved Cause = "pool {pool} reserves address {addr} for {holder}: this Service had it before, and keeps it until it is deleted or asks for another"
+	HoldsOther    Cause = "pool {pool} reserves address {addr} for this Service, which keeps {other}: ask for {addr}, or remove the reservation"
 )
 
 // The causes that lie in how a Service that asks for an address stands to one that holds it. Two that are excluded cannot use one
@@ -107,7 +119,10 @@ func (r Reason) Apart() string {
 
 // fill writes the fields of the Reason into a text.
 func (r Reason) fill(text string) string {
-	family, holder, withheld := "", "service "+r.Holder, ""
+	family, holder, withheld, has := "", "service "+r.Holder, "", fmt.Sprintf("%d addresses", r.has)
+	if r.has == 1 {
+		has = "1 address"
+	}
 	if r.Family != 0 {
 		family = r.Family.String() + " "
 	}
@@ -117,8 +132,12 @@ func (r Reason) fill(text string) string {
 	if r.withheld > 0 {
 		withheld = fmt.Sprintf(" (%d used by routers, Nodes or Services that are not ours)", r.withheld)
 	}
+	if r.reserved > 0 {
+		withheld += fmt.Sprintf(" (%d reserved)", r.reserved)
+	}
 	return strings.NewReplacer(
 		"{addr}", r.Addr.String(), "{pool}", strconv.Quote(show(r.Pool)), "{pools}", r.pools, "{withheld}", withheld, "{family}", family,
+		"{namespace}", r.Namespace, "{has}", has, "{quota}", strconv.Itoa(r.quota),
 		"{other}", r.Other.String(), "{other pool}", strconv.Quote(show(r.OtherPool)), "{text}", r.text,
 		"{holder}", holder, "{port}", fmt.Sprintf("%s port %d", r.Port.Protocol, r.Port.Number),
 	).Replace(text)

@@ -195,7 +195,7 @@ func (a *Allocator) joinable(pool int, f Family, r *Request) (lowest netip.Addr)
 		if lowest.IsValid() && lowest.Less(addr) {
 			continue
 		}
-		if _, ok := a.mayJoin(addr, p, r); ok {
+		if _, ok := a.mayJoin(addr, p, r); ok && a.overQuota(pool, r, addr).None() {
 			lowest = addr
 		}
 	}

@@ -44,6 +44,7 @@ type store struct {
 	forgotten    bool
 	used         int // addresses in use
 	withheld     int // addresses that it would hand out, were they not in use by others
+	reserved     int // addresses that are kept for certain Services, whether these hold them or not
 	total        float64
 }
 
@@ -83,6 +84,9 @@ func (s *stock) configure(config *Config) {
 			s.storeOf(addr).withheld++
 		}
 	}
+	for addr := range config.reserved {
+		s.storeOf(addr).reserved++
+	}
 	clear(s.freed)
 	for _, f := range freed {
 		s.shelve(f)
@@ -91,9 +95,9 @@ func (s *stock) configure(config *Config) {
 
 func (s *store) rewind() { s.span, s.at, s.forgotten = 0, s.ranges[0].From(), false }
 
-// handsOut reports whether a Service may be given the address, of that pool.
+// handsOut reports whether any Service may be given the address, of that pool.
 func (s *stock) handsOut(pool *Pool, addr netip.Addr) bool {
-	return pool.handsOut(addr) && !s.own[addr]
+	return pool.handsOut(addr) && !s.own[addr] && s.config.reserved[addr] == ""
 }
 
 // reserved returns the addresses of routers and others that pools own.

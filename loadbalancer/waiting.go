@@ -60,6 +60,7 @@ type fit struct {
 	pools    []int
 	names    string // in words
 	withheld [2]int // of each family
+	reserved [2]int
 }
 
 // fitOf returns the pools from which the Service may get any address.
@@ -80,6 +81,7 @@ func (a *Allocator) fitOf(r *Request) *fit {
 			names = append(names, a.config.Pools[i].Name)
 			for f := range known.withheld {
 				known.withheld[f] += a.stock.stores[1+i][f].withheld
+				known.reserved[f] += a.stock.stores[1+i][f].reserved
 			}
 		}
 		known.names, a.fits[string(key)] = someOf(names), known
@@ -120,10 +122,16 @@ func (a *Allocator) Pending() int { return a.pending }
 // whom that is the same are one class.
 func (a *Allocator) likeness(t *tenant, more bool, from *fit) string {
 	r := &t.request
+	limited := ""
+	if a.config.limits {
+		limited = r.Namespace
+	}
 	switch {
+	case len(a.reservation(r)) > 0:
+		return "only " + r.UID
 	case more && r.Key == "":
 		// All that matters is that its pool gets an address of the other family.
-		return fmt.Sprint("more ", a.rank(t), a.config.index(t.addrs[0]), FamilyOf(t.addrs[0]))
+		return fmt.Sprintf("more %d %d %s %q", a.rank(t), a.config.index(t.addrs[0]), FamilyOf(t.addrs[0]), limited)
 	case len(t.addrs) > 0 || r.Invalid != nil || !t.lost.None():
 		return "only " + r.UID
 	}
@@ -136,7 +144,7 @@ func (a *Allocator) likeness(t *tenant, more bool, from *fit) string {
 	if r.Key != "" {
 		like += fmt.Sprintf(" %q %q %t %v", r.Key, r.Backend, r.NotReady, r.Ports)
 	}
-	if r.Key != "" || from == nil || len(from.pools) == 0 { // it is told of its namespace's pools
+	if r.Key != "" || limited != "" || from == nil || len(from.pools) == 0 { // it is told of its namespace's pools
 		like += fmt.Sprintf(" %q", r.Namespace)
 	}
 	return like
@@ -145,14 +153,26 @@ func (a *Allocator) likeness(t *tenant, more bool, from *fit) string {
 // watches returns all that may change the Service's answer.
 func (a *Allocator) watches(t *tenant, from *fit) (all []any) {
 	r := &t.request
-	for _, addr := range r.Addrs {
+	quota := func(pool int) {
+		if pool >= 0 && a.config.Pools[pool].Quotas.of(r.Namespace) > 0 {
+			all = append(all, share{pool, r.Namespace})
+		}
+	}
+	named := slices.Concat(r.Addrs, a.reservation(r))
+	for _, addr := range named {
 		all = append(all, addr)
 	}
 	if from != nil {
 		all = append(all, from)
+		for _, i := range from.pools {
+			quota(i)
+		}
+	}
+	for _, addr := range slices.Concat(named, t.addrs) {
+		quota(a.config.index(addr))
 	}
 	if len(r.Families) > 1 { // one is given beside the other
-		for _, addr := range slices.Concat(r.Addrs, t.addrs) {
+		for _, addr := range slices.Concat(named, t.addrs) {
 			if pool := a.config.index(addr); pool >= 0 {
 				all = append(all, spot{pool, IPv4}, spot{pool, IPv6})
 			}
@@ -170,6 +190,8 @@ func (a *Allocator) rank(t *tenant) rank {
 		return asksByName
 	case slices.ContainsFunc(t.addrs, func(addr netip.Addr) bool { return a.config.Pool(addr) != nil }):
 		return asksForMore
+	case len(a.reservation(&t.request)) > 0:
+		return asksByName
 	}
 	return asksForAny
 }
@@ -247,7 +269,11 @@ func (a *Allocator) touch(addr netip.Addr, by *tenant) {
 		}
 	}
 	holders = a.inUse[addr]
-	switch i := a.config.index(addr); {
+	i := a.config.index(addr)
+	if i >= 0 {
+		a.wake(share{i, by.request.Namespace})
+	}
+	switch {
 	case i < 0:
 	case len(holders) > 0:
 		pool := &a.config.Pools[i]

@@ -593,7 +593,9 @@ func (c *Cloud) resume() {
 // enforce puts a configuration in force that is stored, once the hold ends. Addresses of givenUp are taken away from Services.
 func (c *Cloud) enforce(config *loadbalancer.Config, givenUp *netipx.IPSet, first bool) {
 	c.mu.Lock()
+	before := c.ledger.misplaced()
 	c.ledger.allocator.Configure(config, givenUp)
+	after := c.ledger.misplaced()
 	var strays []stray
 	if first { // later texts lose no address
 		strays = c.ledger.strays()
@@ -602,6 +604,11 @@ func (c *Cloud) enforce(config *loadbalancer.Config, givenUp *netipx.IPSet, firs
 	c.mu.Unlock()
 	c.warnNotInPool(strays)
 	c.tell(told)
+	for svc, why := range after {
+		if before[svc] != why {
+			c.record.Eventf(svc, corev1.EventTypeWarning, "AddressReserved", "%s", why)
+		}
+	}
 }
 
 // holdsAny reports whether a Service still holds an address of the set that no pool owns.

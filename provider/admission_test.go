@@ -257,6 +257,33 @@ func TestATextThatTakesAddressesAwayWaitsUntilTheyAreFree(t *testing.T) {
 	})
 }
 
+func TestExclusionsReservationsAndQuotasTakeNoAddressFromAService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := text("vip 10.0.0.0/29")
+		next := text("vip 10.0.0.0/29 exclude=10.0.0.0 reserve=blog/web:10.0.0.1+shop/old:10.0.0.5 quota=shop:1")
+		c := convene(t, fake.NewClientset(configMap("config", map[string]string{"config": first})),
+			"shop/web shows=10.0.0.0; shop/api shows=10.0.0.1; shop/old shows=10.0.0.3")
+		defer c.end()
+		c.book.take()
+		c.write(next)
+		c.want("nobody loses anything", next)
+		told := c.book.take()
+		slices.Sort(told)
+		same(t, "events", told, []string{
+			"metallb-system/config Normal ConfigAdmitted the text " + service.Hash(next) + " is in force: 1 pool, 0 peers",
+			`shop/api Warning AddressReserved pool "vip" reserves address 10.0.0.1 for a Service of another namespace: this Service had it before, and keeps it until it is deleted or asks for another`,
+			`shop/old Warning AddressReserved pool "vip" reserves address 10.0.0.5 for this Service, which keeps 10.0.0.3: ask for 10.0.0.5, or remove the reservation`,
+		})
+		for service, want := range map[string]string{"shop/web shows=10.0.0.0": "10.0.0.0", "shop/api shows=10.0.0.1": "10.0.0.1", "shop/old shows=10.0.0.3": "10.0.0.3"} {
+			if addr, err := ensure(t, c.cloud, service); addr != want {
+				t.Errorf("%s has %s, %v", service, addr, err)
+			}
+		}
+		c.write(next + "# the same once more\n")
+		same(t, "events of the same reservations", c.book.take(), []string{"metallb-system/config Normal ConfigAdmitted the text " + service.Hash(next+"# the same once more\n") + " is in force: 1 pool, 0 peers"})
+	})
+}
+
 func TestAnOperatorWhoNamesTheTextRenumbers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first, next := text("vip 10.0.0.0/30"), text("vip 10.0.0.2/31")

@@ -178,6 +178,9 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 	case d.news:
 		c.record.Eventf(svc, corev1.EventTypeNormal, "IPAllocated", "assigned %s from pool %s", addrs, d.pool)
 	}
+	if d.news && !d.misplaced.None() {
+		c.record.Eventf(svc, corev1.EventTypeWarning, "AddressReserved", "%s", d.misplaced)
+	}
 	if !d.Conflict.None() && len(left) > 0 {
 		klog.InfoS("Found two Services on one address", "service", service.Name(svc), "address", service.InWords(left), "why", d.Conflict)
 		c.record.Eventf(svc, corev1.EventTypeWarning, "AddressConflict", "%s. This Service had it too, and loses it", d.Conflict)

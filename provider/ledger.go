@@ -262,9 +262,11 @@ func (e *entry) take(g loadbalancer.Grant, moved bool) {
 // are those since the last.
 type decision struct {
 	loadbalancer.Grant
-	pool string       // that owns the addresses; empty if none does
-	news bool         // nobody was told of all of these addresses yet
-	was  []netip.Addr // what it was told before
+	pool string // that owns the addresses; empty if none does
+	// misplaced is how they are at odds with reservations, if they are.
+	misplaced loadbalancer.Reason
+	news      bool         // nobody was told of all of these addresses yet
+	was       []netip.Addr // what it was told before
 	// again is set if the status is another one by now than the service controller believes.
 	again bool
 }
@@ -291,6 +293,7 @@ func (l *ledger) answer(svc *corev1.Service) decision {
 			d.pool = pool.Name
 		}
 	}
+	d.misplaced = l.allocator.Misplaced(e.wanted.UID)
 	e.told.asked, e.told.addrs, e.told.conflict, e.told.renumbered = true, d.Addrs, loadbalancer.Reason{}, false
 	believes, is := service.Shows(svc, d.Addrs), service.Shows(e.service, d.Addrs)
 	d.again, e.observed.shown = believes != is, is
@@ -423,6 +426,17 @@ func (l *ledger) strays() (all []stray) {
 		}
 	}
 	slices.SortFunc(all, func(a, b stray) int { return older(a.service, b.service) })
+	return all
+}
+
+// misplaced returns the Services whose addresses are at odds with reservations, and how.
+func (l *ledger) misplaced() map[*corev1.Service]loadbalancer.Reason {
+	all := map[*corev1.Service]loadbalancer.Reason{}
+	for uid, e := range l.entries {
+		if why := l.allocator.Misplaced(string(uid)); !why.None() {
+			all[e.service] = why
+		}
+	}
 	return all
 }
 

@@ -51,10 +51,12 @@ var (
 			gauge("metallb_allocator_ipv6_addresses_in_use_total", "How many IPv6 addresses of the pool are in use.", "pool"),
 		},
 	}
-	assigned        = gauge("metallb_allocator_assigned", "1 for each address that a Service holds. Without a pool, no pool owns it.", "service", "pool", "ip")
-	servicesPending = gauge("metallb_allocator_services_pending", "How many Services do not have what they ask for.")
-	configLoaded    = gauge("metallb_k8s_client_config_loaded_bool", "1 if a configuration is in force.")
-	configStale     = gauge("metallb_k8s_client_config_stale_bool", "1 if the configuration in force is not what the operator wrote last.")
+	assigned           = gauge("metallb_allocator_assigned", "1 for each address that a Service holds. Without a pool, no pool owns it.", "service", "pool", "ip")
+	namespaceAddresses = gauge("metallb_allocator_namespace_addresses", "How many addresses of the pool the namespace holds. One that its Services share counts once.", "pool", "namespace")
+	namespaceQuota     = gauge("metallb_allocator_namespace_quota", "How many addresses of the pool the namespace may hold. Without a quota, there is none.", "pool", "namespace")
+	servicesPending    = gauge("metallb_allocator_services_pending", "How many Services do not have what they ask for.")
+	configLoaded       = gauge("metallb_k8s_client_config_loaded_bool", "1 if a configuration is in force.")
+	configStale        = gauge("metallb_k8s_client_config_stale_bool", "1 if the configuration in force is not what the operator wrote last.")
 )
 
 // register offers the Cloud's metrics where the framework serves its own.
@@ -70,7 +72,7 @@ type collector struct {
 }
 
 func (k *collector) DescribeWithStability(to chan<- *metrics.Desc) {
-	all := []*metrics.Desc{addressesTotal, addressesInUse, assigned, servicesPending, configLoaded, configStale}
+	all := []*metrics.Desc{addressesTotal, addressesInUse, assigned, namespaceAddresses, namespaceQuota, servicesPending, configLoaded, configStale}
 	for _, d := range slices.Concat(all, byFamily[loadbalancer.IPv4], byFamily[loadbalancer.IPv6]) {
 		to <- d
 	}
@@ -102,6 +104,12 @@ func (k *collector) CollectWithStability(to chan<- metrics.Metric) {
 		}
 		give(assigned, 1, h.Service, pool, h.Addr.String())
 	}
+	for _, n := range f.namespaces {
+		give(namespaceAddresses, float64(n.Addresses), n.Pool, n.Namespace)
+		if n.Quota > 0 {
+			give(namespaceQuota, float64(n.Quota), n.Pool, n.Namespace)
+		}
+	}
 	give(servicesPending, float64(f.pending))
 	give(configLoaded, oneIf(f.config.loaded))
 	give(configStale, oneIf(f.config.stale))
@@ -119,11 +127,12 @@ type configState struct{ loaded, stale bool }
 
 // figures are what the metrics show of a leader.
 type figures struct {
-	usage    []loadbalancer.Usage
-	assigned []loadbalancer.Holding
-	pools    *loadbalancer.Config
-	pending  int
-	config   configState
+	usage      []loadbalancer.Usage
+	namespaces []loadbalancer.NamespaceUsage
+	assigned   []loadbalancer.Holding
+	pools      *loadbalancer.Config
+	pending    int
+	config     configState
 }
 
 // figures returns false for a standby. What takes longer than a copy is done after the lock.
@@ -134,7 +143,7 @@ func (c *Cloud) figures() (f figures, leads bool) {
 		return figures{}, false
 	}
 	a := c.ledger.allocator
-	f = figures{usage: a.Usage(), assigned: a.InUse(), pools: a.Config(), pending: a.Pending(), config: c.config}
+	f = figures{usage: a.Usage(), namespaces: a.Namespaces(), assigned: a.InUse(), pools: a.Config(), pending: a.Pending(), config: c.config}
 	c.mu.Unlock()
 	// A Service that was deleted and made again is two for a moment, and one metric given twice would fail the scrape.
 	slices.SortFunc(f.assigned, func(x, y loadbalancer.Holding) int {

@@ -3,6 +3,7 @@ package provider
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,9 +32,21 @@ func TestMetricsHaveTheNamesThatDashboardsKnow(t *testing.T) {
 		"metallb_allocator_ipv4_addresses_total vip 4",
 		"metallb_allocator_ipv6_addresses_in_use_total vip 1",
 		"metallb_allocator_ipv6_addresses_total vip 1.8446744073709552e+19",
+		"metallb_allocator_namespace_addresses shop vip 2",
 		"metallb_allocator_services_pending 1",
 		"metallb_k8s_client_config_loaded_bool 1",
 		"metallb_k8s_client_config_stale_bool 0",
+	})
+
+	c, _ = newCloud(t, "vip 10.0.0.0/30 quota=shop:3,blog:2", "shop/web shows=10.0.0.0; shop/api shows=10.0.0.1; farm/cow shows=10.0.0.2")
+	registry = metrics.NewKubeRegistry()
+	registry.CustomMustRegister(&collector{cloud: c})
+	same(t, "metrics of namespaces", slices.DeleteFunc(gathered(t, registry), func(line string) bool { return !strings.Contains(line, "_namespace_") }), []string{
+		"metallb_allocator_namespace_addresses blog vip 0",
+		"metallb_allocator_namespace_addresses farm vip 1",
+		"metallb_allocator_namespace_addresses shop vip 2",
+		"metallb_allocator_namespace_quota blog vip 2",
+		"metallb_allocator_namespace_quota shop vip 3",
 	})
 
 	standby := metrics.NewKubeRegistry()

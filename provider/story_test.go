@@ -129,6 +129,16 @@ func text(short string) string {
 				text += "  auto-assign: false\n"
 			case "tier": // of the Services that may use it
 				text += "  service-selectors: [{match-labels: {tier: " + value + "}}]\n"
+			case "exclude":
+				text += "  exclude: ['" + strings.ReplaceAll(value, ",", "', '") + "']\n"
+			case "reserve": // service:address+service:address
+				text += "  reservations:\n"
+				for _, one := range strings.Split(value, "+") {
+					service, addr, _ := strings.Cut(one, ":")
+					text += "  - {service: " + service + ", addresses: ['" + addr + "']}\n"
+				}
+			case "quota":
+				text += "  quotas: {" + strings.ReplaceAll(strings.ReplaceAll(value, ":", ": "), ",", ", ") + "}\n"
 			case "namespace":
 				text += "  namespaces: [" + value + "]\n"
 			default:

@@ -411,6 +411,7 @@ func TestWhateverHappensEverybodyKeepsAnAddressAndIsServed(t *testing.T) {
 	configs := []*loadbalancer.Config{
 		pools(t, "vip 10.0.0.0/31"),
 		pools(t, "vip 10.0.0.0/30,fd00::/127; sandbox 10.1.0.0/31 manual"),
+		pools(t, "vip 10.0.0.0/30,fd00::/127 exclude=10.0.0.2 quota=default:2; sandbox 10.1.0.0/31 manual reserve=shop/a:10.1.0.1"),
 		pools(t, "sandbox 10.0.0.0/29,fd00::/126; moon 10.1.0.0/30 tier=gold"),
 		pools(t, "other 172.16.0.0/30,fd01::/127; vip 10.0.0.0/32 namespace=shop"),
 		pools(t, "other 172.16.0.0/29,fd01::/126,fd00::/127"),
