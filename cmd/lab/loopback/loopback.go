@@ -230,7 +230,6 @@ func (l *Lab) Peers() string {
 - peer-address: %s
   peer-asn: %d
   my-asn: %d
-  hold-time: 9s            # a node that dies is forgotten within nine seconds
   peer-port: %d            # the lab's router needs no root
   source-address: node-ip  # the lab's nodes share one machine
 `, l.Router.Addr.Addr(), l.Router.ASN, ClusterASN, l.Router.Addr.Port())
