@@ -139,18 +139,15 @@ func (q *events) Eventf(object runtime.Object, kind, reason, format string, args
 	if kind == corev1.EventTypeWarning { // one that is there already is not told again by the next leader
 		name = ref.Name + "." + service.Hash(string(ref.UID)+reason+text)
 	}
-	q.add(&corev1.Event{
+	key := about{ref.UID, ref.Namespace + "/" + ref.Name, reason}
+	e := &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: cmp.Or(ref.Namespace, metav1.NamespaceDefault), Name: name},
 		InvolvedObject: *ref, Type: kind, Reason: reason, Message: text,
 		FirstTimestamp: now, LastTimestamp: now, Count: 1, Source: q.source, ReportingController: q.source.Component,
-	})
-}
-
-func (q *events) add(e *corev1.Event) {
-	key := about{e.InvolvedObject.UID, e.InvolvedObject.Namespace + "/" + e.InvolvedObject.Name, e.Reason}
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	since := time.Now()
+	since := now.Time
 	if earlier := q.queued[key]; earlier != nil {
 		since = earlier.since
 	}
