@@ -77,7 +77,7 @@ func (p *plugin) run(ctx context.Context, args []string) int {
 func (p *plugin) snapshot(ctx context.Context, kinds ...inspect.Kind) (*inspect.Snapshot, error) {
 	if p.dump != "" {
 		s, err := cluster.Load(p.dump)
-		if err == nil && p.at.Namespace != usualNamespace && p.at.Namespace != s.Namespace {
+		if err == nil && slices.Contains(kinds, inspect.ConfigMaps) && p.at.Namespace != usualNamespace && p.at.Namespace != s.Namespace {
 			err = fmt.Errorf("%s is of the installation in namespace %s: leave out --config-namespace", p.dump, s.Namespace)
 		}
 		return s, err
