@@ -93,6 +93,9 @@ func (r *reader) selectors(v value) (all []Selector) {
 		for _, e := range r.items(f["match-expressions"]) {
 			s = append(s, r.expression(e))
 		}
+		if effort := 0; s.excludes(nil, &effort) {
+			r.warn(item, "selects nothing: its conditions contradict each other")
+		}
 		slices.SortStableFunc(s, func(a, b Expression) int { return cmp.Compare(a.Key, b.Key) })
 		all = append(all, s)
 	}
