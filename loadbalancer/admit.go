@@ -20,6 +20,8 @@ type Facts struct {
 	Nodes []Node
 	// NodesKnown is false while Nodes cannot be read: then a text that changes peers or advertisements waits.
 	NodesKnown bool
+	// NamespacesUnread is set if the labels of Namespaces may not be read.
+	NamespacesUnread bool
 	// Held are the addresses in use.
 	Held []Holding
 	// Labels returns those of a Service; nil: they are not known, and every advertisement may select it.
@@ -243,6 +245,11 @@ func (c *Config) remarks(f Facts) (all Problems) {
 	for i, p := range c.Peers {
 		if f.KeysKnown && p.PasswordKey != "" && !f.Keys[p.PasswordKey] {
 			warn(i, "peers[%d].password-key", "Secret metallb-bgp-auth has no value under this key: write the password there; until then no new session comes up")
+		}
+	}
+	for i, p := range c.Pools {
+		if f.NamespacesUnread && len(p.NamespaceSelectors) > 0 {
+			warn(i, "address-pools[%d].namespace-selectors", "the controller manager may not read Namespaces, so that these select none: let it list and watch them")
 		}
 	}
 	for i, p := range c.Peers {

@@ -105,6 +105,8 @@ type Allocator struct {
 	vacant   []int                          // places in holdings
 	stock    *stock
 	tally    map[share]int // of addresses in use, by whose they are
+	// namespaces has their labels.
+	namespaces map[string]map[string]string
 	waiting
 }
 
@@ -130,7 +132,7 @@ type tenant struct {
 
 // NewAllocator returns an allocator without pools, in which nothing is held.
 func NewAllocator() *Allocator {
-	a := &Allocator{services: map[string]*tenant{}, inUse: map[netip.Addr][]*tenant{}}
+	a := &Allocator{services: map[string]*tenant{}, inUse: map[netip.Addr][]*tenant{}, namespaces: map[string]map[string]string{}}
 	a.stock = &stock{inUse: a.inUse, freed: map[netip.Addr]*list.Element{}}
 	a.Configure(&Config{}, nil)
 	return a
@@ -499,7 +501,7 @@ func (a *Allocator) complete(r *Request, chosen []netip.Addr) ([]netip.Addr, Rea
 		}
 		var more netip.Addr
 		var why Reason
-		serves := pool >= 0 && a.config.Pools[pool].Serves(r.Namespace, r.Labels)
+		serves := pool >= 0 && a.serves(&a.config.Pools[pool], r)
 		if serves {
 			if more = a.reservedBeside(pool, f, r); !more.IsValid() {
 				more = a.joinable(pool, f, r)
@@ -534,7 +536,7 @@ func (a *Allocator) couldComplete(addrs []netip.Addr, r *Request) bool {
 		return false
 	}
 	pool := a.config.index(addrs[0])
-	return pool >= 0 && a.config.Pools[pool].Serves(r.Namespace, r.Labels) &&
+	return pool >= 0 && a.serves(&a.config.Pools[pool], r) &&
 		!slices.ContainsFunc(r.Families, func(f Family) bool { return !a.stock.has(pool, f) })
 }
 
@@ -631,7 +633,7 @@ func (a *Allocator) unmet(r *Request, from *fit) Reason {
 func (a *Allocator) poolsFor(r *Request, automatic bool) string {
 	var names []string
 	for i := range a.config.Pools {
-		if p := &a.config.Pools[i]; p.isFor(r.Namespace) && (p.AutoAssign || !automatic) {
+		if p := &a.config.Pools[i]; p.isFor(r.Namespace, a.namespaces[r.Namespace]) && (p.AutoAssign || !automatic) {
 			names = append(names, p.Name)
 		}
 	}
@@ -652,11 +654,11 @@ func (a *Allocator) mayHold(addr netip.Addr, r *Request) Reason {
 			}
 		}
 		return Reason{Cause: OfNoPool, Addr: addr, pools: a.poolsFor(r, false)}
-	case !pool.isFor(r.Namespace): // its name is not for the namespace's users
+	case !pool.isFor(r.Namespace, a.namespaces[r.Namespace]): // its name is not for the namespace's users
 		return Reason{Cause: AddressOfOthers, Addr: addr}
 	case r.Pool != "" && pool.Name != r.Pool:
 		return Reason{Cause: OfOtherPool, Addr: addr, Pool: pool.Name, OtherPool: r.Pool}
-	case !pool.Serves(r.Namespace, r.Labels):
+	case !a.serves(pool, r):
 		return Reason{Cause: AddressNotFor, Addr: addr, Pool: pool.Name}
 	}
 	if why := a.barred(addr, pool, r); !why.None() {

@@ -259,7 +259,7 @@ func set(t testing.TB, short string) *netipx.IPSet {
 }
 
 // pools writes a configuration in short: "name ranges [manual] [avoid] [priority=n] [namespaces=a,b] [tier=label] [across]
-// [exclude=addresses] [reserve=service:addresses+…] [quota=namespace:n,…]; …".
+// [exclude=addresses] [env=label of namespaces] [reserve=service:addresses+…] [quota=namespace:n,…]; …".
 func pools(t testing.TB, short string) *Config {
 	t.Helper()
 	text := "address-pools:\n"
@@ -274,6 +274,8 @@ func pools(t testing.TB, short string) *Config {
 				text += "  avoid-buggy-ips: true\n"
 			case "exclude":
 				text += "  exclude: ['" + strings.ReplaceAll(value, ",", "', '") + "']\n"
+			case "env":
+				text += "  namespace-selectors: [{match-labels: {env: " + value + "}}]\n"
 			case "reserve":
 				text += "  reservations:\n"
 				for _, one := range strings.Split(value, "+") {
@@ -489,6 +491,40 @@ func TestExcludedAddressesAreNeverHandedOutAndWhoHoldsOneKeepsIt(t *testing.T) {
 		{then: "an address of every pool is excluded", configure: "gold 10.0.0.0/29 exclude=10.0.0.0/29"},
 		{then: "and a family with nothing to hand out is none", ask: "shop/e", why: `there is no IPv4 address in pool "gold": add some, or change spec.ipFamilies`},
 	})
+}
+
+func TestAPoolIsForNamespacesByNameOrByLabel(t *testing.T) {
+	a := NewAllocator()
+	a.Configure(pools(t, "gold 10.0.0.0/29 namespaces=blog env=prod"), nil)
+	asks := func(service string) Grant {
+		r, _ := request(t, service)
+		return a.Allocate(r)
+	}
+	if g := asks("blog/web"); shown(g.Addrs) != "10.0.0.0" {
+		t.Errorf("the namespace that is named gets %v", g)
+	}
+	for _, service := range []string{"shop/web", "shop/api", "farm/web"} {
+		if g := asks(service); words(g.Why) != `no pool is for this Service: change its labels, or the namespaces or service-selectors of a pool that exists` {
+			t.Errorf("%s gets %s, %s", service, g.Addrs, g.Why)
+		}
+	}
+	a.Label("farm", map[string]string{"env": "test"})
+	if changed, _ := a.Serve(func() bool { return true }); len(changed) > 0 {
+		t.Errorf("another label serves %v", changed)
+	}
+	a.Label("shop", map[string]string{"env": "prod", "team": "a"})
+	a.Serve(func() bool { return true })
+	equal(t, holdingsOf(a), map[string]string{"blog/web": "10.0.0.0", "shop/web": "10.0.0.2", "shop/api": "10.0.0.1"})
+	a.Label("shop", nil)
+	if g := asks("shop/web"); shown(g.Addrs) != "10.0.0.2" || !g.Why.None() {
+		t.Errorf("who has an address keeps it: %v", g)
+	}
+	if g := asks("shop/late want=10.0.0.7"); words(g.Why) != `address 10.0.0.7 belongs to a pool that is not for this Service: ask for another, or change its namespaces or service-selectors` {
+		t.Errorf("without the label, nobody gets one: %s", g.Why)
+	}
+	if err := a.inconsistency(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestAReservedAddressIsForOneServiceAlone(t *testing.T) {
@@ -1031,11 +1067,12 @@ type model struct {
 	config  *Config
 	givenUp []netip.Prefix
 	tenants []modelTenant
-	freed   []netip.Addr       // longest ago first
-	waits   map[string]Request // who does not have what it asks for
-	stale   map[string]Request // who was not looked at since the pools changed
-	told    map[string]bool    // who was told a reason
-	lost    map[string]bool    // who lost an address to an older one, and was not told
+	freed   []netip.Addr                 // longest ago first
+	waits   map[string]Request           // who does not have what it asks for
+	stale   map[string]Request           // who was not looked at since the pools changed
+	told    map[string]bool              // who was told a reason
+	lost    map[string]bool              // who lost an address to an older one, and was not told
+	labels  map[string]map[string]string // of namespaces
 }
 
 // serve asks everybody who waits, in the order in which they are to be served, and begins anew whenever one gets something.
@@ -1245,8 +1282,9 @@ func excluded(p *Pool, addr netip.Addr) bool {
 	return slices.ContainsFunc(p.Exclude, func(r netipx.IPRange) bool { return r.Contains(addr) })
 }
 
-func serves(p *Pool, r Request) bool {
-	if len(p.Namespaces) > 0 && !slices.Contains(p.Namespaces, r.Namespace) {
+func (m *model) serves(p *Pool, r Request) bool {
+	labelled := slices.ContainsFunc(p.NamespaceSelectors, func(s Selector) bool { return s.Matches(m.labels[r.Namespace]) })
+	if len(p.Namespaces)+len(p.NamespaceSelectors) > 0 && !slices.Contains(p.Namespaces, r.Namespace) && !labelled {
 		return false
 	}
 	for _, s := range p.ServiceSelectors {
@@ -1324,7 +1362,7 @@ func (m *model) reservation(r Request) (all []netip.Addr) {
 	for _, p := range m.config.Pools {
 		for _, kept := range p.Reservations {
 			for _, addr := range kept.Addrs {
-				if kept.Service == r.Service && slices.Contains(r.Families, FamilyOf(addr)) && (r.Pool == "" || r.Pool == p.Name) && serves(&p, r) && len(r.Addrs) == 0 {
+				if kept.Service == r.Service && slices.Contains(r.Families, FamilyOf(addr)) && (r.Pool == "" || r.Pool == p.Name) && m.serves(&p, r) && len(r.Addrs) == 0 {
 					all = append(all, addr)
 				}
 			}
@@ -1391,7 +1429,7 @@ func (m *model) allocate(r Request) (g modelGrant) {
 	}
 	if len(t.addrs) == 1 && len(r.Families) == 2 && !g.why {
 		p := m.pool(t.addrs[0])
-		g.more = p != nil && serves(p, r) && slices.ContainsFunc(without(p.Ranges, p.Exclude), func(s netipx.IPRange) bool { return FamilyOf(s.From()) != FamilyOf(t.addrs[0]) })
+		g.more = p != nil && m.serves(p, r) && slices.ContainsFunc(without(p.Ranges, p.Exclude), func(s netipx.IPRange) bool { return FamilyOf(s.From()) != FamilyOf(t.addrs[0]) })
 	}
 	m.set(t)
 	m.told[r.UID] = g.why
@@ -1463,7 +1501,7 @@ func (m *model) find(r Request, stay []netip.Addr) []netip.Addr {
 			}
 			all = false
 			p := m.pool(want)
-			if p == nil || r.Pool != "" && p.Name != r.Pool || !serves(p, r) || !m.joins(want, r) {
+			if p == nil || r.Pool != "" && p.Name != r.Pool || !m.serves(p, r) || !m.joins(want, r) {
 				return nil
 			}
 			if len(m.others(want, "")) == 0 && m.reservedFor(want) != r.Service && !m.offers(p, want) {
@@ -1498,7 +1536,7 @@ func (m *model) find(r Request, stay []netip.Addr) []netip.Addr {
 	var pools []*Pool
 	for i := range m.config.Pools {
 		p := &m.config.Pools[i]
-		if serves(p, r) && (r.Pool == "" && p.AutoAssign || r.Pool != "" && p.Name == r.Pool) {
+		if m.serves(p, r) && (r.Pool == "" && p.AutoAssign || r.Pool != "" && p.Name == r.Pool) {
 			pools = append(pools, p)
 		}
 	}
@@ -1541,7 +1579,7 @@ func (m *model) fill(r Request, chosen []netip.Addr) []netip.Addr {
 			continue
 		}
 		var addr netip.Addr
-		if p := m.pool(chosen[0]); p != nil && serves(p, r) {
+		if p := m.pool(chosen[0]); p != nil && m.serves(p, r) {
 			addr = m.next(p, f, r)
 			r := r
 			r.Addrs = nil // what it asks for by name is of the other family, or not of this pool
@@ -1588,6 +1626,7 @@ func newPlayer(t *testing.T) func(*rapid.T) *player {
 		pools(t, "b 10.0.0.0/32,fd00::1/128; a 10.0.0.1/32,fd00::/128"),
 		pools(t, "c 10.0.0.0/31,fd00::/127; a 10.0.0.4/31"),
 		pools(t, "a 10.0.0.0/29,fd00::/126 exclude=10.0.0.1-10.0.0.4,fd00::1; b 10.0.2.0/30 exclude=10.0.2.0/31"),
+		pools(t, "a 10.0.0.0/30,fd00::/126 env=prod namespaces=blog; b 10.0.0.4/30,fd01::/127 env=test; c 10.0.2.0/31 manual env=prod reserve=shop/1:10.0.2.0"),
 		pools(t, "a 10.0.0.0/29,fd00::/126 reserve=shop/1:10.0.0.1,fd00::1+blog/7:10.0.0.0+farm/11:fd00::; b 10.0.2.0/30 reserve=shop/2:10.0.2.1"),
 		pools(t, "a 10.0.0.0/30,fd00::/126 quota=shop:2,default:1; b 10.0.0.4/30,fd01::/127 priority=-1 quota=blog:1"),
 		pools(t, "a 10.0.0.0/30,fd00::/126 across quota=default:2 reserve=shop/1:10.0.0.1; b 10.0.0.4/30,fd00::4/126 quota=shop:3,blog:1"),
@@ -1712,7 +1751,7 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 	play := newPlayer(t)
 	rapid.Check(t, func(t *rapid.T) {
 		p, a := play(t), NewAllocator()
-		m := &model{config: &Config{}, waits: map[string]Request{}, stale: map[string]Request{}, told: map[string]bool{}, lost: map[string]bool{}}
+		m := &model{config: &Config{}, waits: map[string]Request{}, stale: map[string]Request{}, told: map[string]bool{}, lost: map[string]bool{}, labels: map[string]map[string]string{}}
 		// about does something about one Service, which must change nobody else's addresses, but for younger ones that cannot
 		// use them any more.
 		about := func(uid string, do func()) {
@@ -1761,6 +1800,15 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 						t.Fatalf("adopt %s by %+v: %v, want refused %t", addrs, r, why, refused)
 					}
 				})
+			},
+			"label": func(*rapid.T) {
+				namespace, labels := pick(p, "namespace", "shop", "blog", "farm"), pick(p, "labels", nil, map[string]string{"env": "prod"}, map[string]string{"env": "test"})
+				before := holdingsOf(a)
+				a.Label(namespace, labels)
+				m.labels[namespace] = labels
+				if now := holdingsOf(a); !maps.Equal(now, before) {
+					t.Fatalf("a label made of %v %v", before, now)
+				}
 			},
 			"serve":      func(*rapid.T) { p.serve(a, m) },
 			"serve more": func(*rapid.T) { p.serve(a, m) },

@@ -329,8 +329,10 @@ type Pool struct {
 	AvoidBuggyIPs bool
 	// Priority orders the pools that fit a Service, lower first.
 	Priority int
-	// Namespaces are those whose Services may be given the pool's addresses, sorted, each once; none means all.
-	Namespaces []string
+	// Namespaces are those whose Services may be given the pool's addresses, sorted, each once.
+	// NamespaceSelectors add those whose labels match; no names and no selectors means all.
+	Namespaces         []string
+	NamespaceSelectors []Selector
 	// ServiceSelectors name the Services that may be given the pool's addresses; none means all.
 	ServiceSelectors []Selector
 	// ShareAcrossNamespaces lets Services of several namespaces share an address.
@@ -368,15 +370,21 @@ func compareRange(r netipx.IPRange, addr netip.Addr) int {
 	return r.From().Compare(addr)
 }
 
-// Serves reports whether Services of the namespace that carry these labels may be given the pool's addresses.
-func (p *Pool) Serves(namespace string, labels map[string]string) bool {
-	return p.isFor(namespace) && Selects(p.ServiceSelectors, labels)
+// Serves reports whether Services that carry these labels, of the namespace that carries those, may be given the pool's addresses.
+func (p *Pool) Serves(namespace string, its, labels map[string]string) bool {
+	return p.isFor(namespace, its) && Selects(p.ServiceSelectors, labels)
 }
 
 // isFor is Serves for Services of the namespace with whatever labels.
-func (p *Pool) isFor(namespace string) bool {
+func (p *Pool) isFor(namespace string, labels map[string]string) bool {
 	_, named := slices.BinarySearch(p.Namespaces, namespace)
-	return named || len(p.Namespaces) == 0
+	return named || slices.ContainsFunc(p.NamespaceSelectors, func(s Selector) bool { return s.Matches(labels) }) ||
+		len(p.Namespaces)+len(p.NamespaceSelectors) == 0
+}
+
+// SelectsNamespaces reports whether the labels of namespaces matter.
+func (c *Config) SelectsNamespaces() bool {
+	return slices.ContainsFunc(c.Pools, func(p Pool) bool { return len(p.NamespaceSelectors) > 0 })
 }
 
 // An Advertisement is one way to tell routers about a pool's addresses.

@@ -141,6 +141,7 @@ func sound(t *testing.T, config *Config) {
 			t.Fatalf("namespaces %q", p.Namespaces)
 		}
 		labelled(t, p.ServiceSelectors)
+		labelled(t, p.NamespaceSelectors)
 		if !slices.IsSortedFunc(p.Ranges, func(a, b netipx.IPRange) int { return a.From().Compare(b.From()) }) {
 			t.Fatalf("ranges %v", p.Ranges)
 		}

@@ -177,6 +177,7 @@ func inWords(config *Config) string {
 		if len(p.Namespaces) > 0 {
 			fmt.Fprintf(&b, "  for namespaces %s\n", strings.Join(p.Namespaces, ", "))
 		}
+		selectorsInWords(&b, "  for namespaces with", p.NamespaceSelectors)
 		selectorsInWords(&b, "  for Services with", p.ServiceSelectors)
 		if p.ShareAcrossNamespaces {
 			b.WriteString("  shared across namespaces\n")

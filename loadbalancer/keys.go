@@ -43,8 +43,8 @@ var (
 	restartKeys    = keysOf("restart-time")
 	selectorKeys   = keysOf("match-labels match-expressions")
 	expressionKeys = keysOf("key operator values")
-	poolKeys       = keysOf(`name protocol cidr=addresses exclude reservations quotas auto-assign avoid-buggy-ips namespaces service-selectors priority
-		share-across-namespaces advertisements=bgp-advertisements advertise service-communities`).and(later, "namespace-selectors hold-down")
+	poolKeys       = keysOf(`name protocol cidr=addresses exclude reservations quotas auto-assign avoid-buggy-ips namespaces namespace-selectors service-selectors priority
+		share-across-namespaces advertisements=bgp-advertisements advertise service-communities`).and(later, "hold-down")
 	reservationKeys   = keysOf("service addresses")
 	advertisementKeys = keysOf(`aggregation-length aggregation-length-v6 localpref communities peers node-selectors
 		as-path-prepend link-bandwidth primaries client-ip-affinity service-selectors`)

@@ -142,6 +142,7 @@ address-pools:
   exclude: [10.1.0.7, 10.1.0.16/30, 10.1.0.19-10.1.0.21, "2001:db8::f"]
   avoid-buggy-ips: true
   namespaces: [shop, blog, shop]
+  namespace-selectors: [{match-labels: {env: prod}}]
   service-selectors:
   - match-labels: {tier: front, example.com/public: }
     match-expressions:
@@ -154,14 +155,15 @@ address-pools:
   - {aggregation-length: 24, aggregation-length-v6: 120, localpref: 7, communities: [vpn], as-path-prepend: 2}
 `)
 	equal(t, config.Pools[0], Pool{
-		Name:          "web",
-		Ranges:        spans("10.1.0.0-10.1.0.255", "2001:db8::-2001:db8::ff"),
-		Exclude:       spans("10.1.0.7-10.1.0.7", "10.1.0.16-10.1.0.21", "2001:db8::f-2001:db8::f"),
-		Reservations:  []Reservation{{"shop/web", addresses("10.1.0.9,2001:db8::9")}, {"blog/api-2", addresses("10.1.0.10")}},
-		Quotas:        Quotas{5, map[string]int{"shop": 20}},
-		AvoidBuggyIPs: true,
-		Priority:      -3,
-		Namespaces:    []string{"blog", "shop"},
+		Name:               "web",
+		Ranges:             spans("10.1.0.0-10.1.0.255", "2001:db8::-2001:db8::ff"),
+		Exclude:            spans("10.1.0.7-10.1.0.7", "10.1.0.16-10.1.0.21", "2001:db8::f-2001:db8::f"),
+		Reservations:       []Reservation{{"shop/web", addresses("10.1.0.9,2001:db8::9")}, {"blog/api-2", addresses("10.1.0.10")}},
+		Quotas:             Quotas{5, map[string]int{"shop": 20}},
+		AvoidBuggyIPs:      true,
+		Priority:           -3,
+		Namespaces:         []string{"blog", "shop"},
+		NamespaceSelectors: []Selector{{{Key: "env", Operator: "In", Values: []string{"prod"}}}},
 		ServiceSelectors: []Selector{
 			{
 				{Key: "example.com/public", Operator: "In", Values: []string{""}}, {Key: "legacy", Operator: "DoesNotExist"},
@@ -197,7 +199,7 @@ func TestAPoolServesTheNamespacesAndServicesThatItNames(t *testing.T) {
 	}
 	for _, test := range tests {
 		p := parse(t, pool(test.lines)).Pools[0]
-		if got := p.Serves(test.namespace, test.service); got != test.want {
+		if got := p.Serves(test.namespace, nil, test.service); got != test.want {
 			t.Errorf("%s serves %v in %q: %v, want %v", test.lines, test.service, test.namespace, got, test.want)
 		}
 	}
@@ -285,6 +287,12 @@ func TestSelectorsThatChooseNothingAreWarnedOf(t *testing.T) {
 			t.Errorf("%s:\n%s\nwant\n%s", test.name, got, test.want)
 		}
 	}
+}
+
+func TestASelectorThatSelectsNothingIsWarnedOf(t *testing.T) {
+	_, warnings, err := Parse([]byte(pool("namespace-selectors:", "- match-labels: {env: prod}", "  match-expressions: [{key: env, operator: DoesNotExist}]")))
+	equal(t, err, nil)
+	equal(t, warnings.Error(), `line 5: address-pools[0].namespace-selectors[0]: selects nothing: its conditions on one label contradict each other: correct one of them (column 5)`)
 }
 
 func TestAPoolThatExcludesAllOfItselfIsWarnedOf(t *testing.T) {
@@ -918,9 +926,12 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			`line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 4: "-")`},
 		{"two that differ in weight alone", pool("advertisements:", "- {}", "- link-bandwidth: true"),
 			`line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 5: "link-bandwidth: true")`},
-		{"what is to come later", pool("namespace-selectors: []", "hold-down: 1h"),
-			`line 4: address-pools[0].namespace-selectors: is not supported by this version: remove it (column 3: "namespace-selectors: []")` + "\n" +
-				`line 5: address-pools[0].hold-down: is not supported by this version: remove it (column 3: "hold-down: 1h")`},
+		{"what is to come later", pool("hold-down: 1h"),
+			`line 4: address-pools[0].hold-down: is not supported by this version: remove it (column 3: "hold-down: 1h")`},
+		{"namespace-selectors misspelt", pool("namespace-selector: [{match-labels: {env: prod}}]"),
+			`line 4: address-pools[0].namespace-selector: is not a key of this configuration: did you mean "namespace-selectors"? (column 3: "namespace-selector: [{match-labels: {env: prod}}]")`},
+		{"a label of namespaces that cannot be", pool("namespace-selectors: [{match-labels: {env: not good}}]"),
+			`line 4: address-pools[0].namespace-selectors[0].match-labels.env: "not good" is not a value that a label can have: write ` + nameRule + `, or nothing (column 46)`},
 		{"node-selectors misspelt", pool("advertisements: [{node-selectors: [{match-labels: rack}]}]"),
 			`line 4: address-pools[0].advertisements[0].node-selectors[0].match-labels: "rack" is not a mapping: write it as lines of "key: value" (column 53)`},
 		{"two that contradict each other", pool("advertisements:", "- {}", "- localpref: 200"),
@@ -1367,17 +1378,17 @@ func TestAdmittedLabelsThatNothingHasSelectAsWritten(t *testing.T) {
 			t.Fatalf("%s: %d ignored, %v", test.selectors, ignored, err)
 		}
 		p := config.Pools[0]
-		for _, got := range []bool{Selects(config.Peers[0].NodeSelectors, test.node), Selects(p.Advertisements[0].NodeSelectors, test.node), p.Serves("shop", test.node)} {
+		for _, got := range []bool{Selects(config.Peers[0].NodeSelectors, test.node), Selects(p.Advertisements[0].NodeSelectors, test.node), p.Serves("shop", nil, test.node)} {
 			if got != test.want {
 				t.Errorf("%s selects %v: %v, want %v", test.selectors, test.node, got, test.want)
 			}
 		}
-		if p.Serves("blog", test.node) {
+		if p.Serves("blog", nil, test.node) {
 			t.Errorf("%v serve blog", p.Namespaces)
 		}
 	}
 	// One that is empty is not skipped, since none at all mean all.
-	if config, _, err := ParseAdmitted([]byte(pool("namespaces: [~]"))); err != nil || config.Pools[0].Serves("shop", nil) {
+	if config, _, err := ParseAdmitted([]byte(pool("namespaces: [~]"))); err != nil || config.Pools[0].Serves("shop", nil, nil) {
 		t.Errorf("a pool for no namespace serves shop, %v", err)
 	}
 }

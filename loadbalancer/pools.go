@@ -66,6 +66,7 @@ func (r *reader) pool(v value, index int, names map[string]value, communities ma
 		AvoidBuggyIPs:         r.flag(f["avoid-buggy-ips"], false),
 		Priority:              int(r.number(f["priority"], math.MinInt32, math.MaxInt32, 0)),
 		Namespaces:            r.namespaces(f["namespaces"]),
+		NamespaceSelectors:    r.selectors(f["namespace-selectors"]),
 		ServiceSelectors:      r.selectors(f["service-selectors"]),
 		ShareAcrossNamespaces: r.flag(f["share-across-namespaces"], false),
 	}
@@ -185,7 +186,7 @@ func (r *reader) reservations(v value, p *Pool) (all []Reservation) {
 				r.wrong(f["service"], "is not a Service: %s", serviceRule)
 			case twice:
 				r.wrong(f["service"], "has a reservation already, %s: keep one", place(before))
-			case len(p.Namespaces) > 0 && !named:
+			case len(p.Namespaces) > 0 && len(p.NamespaceSelectors) == 0 && !named:
 				r.wrong(f["service"], "is of a namespace that the pool is not for: add that to its namespaces, or remove the reservation")
 			}
 			r.reserve(kept.Service, f["service"])

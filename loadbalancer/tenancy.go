@@ -2,6 +2,7 @@ package loadbalancer
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -34,14 +35,11 @@ func (a *Allocator) barred(addr netip.Addr, pool *Pool, r *Request) Reason {
 	return Reason{}
 }
 
-// reservation returns the addresses that are reserved for a Service that asks for none by name, of those that it can use: to such
-// a one they are what it asks for.
+// reservation returns the addresses that are reserved for the Service, of those that it can use. Where it asks for none by name,
+// they are what it asks for.
 func (a *Allocator) reservation(r *Request) (all []netip.Addr) {
-	if len(r.Addrs) > 0 {
-		return nil
-	}
 	for _, addr := range a.config.reservations[r.Service] {
-		if a.isOf(addr, r.Pool) && slices.Contains(r.Families, FamilyOf(addr)) && a.config.Pool(addr).Serves(r.Namespace, r.Labels) {
+		if a.isOf(addr, r.Pool) && slices.Contains(r.Families, FamilyOf(addr)) && a.serves(a.config.Pool(addr), r) {
 			all = append(all, addr)
 		}
 	}
@@ -78,6 +76,29 @@ func (a *Allocator) Misplaced(uid string) Reason {
 		}
 	}
 	return Reason{}
+}
+
+// Label says which labels a namespace has by now. Its Services that wait may be for other pools by that.
+func (a *Allocator) Label(namespace string, labels map[string]string) {
+	if maps.Equal(a.namespaces[namespace], labels) {
+		return
+	}
+	if a.namespaces[namespace] = labels; len(labels) == 0 {
+		delete(a.namespaces, namespace)
+	}
+	if !a.config.SelectsNamespaces() {
+		return
+	}
+	for _, t := range a.services {
+		if t.request.Namespace == namespace && t.class != nil {
+			a.join(t, t.class.more)
+			a.push(t.class)
+		}
+	}
+}
+
+func (a *Allocator) serves(p *Pool, r *Request) bool {
+	return p.Serves(r.Namespace, a.namespaces[r.Namespace], r.Labels)
 }
 
 // A share is what a namespace has of a pool.

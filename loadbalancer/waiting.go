@@ -69,7 +69,7 @@ func (a *Allocator) fitOf(r *Request) *fit {
 	var key []byte
 	for _, i := range a.stock.order {
 		p := &a.config.Pools[i]
-		if (r.Pool == p.Name || r.Pool == "" && p.AutoAssign) && p.Serves(r.Namespace, r.Labels) {
+		if (r.Pool == p.Name || r.Pool == "" && p.AutoAssign) && a.serves(p, r) {
 			pools, key = append(pools, i), binary.AppendUvarint(key, uint64(i))
 		}
 	}
@@ -138,7 +138,7 @@ func (a *Allocator) likeness(t *tenant, more bool, from *fit) string {
 	var serves [2]bool // the pools of the addresses serve it
 	for i, addr := range r.Addrs {
 		pool := a.config.Pool(addr)
-		serves[i] = pool != nil && pool.Serves(r.Namespace, r.Labels)
+		serves[i] = pool != nil && a.serves(pool, r)
 	}
 	like := fmt.Sprintf("%p %v %v %t %q %v", from, r.Addrs, r.Families, r.AllFamilies, r.Pool, serves)
 	if r.Key != "" {

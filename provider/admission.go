@@ -592,6 +592,7 @@ func (c *Cloud) resume() {
 
 // enforce puts a configuration in force that is stored, once the hold ends. Addresses of givenUp are taken away from Services.
 func (c *Cloud) enforce(config *loadbalancer.Config, givenUp *netipx.IPSet, first bool) {
+	defer c.selects(config)
 	c.mu.Lock()
 	before := c.ledger.misplaced()
 	c.ledger.allocator.Configure(config, givenUp)

@@ -21,6 +21,7 @@ import (
 	"k8s.io/controller-manager/pkg/healthz"
 	"k8s.io/klog/v2"
 
+	"github.com/metallb/cloud-provider-metallb/loadbalancer"
 	"github.com/metallb/cloud-provider-metallb/service"
 )
 
@@ -52,7 +53,9 @@ type Cloud struct {
 	events *events
 	record recorder // writes into events
 	review func()   // asks the admission to look again
-	now    func() time.Time
+	// selects watches the labels of Namespaces if the configuration needs them.
+	selects func(*loadbalancer.Config)
+	now     func() time.Time
 	// slice is for how long the mutex is kept while Services that wait are served. Then others may have it.
 	slice time.Duration
 
@@ -96,6 +99,7 @@ func New(options Options) *Cloud {
 	}
 	c.resumed.L = &c.mu
 	c.now, c.slice = time.Now, sliceOfServing
+	c.selects = func(*loadbalancer.Config) {}
 	return c
 }
 

@@ -30,6 +30,8 @@ type facts struct {
 	cloud  *Cloud
 	nodes  readable
 	secret readable
+	// namespaces is nil where nobody watches them.
+	namespaces *namespaces
 }
 
 // A readable knows whether we may read what its informer has.
@@ -116,7 +118,8 @@ func trimSecret(object any) (any, error) {
 
 // now returns the facts as they are known.
 func (f *facts) now() loadbalancer.Facts {
-	known := loadbalancer.Facts{NodesKnown: f.nodes.known(), KeysKnown: f.secret.known(), Keys: map[string]bool{}}
+	unread := f.namespaces != nil && f.namespaces.refused.Load() != 0
+	known := loadbalancer.Facts{NamespacesUnread: unread, NodesKnown: f.nodes.known(), KeysKnown: f.secret.known(), Keys: map[string]bool{}}
 	for _, object := range f.nodes.GetStore().List() {
 		if node, ok := object.(*corev1.Node); ok {
 			known.Nodes = append(known.Nodes, loadbalancer.Node{Name: node.Name, Labels: node.Labels, Annotations: node.Annotations, InternalIPs: addressesOf(node)})

@@ -18,6 +18,7 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -109,6 +110,13 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 	if g.admission, err = newAdmission(client, writer, c, c.watches.failed); err != nil {
 		return nil, fmt.Errorf("watch the configuration: %w", err)
 	}
+	metadata, err := metadata.NewForConfig(config.Kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("make a client: %w", err)
+	}
+	if g.admission.facts.namespaces, err = newNamespaces(metadata, c, g.admission.ring); err != nil {
+		return nil, err
+	}
 	// A text that was refused because a Service would lose its address may be admitted once that is free.
 	c.review = g.admission.ring
 	return g, nil
@@ -195,9 +203,15 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	if err != nil {
 		return err
 	}
-	// A Node's own address is not handed out. Without the permission to read Nodes, nobody waits for long.
+	known := []cache.InformerSynced{g.admission.facts.nodes.HasSynced}
+	namespaces := g.admission.facts.namespaces
+	c.selects = func(config *loadbalancer.Config) { namespaces.needed(ctx, config) }
+	if namespaces.needed(ctx, config) {
+		known = append(known, namespaces.HasSynced)
+	}
+	// A Node's own address is not handed out. Without the permission to read Nodes, nobody waits for long, nor for labels.
 	patience, enough := context.WithTimeout(ctx, 2*time.Second)
-	cache.WaitForCacheSync(patience.Done(), g.admission.facts.nodes.HasSynced)
+	cache.WaitForCacheSync(patience.Done(), known...)
 	enough()
 	c.withhold(g.admission.facts.now())
 	c.adopt(config, g.admission.is.givenUp, services)

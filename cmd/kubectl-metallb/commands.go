@@ -79,7 +79,7 @@ func (p *plugin) status() *cobra.Command {
 	var watch, shown bool
 	once := func(cmd *cobra.Command) error {
 		p.about = counting
-		return p.look(cmd, []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.EndpointSlices, inspect.Nodes, inspect.Pods, inspect.Leases},
+		return p.look(cmd, []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.EndpointSlices, inspect.Nodes, inspect.Namespaces, inspect.Pods, inspect.Leases},
 			func(v *inspect.View) (int, []inspect.Unread, error) {
 				s := v.Status()
 				shown = true
@@ -117,7 +117,7 @@ Services that wait, addresses that no node announces, and drained nodes. For eac
 }
 
 // reachable are the kinds that tell whether an address is announced.
-var reachable = []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.EndpointSlices, inspect.Nodes, inspect.Pods}
+var reachable = []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.EndpointSlices, inspect.Nodes, inspect.Namespaces, inspect.Pods}
 
 func (p *plugin) why() *cobra.Command {
 	cmd := command("why [NAMESPACE/]SERVICE [--node NODE]", "Why a Service is reachable, or not",
@@ -220,7 +220,7 @@ func (p *plugin) pools() *cobra.Command {
 		`shows how many addresses each pool has and how many of them are used, and the Services that wait for one. Of one pool it also lists who
 holds what.`,
 		cobra.MaximumNArgs(1), func(cmd *cobra.Command, args []string) error {
-			return p.look(cmd, []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.Nodes, inspect.Pods}, func(v *inspect.View) (int, []inspect.Unread, error) {
+			return p.look(cmd, []inspect.Kind{inspect.ConfigMaps, inspect.Services, inspect.Nodes, inspect.Namespaces, inspect.Pods}, func(v *inspect.View) (int, []inspect.Unread, error) {
 				pools, err := v.Pools(strings.Join(args, ""))
 				if err != nil {
 					return 0, nil, err

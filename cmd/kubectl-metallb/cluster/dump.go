@@ -58,6 +58,7 @@ func parts(s *inspect.Snapshot) []part {
 		{"services.json", func() int { return len(s.Services) }, &s.Services},
 		{"endpointslices.json", func() int { return len(s.Slices) }, &s.Slices},
 		{"nodes.json", func() int { return len(s.Nodes) }, &s.Nodes},
+		{"namespaces.json", func() int { return len(s.Namespaces) }, &s.Namespaces},
 		{"pods.json", func() int { return len(s.Pods) }, &s.Pods},
 		{"told.json", func() int { return len(s.Told) }, &s.Told},
 	}

@@ -149,6 +149,19 @@ func (r *reader) read(kind inspect.Kind) {
 			})
 			return list, nil
 		})
+	case inspect.Namespaces:
+		err = pages(func(o metav1.ListOptions) (metav1.ListInterface, error) {
+			list, err := core.Namespaces().List(r.ctx, o)
+			if err != nil {
+				return nil, err
+			}
+			r.note(func(s *inspect.Snapshot) {
+				for i := range list.Items {
+					s.Namespaces = append(s.Namespaces, trimNamespace(&list.Items[i]))
+				}
+			})
+			return list, nil
+		})
 	case inspect.Nodes:
 		err = pages(func(o metav1.ListOptions) (metav1.ListInterface, error) {
 			list, err := core.Nodes().List(r.ctx, o)

@@ -40,6 +40,7 @@ func objects() []runtime.Object {
 		&corev1.Secret{ObjectMeta: meta("metallb-bgp-auth"), Data: map[string][]byte{"tor": []byte("hunter2"), "empty": nil}},
 		pod,
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}},
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"env": "prod"}, Annotations: map[string]string{"token": "hunter2"}}},
 		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}},
 		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "inner"}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP}},
 	}
@@ -50,7 +51,7 @@ func TestASnapshotComesBackFromADumpAsItWas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Services) != 1 || len(s.Nodes) != 1 || len(s.Pods) != 1 || !slices.Equal(s.Keys, []string{"tor"}) || len(s.Unread) != 0 {
+	if len(s.Services) != 1 || len(s.Nodes) != 1 || len(s.Namespaces) != 1 || len(s.Pods) != 1 || !slices.Equal(s.Keys, []string{"tor"}) || len(s.Unread) != 0 {
 		t.Fatalf("%+v", s)
 	}
 	folder := filepath.Join(t.TempDir(), "dump")
@@ -61,7 +62,7 @@ func TestASnapshotComesBackFromADumpAsItWas(t *testing.T) {
 		t.Errorf("over another: %v", err)
 	}
 	files, err := filepath.Glob(filepath.Join(folder, "*"))
-	if err != nil || len(files) != 9 {
+	if err != nil || len(files) != 10 {
 		t.Fatal(files, err)
 	}
 	for _, path := range files {

@@ -73,6 +73,10 @@ func trimNode(node *corev1.Node) *corev1.Node {
 	}
 }
 
+func trimNamespace(namespace *corev1.Namespace) *corev1.Namespace {
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace.Name, Labels: namespace.Labels}}
+}
+
 // trimPod keeps the flags that a program was started with. It has no environment and no files.
 func trimPod(pod *corev1.Pod) *corev1.Pod {
 	kept := &corev1.Pod{

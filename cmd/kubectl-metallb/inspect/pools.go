@@ -49,7 +49,7 @@ type Waiting struct {
 
 // Pools describes one pool, or all.
 func (v *View) Pools(name string) (Pools, error) {
-	all := Pools{Pools: []Pool{}, Waiting: v.waiting(), Unread: v.lacks(ConfigMaps, Services, Nodes)}
+	all := Pools{Pools: []Pool{}, Waiting: v.waiting(), Unread: v.lacks(needsOf(v.Config, ConfigMaps, Services, Nodes)...)}
 	usage, holdings := v.allocator.Usage(), v.allocator.Holdings()
 	for _, p := range v.config().Pools {
 		if name != "" && p.Name != name {

@@ -20,6 +20,7 @@ const (
 	Services       Kind = "services"
 	EndpointSlices Kind = "endpointslices"
 	Nodes          Kind = "nodes"
+	Namespaces     Kind = "namespaces"
 	Pods           Kind = "pods"
 	ConfigMaps     Kind = "configmaps"
 	Secrets        Kind = "secrets"
@@ -31,7 +32,7 @@ const (
 )
 
 // Kinds are all of them.
-var Kinds = []Kind{ConfigMaps, Services, EndpointSlices, Nodes, Pods, Secrets, Leases}
+var Kinds = []Kind{ConfigMaps, Services, EndpointSlices, Nodes, Namespaces, Pods, Secrets, Leases}
 
 // A Snapshot is what the API server said of one installation, at one time.
 type Snapshot struct {
@@ -49,8 +50,10 @@ type Snapshot struct {
 	Services []*corev1.Service // of type LoadBalancer
 	Slices   []*discoveryv1.EndpointSlice
 	Nodes    []*corev1.Node
-	Pods     []*corev1.Pod // of the installation
-	Lease    *coordinationv1.Lease
+	// Namespaces have a name and labels.
+	Namespaces []*corev1.Namespace
+	Pods       []*corev1.Pod // of the installation
+	Lease      *coordinationv1.Lease
 	// Keys are those of the passwords' Secret that have a value.
 	Keys []string
 

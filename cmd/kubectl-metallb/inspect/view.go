@@ -111,6 +111,9 @@ func withSlices(services []*corev1.Service, all []*discoveryv1.EndpointSlice) []
 func (v *View) adopt() (*loadbalancer.Allocator, map[string]loadbalancer.Reason) {
 	a, conflicts := loadbalancer.NewAllocator(), map[string]loadbalancer.Reason{}
 	a.Configure(v.config(), nil)
+	for _, namespace := range v.Namespaces {
+		a.Label(namespace.Name, namespace.Labels)
+	}
 	taken := v.nodeAddresses()
 	var ours []*corev1.Service
 	for _, svc := range v.services {
@@ -147,7 +150,7 @@ func (v *View) nodeAddresses() (all []netip.Addr) {
 
 // facts are what a text is judged by.
 func (v *View) facts() loadbalancer.Facts {
-	f := loadbalancer.Facts{NodesKnown: len(v.lacks(Nodes)) == 0, KeysKnown: len(v.lacks(Secrets)) == 0, Keys: map[string]bool{}}
+	f := loadbalancer.Facts{NamespacesUnread: len(v.lacks(Namespaces)) > 0, NodesKnown: len(v.lacks(Nodes)) == 0, KeysKnown: len(v.lacks(Secrets)) == 0, Keys: map[string]bool{}}
 	for _, node := range v.nodes {
 		n := loadbalancer.Node{Name: node.Name, Labels: node.Labels, Annotations: node.Annotations}
 		for _, a := range node.Status.Addresses {
@@ -308,7 +311,10 @@ func (v *View) passwords(config *loadbalancer.Config) map[string]speaker.Passwor
 func needsOf(config *loadbalancer.Config, kinds ...Kind) []Kind {
 	kinds = append(kinds, Tokens, Ports, Told) // they are missing only if they were asked for
 	if config != nil && slices.ContainsFunc(config.Peers, func(p loadbalancer.Peer) bool { return p.PasswordKey != "" }) {
-		return append(kinds, Secrets)
+		kinds = append(kinds, Secrets)
+	}
+	if config != nil && config.SelectsNamespaces() {
+		kinds = append(kinds, Namespaces)
 	}
 	return kinds
 }
