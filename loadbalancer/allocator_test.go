@@ -599,6 +599,12 @@ func TestANamespaceGetsAsManyAddressesAsItsQuotaAllows(t *testing.T) {
 		{then: "and is served when the quota grows", configure: "gold 10.0.0.0/29,fd00::/126 quota=shop:3"},
 		{then: "at once", serve: "shop/dns", addrs: "10.0.0.3"},
 	})
+	tell(t, []step{
+		{then: "shop may hold two", configure: "gold 10.0.0.0/29,fd00::/126 quota=shop:2"},
+		{then: "the first", ask: "shop/web", addrs: "10.0.0.0"},
+		{then: "the second", ask: "shop/api", addrs: "10.0.0.1"},
+		{then: "at its quota, one may change its family", ask: "shop/api families=6", addrs: "fd00::", also: "left 10.0.0.1"},
+	})
 }
 
 func TestAddressesOfRoutersAndNodesAreNotHandedOutWhileNobodyHoldsThem(t *testing.T) {
@@ -1386,7 +1392,9 @@ func (m *model) within(p *Pool, r Request, addrs ...netip.Addr) bool {
 		}
 	}
 	for _, addr := range addrs {
-		leaves := func(before netip.Addr) bool { return FamilyOf(before) == FamilyOf(addr) && has[before] == 1 }
+		leaves := func(before netip.Addr) bool {
+			return (FamilyOf(before) == FamilyOf(addr) || !slices.Contains(r.Families, FamilyOf(before))) && has[before] == 1
+		}
 		if m.pool(addr) == p && has[addr] == 0 && !slices.ContainsFunc(m.of(r.UID).addrs, leaves) {
 			more++
 		}

@@ -133,8 +133,9 @@ func (a *Allocator) costs(i int, addr netip.Addr, r *Request) int {
 	if a.config.index(addr) != i || ours(addr) > 0 {
 		return 0
 	}
-	for _, before := range a.Held(r.UID) { // it leaves one for the other
-		if FamilyOf(before) == FamilyOf(addr) && a.config.index(before) == i && ours(before) == 1 {
+	for _, before := range a.Held(r.UID) { // it leaves one for the other, and any of a family that it has no more
+		leaves := FamilyOf(before) == FamilyOf(addr) || !slices.Contains(r.Families, FamilyOf(before))
+		if leaves && a.config.index(before) == i && ours(before) == 1 {
 			return 0
 		}
 	}

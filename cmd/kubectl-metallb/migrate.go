@@ -76,7 +76,7 @@ fewer or otherwise. It ends with 0 if nothing is lost or differs, 2 if something
 			}
 			var c *migrate.Comparison
 			if (live || p.dump != "") && r.Text != "" {
-				s, err := p.snapshot(cmd.Context(), inspect.Services, inspect.EndpointSlices, inspect.Nodes)
+				s, err := p.snapshot(cmd.Context(), inspect.Services, inspect.EndpointSlices, inspect.Nodes, inspect.Namespaces)
 				if err != nil {
 					return err
 				}

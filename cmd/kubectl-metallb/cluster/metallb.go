@@ -76,7 +76,6 @@ func Resources(ctx context.Context, client rest.Interface, namespace string) (an
 		{"configmaps", namespace, "/api/v1/namespaces/" + namespace + "/configmaps/bgpextras"},
 		{"daemonsets", namespace, "/apis/apps/v1/namespaces/" + namespace + "/daemonsets"},
 		{"deployments", namespace, "/apis/apps/v1/namespaces/" + namespace + "/deployments"},
-		{"namespaces", "", "/api/v1/namespaces"},
 	} {
 		if answer := get(r[0], r[1], r[2]); answer != nil {
 			answers = append(answers, answer)

@@ -63,11 +63,10 @@ type metallb struct {
 // A converter collects what becomes of resources.
 type converter struct {
 	Result
-	objects    []*object
-	namespaces []*object // of the cluster, if they are known
-	profiles   []*object
-	aliases    map[string]*object // who defines a name of a community
-	values     *yaml.Node         // the communities
+	objects  []*object
+	profiles []*object
+	aliases  map[string]*object // who defines a name of a community
+	values   *yaml.Node         // the communities
 }
 
 // Convert makes a configuration of resources.
@@ -170,8 +169,6 @@ func (c *converter) sort() {
 			c.frrConfiguration(o)
 		case aside[o.kind] != "" && strings.HasSuffix(o.group, "metallb.io"):
 			c.remark(Kept, o, "", "", "%s", aside[o.kind])
-		case o.kind == "Namespace" && o.group == "":
-			c.namespaces = append(c.namespaces, o)
 		case o.kind == "DaemonSet" || o.kind == "Deployment":
 			c.program(o)
 		case o.kind == "ConfigMap" && o.group == "":
@@ -344,12 +341,6 @@ func (c *converter) check(text string) bool {
 		c.Remarks = append(c.Remarks, Remark{Refused, origin, "", p.Error(), shown})
 	}
 	return err == nil && len(problems) == 0
-}
-
-// accepts reports whether this version of the language has what the text says.
-func accepts(text string) bool {
-	_, _, err := loadbalancer.Parse([]byte(text))
-	return err == nil
 }
 
 // from is the comment of an item.

@@ -54,33 +54,9 @@ func (c *converter) pool(o *object) {
 	if n, ok := allocation.at("priority").number(); ok {
 		p.priority = n
 	}
-	names := allocation.at("namespaces").list()
-	labelled := allocation.at("namespaceSelectors")
-	chosen := labelled.selectors()
-	switch {
-	case len(chosen) == 0:
-	case accepts("address-pools: [{name: a, cidr: [192.0.2.0/24], namespace-selectors: [{match-labels: {a: b}}]}]"):
-		put(p.yaml, "namespace-selectors", selectors(chosen))
-	default:
-		names = c.namespacesOf(labelled, chosen, names)
-	}
-	put(p.yaml, "namespaces", words(names))
+	put(p.yaml, "namespaces", words(allocation.at("namespaces").list()))
+	put(p.yaml, "namespace-selectors", selectors(allocation.at("namespaceSelectors").selectors()))
 	put(p.yaml, "service-selectors", selectors(allocation.at("serviceSelectors").selectors()))
-}
-
-// namespacesOf names those that the selectors select now, where the language has no selectors for them.
-func (c *converter) namespacesOf(f field, chosen []loadbalancer.Selector, names []string) []string {
-	for _, ns := range c.namespaces {
-		if loadbalancer.Selects(chosen, ns.labels) && !slices.Contains(names, ns.name) {
-			names = append(names, ns.name)
-		}
-	}
-	if len(names) == 0 {
-		c.about(Refused, f, "list names in namespaces, or ask the cluster by --live", "namespaces by their labels cannot be said in this version, and which they are is not known")
-	} else {
-		c.about(Unsaid, f, "keep the list up to date", "namespaces by their labels cannot be said in this version: those that have them now are listed")
-	}
-	return names
 }
 
 // prioritize writes priorities by which pools are tried in MetalLB's order: those that say whom they are for by their priority, then

@@ -396,7 +396,7 @@ func (in *installation) asks(t *testing.T) {
 		}
 	}
 	want := []string{"create serviceaccounts/token", "get configmaps", "get leases", "get pods/portforward",
-		"list endpointslices", "list nodes", "list pods", "list services"}
+		"list endpointslices", "list namespaces", "list nodes", "list pods", "list services"}
 	if got := slices.Sorted(maps.Keys(used)); !slices.Equal(got, want) {
 		t.Errorf("it did %q, want %q", got, want)
 	}
