@@ -189,3 +189,51 @@ func TestTenThousandServicesScrollQuickly(t *testing.T) {
 		}
 	})
 }
+
+// Nothing that could not be read is called good, or bad.
+func TestWhatCouldNotBeReadIsNotJudged(t *testing.T) {
+	rest := []string{"configmaps", "services", "endpointslices", "nodes", "leases"}
+	for _, test := range []struct {
+		what   string
+		unread []string
+		signs  string // that may not be there
+	}{
+		{"all", append(rest, "pods"), "✓✗!"},
+		{"what runs, and who leads", []string{"pods", "leases"}, "✗"},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			dump := written(t, 3)
+			var contents map[string]any
+			text, err := os.ReadFile(filepath.Join(dump, "dump.json"))
+			must(t, err)
+			must(t, json.Unmarshal(text, &contents))
+			contents["unread"] = []map[string]string{}
+			for _, kind := range test.unread {
+				contents["unread"] = append(contents["unread"].([]map[string]string), map[string]string{"kind": kind, "verb": "list", "why": "you are not allowed to"})
+				files := map[string][]string{"configmaps": {"config.json", "config-admitted.json"}, "leases": nil}
+				if _, ok := files[kind]; !ok {
+					files[kind] = []string{kind + ".json"}
+				}
+				for _, name := range files[kind] {
+					must(t, os.WriteFile(filepath.Join(dump, name), []byte("null"), 0o600))
+					delete(contents["objects"].(map[string]any), name)
+				}
+			}
+			text, err = json.Marshal(contents)
+			must(t, err)
+			must(t, os.WriteFile(filepath.Join(dump, "dump.json"), text, 0o600))
+			address, _ := serve(t, "--dump", dump)
+			b := start(t, newWitness(t)).strict()
+			opened(t, b, address)
+			b.shows("trouble", "cannot list pods in the whole cluster: you are not allowed to")
+			for _, id := range []string{"figures", "problems", "grid", "pools"} {
+				if text := eval[string](b, fmt.Sprintf("document.getElementById(%q).innerText", id)); strings.ContainsAny(text, test.signs) {
+					t.Errorf("#%s shows %q", id, text)
+				}
+			}
+			if text := eval[string](b, `document.getElementById("force").innerText`); len(test.unread) > 2 && text != "? configuration not read" {
+				t.Errorf("the top shows %q", text)
+			}
+		})
+	}
+}

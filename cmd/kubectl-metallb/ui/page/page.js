@@ -148,21 +148,26 @@ function draw(id, data, make) {
 
 // figure is one number of the page's first line; a click leads to where it is from.
 function figure(key, number, what, colour, to) {
-  const sign = { good: "✓", bad: "✗", mark: "!" }[colour] || "";
+  const sign = { good: "✓", bad: "✗", mark: "!", unsure: "?" }[colour] || "";
   return el("button", { type: "button", class: `figure ${colour}`, "data-key": key, onclick: () => $(to).focus() }, el("strong", {}, `${sign} ${number}`.trim()), el("span", {}, what));
 }
 
-function drawFigures({ answer: status }, { answer: { sessions } }) {
-  const unfit = status.nodes.filter((n) => n.unfit || n.speaker !== "running").length, drained = status.nodes.filter((n) => n.drained).length;
+// fine is what is good if all that matters could be read, and else nobody knows.
+const fine = ({ answer, remarks = [] }) => ((answer.unread || []).length + remarks.length > 0 ? "unsure" : "good");
+
+function drawFigures(answer, nodes) {
+  const { answer: status } = answer, { answer: { sessions } } = nodes;
+  const good = fine(answer), heard = fine(nodes);
+  const unfit = status.nodes.filter((n) => n.unfit || silent.includes(n.speaker)).length, drained = status.nodes.filter((n) => n.drained).length;
   const up = sessions.filter((s) => s.sent && !s.problem).length, down = sessions.filter((s) => s.problem).length;
   const told = sessions.some((s) => s.sent);
   const without = status.waiting.filter((w) => !w.addresses?.length).length;
   const one = (n, singular, plural) => (n === 1 ? singular : plural);
-  const bad = (n) => (n > 0 ? "bad" : "good");
+  const bad = (n) => (n > 0 ? "bad" : good);
   const data = [
     ["problems", status.problems.length, one(status.problems.length, "problem", "problems"), bad(status.problems.length), "h-problems"],
-    ["nodes", `${status.nodes.length - unfit} of ${status.nodes.length}`, `nodes can announce${drained ? `, ${drained} drained` : ""}`, unfit ? "bad" : drained ? "mark" : status.nodes.length ? "good" : "", "h-grid"],
-    ["sessions", told ? `${up} of ${sessions.length}` : sessions.length, told ? "sessions up" : `${one(sessions.length, "session", "sessions")} intended`, down ? "bad" : told ? "good" : "", "h-grid"],
+    ["nodes", `${status.nodes.length - unfit} of ${status.nodes.length}`, `nodes can announce${drained ? `, ${drained} drained` : ""}`, unfit ? "bad" : drained ? "mark" : good, "h-grid"],
+    ["sessions", told ? `${up} of ${sessions.length}` : sessions.length, told ? "sessions up" : `${one(sessions.length, "session", "sessions")} intended`, down ? "bad" : told ? heard : "", "h-grid"],
     ["services", status.services, one(status.services, "Service", "Services"), "", "q"],
     ["waiting", without, one(without, "waits for an address", "wait for an address"), bad(without), "waiting"],
     ["unannounced", status.unannounced.length, one(status.unannounced.length, "address unannounced", "addresses unannounced"), bad(status.unannounced.length), "h-problems"],
@@ -171,21 +176,21 @@ function drawFigures({ answer: status }, { answer: { sessions } }) {
 }
 
 function drawStatus({ answer, command, taken, cluster, remarks = [] }) {
-  const c = answer.config;
+  const c = answer.config, good = fine({ answer, remarks }), lacks = (kind) => (answer.unread || []).some((u) => u.kind === kind);
   $("where").textContent = cluster || "";
   document.title = cluster ? `${cluster} · kubectl metallb` : "kubectl metallb";
   $("force").replaceChildren(...[
-    c.hash ? pill("good", "✓ in force") : pill("bad", "✗ no configuration in force"), c.hash ? el("code", {}, c.hash) : "",
+    c.hash ? pill("good", "✓ in force") : lacks("configmaps") ? pill("", "? configuration not read") : pill("bad", "✗ no configuration in force"), c.hash ? el("code", {}, c.hash) : "",
     c.admittedAt ? el("span", { class: "quiet", title: c.admittedAt }, `for ${ago(c.admittedAt, taken)}`) : "",
-    c.state === "in force" ? "" : pill(c.state === "refused" ? "bad" : "mark", `${c.state === "refused" ? "✗" : "!"} your text is ${c.state}`),
-    answer.leader ? el("span", { class: "quiet", title: answer.leader }, `leader ${answer.leader.replace(/_[0-9a-f-]{36}$/, "")}`) : pill("bad", "✗ nobody leads"),
+    ["in force", "unknown"].includes(c.state) ? "" : pill(c.state === "refused" ? "bad" : "mark", `${c.state === "refused" ? "✗" : "!"} your text is ${c.state}`),
+    answer.leader ? el("span", { class: "quiet", title: answer.leader }, `leader ${answer.leader.replace(/_[0-9a-f-]{36}$/, "")}`) : lacks("leases") ? "" : pill("bad", "✗ nobody leads"),
   ].filter(Boolean));
   $("read").textContent = `read at ${new Date(taken).toLocaleTimeString()}`;
   const refused = c.state === "refused" && c.refused;
   strip("refused", refused ? `Your text ${c.refused.hash} is refused, and the one in force stays:` : "", refused ? c.refused.problems : []);
   strip("trouble", "What is shown may be wrong:", [...remarks, ...unread(answer)]);
-  draw("problems", [answer.problems, answer.unannounced, command], () => [
-    answer.problems.length === 0 ? el("p", { class: "calm good" }, "✓ No problems are known.")
+  draw("problems", [answer.problems, answer.unannounced, command, good], () => [
+    answer.problems.length === 0 ? el("p", { class: `calm ${good}` }, good === "good" ? "✓ No problems are known." : "? No problems are known, and not all could be read.")
       : el("ul", { class: "issues" }, answer.problems.map((p, i) => el("li", {}, pill("bad", "✗"), el("div", {}, p.text, next(p.next, i))))),
     answer.unannounced.length <= answer.problems.filter((p) => p.text.startsWith("no node announces ")).length ? "" : [el("h3", {}, `Addresses that no node announces: ${answer.unannounced.length}`), few("Addresses that no node announces", ["Service", "address", "why"], answer.unannounced.map((u) => [u.service, u.address, u.why]), (i) => search(answer.unannounced[i].service))],
     copying(command),
@@ -273,7 +278,7 @@ function drawGrid(status, nodes) {
     return [
       el("div", { class: "tools" }, el("button", { type: "button", "data-key": "only", "aria-pressed": String(onlyTrouble), onclick: () => { onlyTrouble = !onlyTrouble; redraw(); } }, `Only those in trouble: ${troubled.length}`),
         el("span", { class: "quiet" }, `${names.length} of ${all.length} shown`)),
-      names.length === 0 ? el("p", { class: "calm good" }, "✓ No node is in trouble.") : el("div", { class: "wide tall", tabindex: "-1" }, el("table", {},
+      names.length === 0 ? el("p", { class: "calm" }, "No node is known to be in trouble.") : el("div", { class: "wide tall", tabindex: "-1" }, el("table", {},
         el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Node"), peers.map((peer) => el("th", { scope: "col" }, peer, el("small", {}, `AS ${routers.get(peer).asn}`))))),
         el("tbody", {}, names.map((node) => el("tr", {},
           el("th", { scope: "row" }, node, mark(marks.get(node))),
@@ -292,12 +297,14 @@ function drawGrid(status, nodes) {
   });
 }
 
+const silent = ["none", "not ready"]; // and not one that nobody could ask for
+
 function mark(n) {
   if (!n) return [];
   const all = [];
   if (n.unfit) all.push(el("span", { class: "state bad", title: n.unfit }, "! unfit"));
   if (n.drained) all.push(el("span", { class: "state mark", title: n.drained }, "▽ drained"));
-  if (n.speaker !== "running") all.push(el("span", { class: "state bad" }, `✗ speaker ${n.speaker}`));
+  if (silent.includes(n.speaker)) all.push(el("span", { class: "state bad" }, `✗ speaker ${n.speaker}`));
   return all;
 }
 
