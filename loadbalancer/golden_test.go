@@ -3,6 +3,7 @@ package loadbalancer
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -122,7 +123,13 @@ func means(t *testing.T, file string, config *Config, warnings Problems, err err
 func inWords(config *Config) string {
 	var b strings.Builder
 	for _, p := range config.Peers {
-		fmt.Fprintf(&b, "peer %s: %s port %d, AS %d to our AS %d\n", p.Name, p.Addr, p.Port, p.ASN, p.MyASN)
+		fmt.Fprintf(&b, "peer %s: %s port %d, AS %s to our AS %d\n", p.Name, p.Address(), p.Port, p.AS(), p.MyASN)
+		if p.MyASNFromNode {
+			b.WriteString("  our AS as the Node says\n")
+		}
+		if p.RouterIDFromNode {
+			b.WriteString("  router ID as the Node says\n")
+		}
 		fmt.Fprintf(&b, "  hold %s, keepalive %s, connect %s, restart %s\n", p.HoldTime, p.KeepaliveTime, p.ConnectTime, p.RestartTime)
 		if p.RouterID.IsValid() {
 			fmt.Fprintf(&b, "  router ID %s\n", p.RouterID)
@@ -182,14 +189,25 @@ func inWords(config *Config) string {
 		if p.ShareAcrossNamespaces {
 			b.WriteString("  shared across namespaces\n")
 		}
+		if p.Unadvertised {
+			b.WriteString("  announced by others\n")
+		}
+		for _, name := range slices.Sorted(maps.Keys(p.ServiceCommunities)) {
+			fmt.Fprintf(&b, "  Services may add %s, %v\n", name, p.ServiceCommunities[name])
+		}
 		for _, a := range p.Advertisements {
 			// As routers hear of the pool's first address. What the route does not show, the lengths, is there as well.
 			alone := &Config{Pools: []Pool{p}, owners: []owner{{p.Ranges[0], 0}}}
 			a, selectors := a, a.NodeSelectors
-			a.NodeSelectors = nil
+			chosen := a.ServiceSelectors
+			a.NodeSelectors, a.ServiceSelectors = nil, nil
 			alone.Pools[0].Advertisements = []Advertisement{a}
 			fmt.Fprintf(&b, "  announced by /%d and /%d: %s\n", a.AggregationLengths[0], a.AggregationLengths[1], notation(alone.Routes(p.Ranges[0].From(), nil)))
 			selectorsInWords(&b, "    from nodes with", selectors)
+			selectorsInWords(&b, "    of Services with", chosen)
+			if a.ClientIPAffinity {
+				b.WriteString("    by one primary for Services with affinity\n")
+			}
 		}
 	}
 	if d := config.Drain; len(d.Taints)+len(d.Labels) > 0 || d.WithdrawAfter > 0 {

@@ -214,10 +214,14 @@ func asked(offers []*offer) (all []loadbalancer.Asks) {
 // settle decides what becomes of all the offers that have a part in a prefix, which are in the order of their Services: the
 // routes, by the names of their peers, as they are without a weight, and the offers that contradict one before them.
 func (w *world) settle(prefix netip.Prefix, offers []*offer) (routes []loadbalancer.Route, refused []*offer) {
-	asks, together := asked(offers), map[*loadbalancer.Pool][]loadbalancer.Route{}
+	asks := asked(offers)
+	var together map[*loadbalancer.Pool][]loadbalancer.Route // of Services that do not ask for the same
+	if len(asks) > 1 {
+		together = map[*loadbalancer.Pool][]loadbalancer.Route{}
+	}
 	for _, o := range offers {
 		own := o.routes
-		if len(asks) > 1 && len(own) > 0 {
+		if together != nil && len(own) > 0 {
 			pool := w.config.Pool(o.Addr)
 			if together[pool] == nil {
 				together[pool] = w.config.Routes(o.Addr, w.labels, asks...)

@@ -278,6 +278,26 @@ func TestASpeakerWatchesAllNodesOnceATextNeedsThem(t *testing.T) {
 	})
 }
 
+// Under an aggregate, a Service that every node may announce makes a primary of any; when it goes, only of nodes with endpoints.
+func TestWhoMayBeAPrimaryFollowsTheServicesUnderThePrefix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := append(objects(t, "shop/web 10.0.0.1 | b:ready"), node(t, "a"), node(t, "b"),
+			admitted(onePeer+strings.Replace(onePrimary, "primaries: 1", "primaries: 1, aggregation-length: 30", 1)))
+		s := enact(t, Options{}, all...)
+		<-time.After(time.Second)
+		synctest.Wait()
+		s.want("b is the primary", "10.0.0.0/30 pref 75 prepend 1", "leaf")
+		for _, object := range objects(t, "shop/api 10.0.0.2 Local | a:ready") {
+			s.put(object)
+		}
+		s.want("a Local one on this node", "10.0.0.0/30 pref 75 prepend 1", "leaf")
+		s.put(slice(t, svc(t, "shop/web").Service, "a", "b:unready"))
+		s.want("only that is left", "10.0.0.0/30 pref 100", "leaf")
+		s.put(slice(t, svc(t, "shop/web").Service, "a", "b:ready"))
+		s.want("the other is back", "10.0.0.0/30 pref 75 prepend 1", "leaf")
+	})
+}
+
 func TestASpeakerFollowsItsGateways(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const text = "peers: [{name: rack, peer-address: gateway, peer-asn: external, my-asn: 64512}]\n" + onePool
