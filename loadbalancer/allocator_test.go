@@ -504,7 +504,7 @@ func TestAPoolIsForNamespacesByNameOrByLabel(t *testing.T) {
 		t.Errorf("the namespace that is named gets %v", g)
 	}
 	for _, service := range []string{"shop/web", "shop/api", "farm/web"} {
-		if g := asks(service); words(g.Why) != `no pool is for this Service: change its labels, or the namespaces or service-selectors of a pool that exists` {
+		if g := asks(service); words(g.Why) != `no pool is for this Service: change its labels, or let it into a pool that exists by namespaces or service-selectors` {
 			t.Errorf("%s gets %s, %s", service, g.Addrs, g.Why)
 		}
 	}
