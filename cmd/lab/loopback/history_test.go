@@ -388,7 +388,7 @@ func (h *history) reconfigure() string {
 	h.configured = true
 	next := h.plan
 	l := &next[h.random.IntN(len(next))]
-	switch h.random.IntN(10) {
+	switch h.random.IntN(13) {
 	case 0:
 		h.user, h.named = h.plan.text()+oneOf(h, "address-pool: []\n", "  - {\n", "- {name: probe, cidr: [10.9.0.0/24]}\n"), ""
 		must(h.t, h.lab.write(h.t.Context(), h.user))
@@ -410,6 +410,12 @@ func (h *history) reconfigure() string {
 		l.gold = h.random.IntN(2) == 0
 	case 6:
 		l.across = !l.across
+	case 10:
+		l.exclude = !l.exclude
+	case 11:
+		l.reserve = !l.reserve
+	case 12:
+		l.quota = h.random.IntN(3)
 	case 7: // most often refused, and then renumbered
 		l.v4, l.v6 = span{h.random.IntN(3), h.random.IntN(3)}, span{h.random.IntN(2), h.random.IntN(3)}
 	default:
@@ -599,6 +605,15 @@ func (h *history) intrusions(w *world, c *client) (faults []string) {
 		}
 		if !w.admits(owner, c) {
 			faults = append(faults, "got what is not for it: "+c.String())
+		}
+		if w.plan[owner].kept(owner, addr) {
+			faults = append(faults, "got what is excluded, or reserved for another: "+c.String())
+		}
+		shared := slices.ContainsFunc(w.clients, func(other *client) bool {
+			return other != c && other.Namespace == c.Namespace && other.has[family] == addr
+		})
+		if quota, has := w.plan[owner].quota, len(w.holdings(owner, c.Namespace)); quota > 0 && has > quota && !shared {
+			faults = append(faults, fmt.Sprintf("got number %d of a quota of %d: %v", has, quota, c))
 		}
 		for _, other := range w.clients {
 			if other != c && other.has[family] == addr && untouched(other) && !w.mayJoin(owner, c, other) {

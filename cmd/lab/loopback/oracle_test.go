@@ -24,6 +24,33 @@ type lot struct {
 	namespaces []string // none: all
 	gold       bool     // for Services labelled tier: gold
 	across     bool     // share-across-namespaces
+	exclude    bool     // its address number 1
+	reserve    bool     // its address number 0, for a Service that does not exist
+	quota      int      // of each namespace; 0: none
+}
+
+// kept tells whether lot k gives the address to nobody.
+func (l lot) kept(k int, addr netip.Addr) bool {
+	number := func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("10.0.%d.%d", k, i)) }
+	return l.exclude && addr == number(1) || l.reserve && addr == number(0)
+}
+
+// tenancy is what the lot says of that, as far as it has the addresses.
+func (l lot) tenancy(k int) (text string) {
+	for _, addr := range l.addresses(k, corev1.IPv4Protocol) {
+		switch number := addr.As4()[3]; {
+		case l.exclude && number == 1:
+			text += fmt.Sprintf(", exclude: [%s]", addr)
+		case l.reserve && number == 0 && len(l.namespaces) == 0:
+			text += fmt.Sprintf(", reservations: [{service: nowhere/nobody, addresses: [%s]}]", addr)
+		case l.reserve && number == 0:
+			text += fmt.Sprintf(", reservations: [{service: %s/nobody, addresses: [%s]}]", l.namespaces[0], addr)
+		}
+	}
+	if l.quota > 0 {
+		text += fmt.Sprintf(", quotas: {default: %d}", l.quota)
+	}
+	return text
 }
 
 type span struct{ first, n int }
@@ -59,8 +86,8 @@ func (p plan) text() string {
 		if l.gold {
 			selectors = "{match-labels: {tier: gold}}"
 		}
-		text += fmt.Sprintf("- {name: lot-%d, cidr: [%s], auto-assign: %t, priority: %d, namespaces: [%s], service-selectors: [%s], share-across-namespaces: %t}\n",
-			k, strings.Join(cidr, ", "), !l.closed, l.priority, strings.Join(l.namespaces, ", "), selectors, l.across)
+		text += fmt.Sprintf("- {name: lot-%d, cidr: [%s], auto-assign: %t, priority: %d, namespaces: [%s], service-selectors: [%s], share-across-namespaces: %t%s}\n",
+			k, strings.Join(cidr, ", "), !l.closed, l.priority, strings.Join(l.namespaces, ", "), selectors, l.across, l.tenancy(k))
 	}
 	return text
 }
@@ -283,6 +310,7 @@ func (w *world) serves(k int, c *client) bool {
 // within counts the families of which the lot has an address for the Service; it is 0 if the Service would have to give up an
 // address that suits it, or cannot have one that it names.
 func (w *world) within(k int, c *client) (found int) {
+	fresh := 0 // of these, it does not have yet
 	for _, family := range c.Spec.IPFamilies {
 		asked, has := c.asks[family], c.has[family]
 		owner := -1
@@ -300,10 +328,10 @@ func (w *world) within(k int, c *client) (found int) {
 			continue
 		}
 		ok := slices.ContainsFunc(w.plan[k].addresses(k, family), func(addr netip.Addr) bool {
-			return (!asked.IsValid() || asked == addr) && w.free(k, c, addr)
+			return (!asked.IsValid() || asked == addr) && w.free(k, c, addr) && w.allows(k, c, addr, fresh)
 		})
 		if ok {
-			found++
+			found, fresh = found+1, fresh+1
 		} else if asked.IsValid() {
 			return 0
 		}
@@ -311,9 +339,28 @@ func (w *world) within(k int, c *client) (found int) {
 	return found
 }
 
+// allows tells whether the quota allows the Service the address, after so many others that it does not have yet.
+func (w *world) allows(k int, c *client, addr netip.Addr, others int) bool {
+	quota, has := w.plan[k].quota, w.holdings(k, c.Namespace)
+	return quota == 0 || has[addr] || len(has)+others+1 <= quota
+}
+
+// holdings are the addresses of the lot that the namespace has.
+func (w *world) holdings(k int, namespace string) map[netip.Addr]bool {
+	all := map[netip.Addr]bool{}
+	for _, c := range w.clients {
+		for _, addr := range c.has {
+			if c.Namespace == namespace && w.plan.owner(addr) == k {
+				all[addr] = true
+			}
+		}
+	}
+	return all
+}
+
 // free tells whether nobody holds the address, or only Services that this one may join.
 func (w *world) free(k int, c *client, addr netip.Addr) bool {
-	return w.others[addr] == "" && !slices.ContainsFunc(w.clients, func(other *client) bool {
+	return w.others[addr] == "" && !w.plan[k].kept(k, addr) && !slices.ContainsFunc(w.clients, func(other *client) bool {
 		return other.UID != c.UID && other.has[familyOf(addr)] == addr && !w.mayJoin(k, c, other)
 	})
 }
