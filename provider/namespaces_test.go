@@ -51,7 +51,7 @@ func TestANamespaceThatGetsTheLabelIsServedWithinASecond(t *testing.T) {
 				t.Errorf("%s: web has %q, want %q", then, got, want)
 			}
 		}
-		const why = "no pool is for this Service: change its labels, or the namespaces or service-selectors of a pool that exists"
+		const why = "no pool is for this Service: change its labels, or let it into a pool that exists by namespaces or service-selectors"
 		if _, err := ensure(t, c.cloud, "shop/web"); err == nil || err.Error() != why {
 			t.Errorf("without a selector: %v", err)
 		}
