@@ -163,14 +163,18 @@ func moveAndReturn(t *testing.T, graceful bool) {
 	before := addresses()
 	step := func(what string, lossless bool, do func()) {
 		t.Helper()
-		began := time.Now()
+		began, seen := time.Now(), map[network.Router]int{}
+		for router, recorder := range recorders {
+			seen[router] = len(events(t, recorder, 0))
+		}
 		do()
 		<-time.After(quietly)
 		for _, name := range slices.Sorted(maps.Keys(flows)) {
 			record := flows[name].Record().Between(began, time.Now())
 			failed, broken := record.Failed(), record.Broken()
 			t.Logf("%s: %s: %d of %d new connections failed, %d of %d long ones broke", what, name, len(failed), len(record.Attempts), len(broken), len(record.Long))
-			if lossless && len(failed)+len(broken) > 0 {
+			// That a long one broke is noticed late, perhaps in the next step.
+			if lossless && len(failed) > 0 || graceful && len(broken) > 0 {
 				t.Errorf("%s: connections to %s failed: new %+v, long %+v", what, name, failed, broken)
 			}
 			if len(record.Attempts) == 0 {
@@ -183,8 +187,10 @@ func moveAndReturn(t *testing.T, graceful bool) {
 		if now := addresses(); now != before {
 			t.Errorf("%s: Services had %s, and have %s", what, before, now)
 		}
-		if lossless {
-			quiet(t, recorders, what)
+		for router, recorder := range recorders {
+			if all := events(t, recorder, seen[router]); lossless && len(all) > 0 {
+				t.Errorf("%s: %s changed %d routes, first %s", what, router, len(all), all[0])
+			}
 		}
 	}
 
@@ -271,11 +277,6 @@ func moveAndReturn(t *testing.T, graceful bool) {
 	for _, flow := range flows {
 		flow.Stop()
 	}
-	// BIRD 2.0.12 does not end while it waits for neighbors of a listen range to restart: let them say goodbye.
-	for _, standIn := range standIns {
-		made(standIn.Show(ctx, "configure terminal", fmt.Sprintf("no router bgp %d", clusterASN)))(t)
-	}
-	within, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	must(t, errors.Join(h.RouteTo(within, web), h.RouteTo(within, shop)))
+	// Asked to end, BIRD 2.0.12 waits here for its dynamic neighbors forever: seen after one neighbor had been two programs.
+	h.TorB.Kill()
 }

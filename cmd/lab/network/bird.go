@@ -22,6 +22,9 @@ type BIRD struct {
 	bird *kubernetes.Process
 }
 
+// Kill ends BIRD at once.
+func (b *BIRD) Kill() { b.bird.Kill() }
+
 // birdBasics begin every configuration. Changes of state are counted in the log: the times of them that BIRD shows vary by
 // microseconds.
 const birdBasics = `
