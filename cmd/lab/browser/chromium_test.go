@@ -36,7 +36,6 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
-	"github.com/metallb/cloud-provider-metallb/cmd/lab/loopback"
 )
 
 func must(t testing.TB, err error) {
@@ -127,6 +126,9 @@ func (w *witness) visits(which func(visit) bool) []visit {
 	return slices.DeleteFunc(slices.Clone(w.seen), func(v visit) bool { return !which(v) })
 }
 
+// patience is how long anything may take before it counts as broken, also where other work keeps the processors busy.
+const patience = 4 * time.Minute
+
 // A browser is a Chromium without a window.
 type browser struct {
 	t   testing.TB
@@ -215,9 +217,9 @@ func eval[T any](b browser, script string) T {
 // until waits until a script says true.
 func (b browser) until(what, script string) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
-	err := loopback.Until(ctx, what, func(ctx context.Context) error {
+	err := kubernetes.Until(ctx, what, func(ctx context.Context) error {
 		done, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("!!("+script+")"))
 		if err == nil && !done {
 			err = errors.New("not yet")
