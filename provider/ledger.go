@@ -23,6 +23,8 @@ type ledger struct {
 	// handed out, and neither are those of nodes.
 	ignored map[types.UID]*corev1.Service
 	nodes   []netip.Addr
+	// recalled is what the last leader held down.
+	recalled []loadbalancer.HeldDown
 }
 
 // An entry is the ledger's line for one Service: what its user wants, what was told, and what was observed.
@@ -141,6 +143,12 @@ func (l *ledger) adopt(services, others []*corev1.Service) (conflicts []conflict
 		}
 	}
 	l.withhold()
+	l.allocator.HoldDown(l.recalled)
+	for _, svc := range services {
+		if !wants(svc) { // it went while nobody led
+			l.allocator.Left(service.Name(svc), service.Addresses(svc))
+		}
+	}
 	for _, e := range l.entries {
 		if len(l.held(e.service)) == 0 {
 			l.allocator.Wait(e.wanted)
