@@ -552,7 +552,7 @@ func (a *Allocator) couldComplete(addrs []netip.Addr, r *Request) bool {
 	}
 	pool := a.config.index(addrs[0])
 	return pool >= 0 && a.serves(&a.config.Pools[pool], r) &&
-		!slices.ContainsFunc(r.Families, func(f Family) bool { return !a.stock.has(pool, f) })
+		slices.ContainsFunc(r.Families, func(f Family) bool { return f != FamilyOf(addrs[0]) && a.stock.has(pool, f) })
 }
 
 // inOrderOf sorts addresses; those of other families come last.

@@ -685,6 +685,18 @@ func TestANamespaceGetsAsManyAddressesAsItsQuotaAllows(t *testing.T) {
 	})
 }
 
+func TestWhoHoldsAnExcludedAddressWaitsForTheOtherFamily(t *testing.T) {
+	tell(t, []step{
+		{then: "a pool of both", configure: "gold 10.0.0.0/32,fd00::/126"},
+		{then: "api has the only IPv4 address", ask: "shop/api", addrs: "10.0.0.0"},
+		{then: "web has an IPv6 one, and would like the other", ask: "shop/web families=64", addrs: "fd00::", also: "more"},
+		{then: "all of IPv6 is excluded", configure: "gold 10.0.0.0/32,fd00::/126 exclude=fd00::/126"},
+		{then: "web keeps its own, and still would like the other", ask: "shop/web families=64", addrs: "fd00::", also: "more"},
+		{then: "api goes", release: "shop/api", also: "left 10.0.0.0"},
+		{then: "web has both", serve: "shop/web", addrs: "fd00::,10.0.0.0"},
+	})
+}
+
 func TestAddressesOfRoutersAndNodesAreNotHandedOutWhileNobodyHoldsThem(t *testing.T) {
 	a := NewAllocator()
 	config := parse(t, peer("peer-port: 179")+"address-pools:\n- {name: lan, cidr: [10.0.0.0/29]}\n") // the router is 10.0.0.1
