@@ -186,7 +186,7 @@ func TestTheReferenceKnowsTheKeysThatParseKnows(t *testing.T) {
 		}
 		for _, name := range written {
 			path := name
-			if row.heading != "The configuration" && row.heading != "Refused" && row.heading != "Ignored" {
+			if row.heading != "The configuration" && row.heading != "Ignored" {
 				path = strings.Trim(row.heading, "`") + "." + name
 			}
 			documented[path] = true
@@ -195,7 +195,7 @@ func TestTheReferenceKnowsTheKeysThatParseKnows(t *testing.T) {
 				continue
 			}
 			want := "honoured"
-			if row.heading == "Refused" || row.heading == "Ignored" {
+			if row.heading == "Ignored" {
 				want = strings.ToLower(row.heading)
 			}
 			if got := standing(t, path); got != want {
@@ -654,8 +654,6 @@ func standing(t *testing.T, path string) string {
 	at := strings.ReplaceAll(path, "[]", "[0]")
 	for _, p := range problems {
 		switch {
-		case p.Key == at && strings.Contains(p.Text, "is not supported by this version"):
-			return "refused"
 		case p.Key == at && strings.Contains(p.Text, "is not a key"):
 			return "unknown"
 		}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"go4.org/netipx"
 )
@@ -105,6 +106,8 @@ type Allocator struct {
 	vacant   []int                          // places in holdings
 	stock    *stock
 	tally    map[share]int // of addresses in use, by whose they are
+	now      time.Duration // since any epoch
+	down     holdDown
 	// namespaces has their labels.
 	namespaces map[string]map[string]string
 	waiting
@@ -132,8 +135,8 @@ type tenant struct {
 
 // NewAllocator returns an allocator without pools, in which nothing is held.
 func NewAllocator() *Allocator {
-	a := &Allocator{services: map[string]*tenant{}, inUse: map[netip.Addr][]*tenant{}, namespaces: map[string]map[string]string{}}
-	a.stock = &stock{inUse: a.inUse, freed: map[netip.Addr]*list.Element{}}
+	a := &Allocator{services: map[string]*tenant{}, inUse: map[netip.Addr][]*tenant{}, namespaces: map[string]map[string]string{}, down: newHoldDown()}
+	a.stock = &stock{inUse: a.inUse, down: a.down.addrs, freed: map[netip.Addr]*list.Element{}}
 	a.Configure(&Config{}, nil)
 	return a
 }
@@ -144,9 +147,13 @@ func (a *Allocator) Configure(config *Config, givenUp *netipx.IPSet) {
 	if givenUp == nil {
 		givenUp = &netipx.IPSet{}
 	}
+	before := a.HeldDown()
 	a.config, a.givenUp = config, givenUp
+	clear(a.down.addrs)
+	a.down = holdDown{addrs: a.down.addrs, by: map[any][]*heldDown{}}
 	a.stock.configure(config)
 	a.shared, a.tally, a.waiting = map[company]map[netip.Addr]int{}, map[share]int{}, newWaiting()
+	a.HoldDown(before)
 	for addr, holders := range a.inUse {
 		seen := map[string]bool{}
 		for _, t := range holders {
@@ -317,12 +324,18 @@ func (a *Allocator) hold(t *tenant, r *Request, addrs []netip.Addr) {
 		if len(a.inUse[addr]) == 0 {
 			delete(a.inUse, addr)
 			a.stock.free(addr)
+			a.Left(r.Service, []netip.Addr{addr})
 		}
 	}
+	var ended []*heldDown // by somebody who was found to have it
 	t.request, t.addrs = *r, addrs
 	for _, addr := range addrs {
 		if !slices.Contains(before, addr) {
 			if a.inUse[addr] == nil {
+				if d := a.down.addrs[addr]; d != nil {
+					a.lift(d)
+					ended = append(ended, d)
+				}
 				a.stock.take(addr)
 			}
 			i, _ := slices.BinarySearchFunc(a.inUse[addr], t, byAge)
@@ -341,6 +354,10 @@ func (a *Allocator) hold(t *tenant, r *Request, addrs []netip.Addr) {
 		if !same || slices.Contains(before, addr) != slices.Contains(addrs, addr) {
 			a.touch(addr, t)
 		}
+	}
+	for _, d := range ended {
+		a.wake(d.share)
+		a.rejoin(d.Service)
 	}
 }
 
@@ -503,7 +520,7 @@ func (a *Allocator) complete(r *Request, chosen []netip.Addr) ([]netip.Addr, Rea
 		var why Reason
 		serves := pool >= 0 && a.serves(&a.config.Pools[pool], r)
 		if serves {
-			if more = a.reservedBeside(pool, f, r); !more.IsValid() {
+			if more = a.keptBeside(pool, f, r); !more.IsValid() {
 				more = a.joinable(pool, f, r)
 			}
 			if !more.IsValid() {
@@ -537,7 +554,7 @@ func (a *Allocator) couldComplete(addrs []netip.Addr, r *Request) bool {
 	}
 	pool := a.config.index(addrs[0])
 	return pool >= 0 && a.serves(&a.config.Pools[pool], r) &&
-		!slices.ContainsFunc(r.Families, func(f Family) bool { return !a.stock.has(pool, f) })
+		slices.ContainsFunc(r.Families, func(f Family) bool { return f != FamilyOf(addrs[0]) && a.stock.has(pool, f) })
 }
 
 // inOrderOf sorts addresses, which are of these families.
@@ -549,6 +566,13 @@ func inOrderOf(families []Family, addrs []netip.Addr) []netip.Addr {
 
 // anew finds addresses for a Service that has none that meet its request.
 func (a *Allocator) anew(r *Request) ([]netip.Addr, Reason) {
+	for _, addr := range a.keptDown(r) {
+		if a.mayHold(addr, r).None() && a.overQuota(a.config.index(addr), r, addr).None() {
+			if addrs, why := a.complete(r, []netip.Addr{addr}); why.None() {
+				return addrs, Reason{}
+			}
+		}
+	}
 	from := a.fitOf(r)
 	for _, i := range from.pools { // company comes first
 		for _, f := range r.Families {

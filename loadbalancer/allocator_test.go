@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go4.org/netipx"
 	"pgregory.net/rapid"
@@ -259,7 +260,7 @@ func set(t testing.TB, short string) *netipx.IPSet {
 }
 
 // pools writes a configuration in short: "name ranges [manual] [avoid] [priority=n] [namespaces=a,b] [tier=label] [across]
-// [exclude=addresses] [env=label of namespaces] [reserve=service:addresses+…] [quota=namespace:n,…]; …".
+// [hold=seconds] [exclude=addresses] [env=label of namespaces] [reserve=service:addresses+…] [quota=namespace:n,…]; …".
 func pools(t testing.TB, short string) *Config {
 	t.Helper()
 	text := "address-pools:\n"
@@ -274,6 +275,8 @@ func pools(t testing.TB, short string) *Config {
 				text += "  avoid-buggy-ips: true\n"
 			case "exclude":
 				text += "  exclude: ['" + strings.ReplaceAll(value, ",", "', '") + "']\n"
+			case "hold":
+				text += "  hold-down: " + value + "\n"
 			case "env":
 				text += "  namespace-selectors: [{match-labels: {env: " + value + "}}]\n"
 			case "reserve":
@@ -553,6 +556,87 @@ func TestAReservedAddressIsForOneServiceAlone(t *testing.T) {
 	})
 }
 
+func TestAFreedAddressIsForWhoHadItUntilHoldDownEnds(t *testing.T) {
+	a, noon := NewAllocator(), 12*time.Hour
+	gets := func(then, service, want, why string) {
+		t.Helper()
+		r, _ := request(t, service)
+		if g := a.Allocate(r); shown(g.Addrs) != want || words(g.Why) != why {
+			t.Errorf("%s: %s gets %q, %q; want %q, %q", then, service, shown(g.Addrs), g.Why, want, why)
+		}
+		if err := a.inconsistency(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const full = `no free address in pool "gold": add addresses, or delete a Service that holds one`
+	a.At(noon)
+	a.Configure(pools(t, "gold 10.0.0.0/31,fd00::/126 hold=60"), nil)
+	gets("the first", "shop/web families=46", "10.0.0.0,fd00::", "")
+	gets("the second", "shop/api", "10.0.0.1", "")
+	a.Release("shop/web")
+	gets("what was freed is for nobody else", "blog/late", "", full)
+	gets("not by name either", "blog/named want=10.0.0.0", "",
+		`address 10.0.0.0 was freed a short time ago, and hold-down of pool "gold" keeps it for a Service of another namespace: ask for another, or wait`)
+	gets("a Service of the same namespace and name has both back", "shop/web families=46", "10.0.0.0,fd00::", "")
+	a.Release("shop/web")
+	if end := a.NextEnd(); end != noon+time.Minute {
+		t.Errorf("it ends at %s", end)
+	}
+	a.At(noon + 59*time.Second)
+	a.Serve(func() bool { return true })
+	equal(t, holdingsOf(a), map[string]string{"shop/api": "10.0.0.1"})
+	a.At(noon + time.Minute)
+	a.Serve(func() bool { return true })
+	equal(t, holdingsOf(a), map[string]string{"shop/api": "10.0.0.1", "blog/named": "10.0.0.0"})
+
+	// A restart keeps what is left of the time; a shorter hold-down counts from now.
+	a.Release("shop/api")
+	b := NewAllocator()
+	b.At(noon + 90*time.Second)
+	b.Configure(pools(t, "gold 10.0.0.0/31 hold=60"), nil)
+	b.HoldDown(a.HeldDown())
+	equal(t, b.HeldDown(), []HeldDown{{netip.MustParseAddr("10.0.0.1"), "shop/api", noon + 2*time.Minute}})
+	b.Configure(pools(t, "gold 10.0.0.0/31 hold=10"), nil)
+	equal(t, b.NextEnd(), noon+100*time.Second)
+	b.Configure(pools(t, "gold 10.0.0.0/31"), nil)
+	equal(t, b.HeldDown(), []HeldDown(nil))
+}
+
+func TestANamespaceKeepsSixteenAddressesOrItsQuotaFromOthers(t *testing.T) {
+	a := NewAllocator()
+	a.At(0)
+	a.Configure(pools(t, "gold 10.0.0.0/24 hold=60 quota=blog:20"), nil)
+	for _, namespace := range []string{"shop", "blog"} {
+		for i := range 20 {
+			take(t, a, fmt.Sprint(namespace, "/", i))
+		}
+	}
+	for i := range 20 {
+		a.Release(fmt.Sprint("shop/", i))
+		a.Release(fmt.Sprint("blog/", i))
+	}
+	held := map[string]int{}
+	for _, d := range a.HeldDown() {
+		namespace, _, _ := strings.Cut(d.Service, "/")
+		held[namespace]++
+	}
+	equal(t, held, map[string]int{"shop": 16, "blog": 20})
+	if d := a.down.by["shop/3"]; d != nil {
+		t.Errorf("the oldest did not end first: %+v", d)
+	}
+	r, _ := request(t, "blog/more")
+	if g := a.Allocate(r); words(g.Why) != `namespace blog holds 20 addresses of pool "gold", which allows it 20: delete a Service, or ask for a larger quota` {
+		t.Errorf("what is held down counts: %s %s", g.Addrs, g.Why)
+	}
+	a.At(time.Minute)
+	if g := a.Allocate(r); len(g.Addrs) != 1 {
+		t.Errorf("and then does not: %s", g.Why)
+	}
+	if err := a.inconsistency(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWhatAServiceHoldsIsComparedWithReservations(t *testing.T) {
 	a := NewAllocator()
 	a.Configure(pools(t, "gold 10.0.0.0/30"), nil)
@@ -604,6 +688,18 @@ func TestANamespaceGetsAsManyAddressesAsItsQuotaAllows(t *testing.T) {
 		{then: "the first", ask: "shop/web", addrs: "10.0.0.0"},
 		{then: "the second", ask: "shop/api", addrs: "10.0.0.1"},
 		{then: "at its quota, one may change its family", ask: "shop/api families=6", addrs: "fd00::", also: "left 10.0.0.1"},
+	})
+}
+
+func TestWhoHoldsAnExcludedAddressWaitsForTheOtherFamily(t *testing.T) {
+	tell(t, []step{
+		{then: "a pool of both", configure: "gold 10.0.0.0/32,fd00::/126"},
+		{then: "api has the only IPv4 address", ask: "shop/api", addrs: "10.0.0.0"},
+		{then: "web has an IPv6 one, and would like the other", ask: "shop/web families=64", addrs: "fd00::", also: "more"},
+		{then: "all of IPv6 is excluded", configure: "gold 10.0.0.0/32,fd00::/126 exclude=fd00::/126"},
+		{then: "web keeps its own, and still would like the other", ask: "shop/web families=64", addrs: "fd00::", also: "more"},
+		{then: "api goes", release: "shop/api", also: "left 10.0.0.0"},
+		{then: "web has both", serve: "shop/web", addrs: "fd00::,10.0.0.0"},
 	})
 }
 
@@ -1079,6 +1175,8 @@ type model struct {
 	told    map[string]bool              // who was told a reason
 	lost    map[string]bool              // who lost an address to an older one, and was not told
 	labels  map[string]map[string]string // of namespaces
+	now     time.Duration
+	down    []HeldDown // in the order in which they were freed
 }
 
 // serve asks everybody who waits, in the order in which they are to be served, and begins anew whenever one gets something.
@@ -1098,7 +1196,7 @@ func (m *model) serve() {
 		then := *m
 		then.tenants, then.freed = slices.Clone(m.tenants), slices.Clone(m.freed)
 		then.waits, then.stale, then.told = maps.Clone(m.waits), maps.Clone(m.stale), maps.Clone(m.told)
-		then.lost = maps.Clone(m.lost)
+		then.lost, then.down = maps.Clone(m.lost), slices.Clone(m.down)
 		return then, then.allocate(r)
 	}
 	for uid, r := range m.stale {
@@ -1189,7 +1287,7 @@ func (m *model) taken(addr netip.Addr) bool {
 }
 
 func (m *model) set(t modelTenant) {
-	before := m.of(t.UID).addrs
+	before, whose := m.of(t.UID).addrs, m.of(t.UID).Service
 	m.tenants = slices.DeleteFunc(m.tenants, func(u modelTenant) bool { return u.UID == t.UID })
 	if len(t.addrs) > 0 {
 		m.tenants = append(m.tenants, t)
@@ -1198,8 +1296,12 @@ func (m *model) set(t modelTenant) {
 	for _, addr := range before {
 		if !slices.Contains(t.addrs, addr) && len(m.others(addr, "")) == 0 {
 			m.freed = append(m.freed, addr)
+			if p := m.pool(addr); p != nil && p.HoldDown > 0 && m.offers(p, addr) {
+				m.down = append(m.down, HeldDown{addr, whose, m.now + p.HoldDown})
+			}
 		}
 	}
+	m.down = slices.DeleteFunc(m.down, func(d HeldDown) bool { return len(m.others(d.Addr, "")) > 0 })
 	m.notice()
 }
 
@@ -1303,7 +1405,7 @@ func (m *model) serves(p *Pool, r Request) bool {
 
 // joins reports whether the Service may hold the address beside all who do.
 func (m *model) joins(addr netip.Addr, r Request) bool {
-	if excluded(m.pool(addr), addr) || !slices.Contains([]string{"", r.Service}, m.reservedFor(addr)) {
+	if excluded(m.pool(addr), addr) || !slices.Contains([]string{"", r.Service}, m.reservedFor(addr)) || !slices.Contains([]string{"", r.Service}, m.downFor(addr)) {
 		return false
 	}
 	for _, t := range m.others(addr, r.UID) {
@@ -1348,7 +1450,62 @@ func (m *model) next(p *Pool, f Family, r Request) netip.Addr {
 
 // offers reports whether the pool hands the address out.
 func (m *model) offers(p *Pool, addr netip.Addr) bool {
-	return !(p.AvoidBuggyIPs && buggy(addr)) && !excluded(p, addr) && m.reservedFor(addr) == ""
+	return !(p.AvoidBuggyIPs && buggy(addr)) && !excluded(p, addr) && m.reservedFor(addr) == "" && m.downFor(addr) == ""
+}
+
+// downFor returns the Service for which the address is held down.
+func (m *model) downFor(addr netip.Addr) string {
+	for _, d := range m.down {
+		if d.Addr == addr {
+			return d.Service
+		}
+	}
+	return ""
+}
+
+// later lets time pass.
+func (m *model) later(by time.Duration) {
+	m.now += by
+	slices.SortStableFunc(m.down, func(x, y HeldDown) int { return cmp.Or(cmp.Compare(x.Until, y.Until), x.Addr.Compare(y.Addr)) })
+	for len(m.down) > 0 && m.down[0].Until <= m.now {
+		m.last(m.down[0].Addr)
+		m.down = m.down[1:]
+	}
+}
+
+// last makes an address the one that was freed last.
+func (m *model) last(addr netip.Addr) {
+	m.freed = append(slices.DeleteFunc(m.freed, func(other netip.Addr) bool { return other == addr }), addr)
+}
+
+// configure changes the pools, and with them what is held down.
+func (m *model) configure(config *Config, givenUp []netip.Prefix) {
+	m.later(0)
+	m.config, m.givenUp = config, givenUp
+	before := m.down
+	m.down = nil
+	for _, d := range before {
+		p := m.pool(d.Addr)
+		if p == nil || p.HoldDown == 0 || !m.offers(p, d.Addr) {
+			continue
+		}
+		d.Until = min(d.Until, m.now+p.HoldDown)
+		m.last(d.Addr)
+		m.down = append(m.down, d)
+	}
+}
+
+// own returns what is held down for the Service, if it is for it, the last freed first.
+func (m *model) own(r Request) (all []netip.Addr) {
+	for _, f := range r.Families {
+		for _, d := range slices.Backward(m.down) {
+			p := m.pool(d.Addr)
+			if d.Service == r.Service && FamilyOf(d.Addr) == f && (r.Pool == "" || r.Pool == p.Name) && m.serves(p, r) {
+				all = append(all, d.Addr)
+			}
+		}
+	}
+	return all
 }
 
 // reservedFor returns the Service for which the address is reserved.
@@ -1391,9 +1548,14 @@ func (m *model) within(p *Pool, r Request, addrs ...netip.Addr) bool {
 			}
 		}
 	}
+	for _, d := range m.down {
+		if namespace, _, _ := strings.Cut(d.Service, "/"); namespace == r.Namespace && m.pool(d.Addr) == p {
+			has[d.Addr]++
+		}
+	}
 	for _, addr := range addrs {
 		leaves := func(before netip.Addr) bool {
-			return (FamilyOf(before) == FamilyOf(addr) || !slices.Contains(r.Families, FamilyOf(before))) && has[before] == 1
+			return (FamilyOf(before) == FamilyOf(addr) || !slices.Contains(r.Families, FamilyOf(before))) && has[before] == 1 && p.HoldDown == 0
 		}
 		if m.pool(addr) == p && has[addr] == 0 && !slices.ContainsFunc(m.of(r.UID).addrs, leaves) {
 			more++
@@ -1512,7 +1674,7 @@ func (m *model) find(r Request, stay []netip.Addr) []netip.Addr {
 			if p == nil || r.Pool != "" && p.Name != r.Pool || !m.serves(p, r) || !m.joins(want, r) {
 				return nil
 			}
-			if len(m.others(want, "")) == 0 && m.reservedFor(want) != r.Service && !m.offers(p, want) {
+			if len(m.others(want, "")) == 0 && m.reservedFor(want) != r.Service && m.downFor(want) != r.Service && !m.offers(p, want) {
 				return nil
 			}
 		}
@@ -1539,6 +1701,14 @@ func (m *model) find(r Request, stay []netip.Addr) []netip.Addr {
 	}
 	if len(stay) > 0 {
 		return m.fill(r, stay)
+	}
+
+	for _, addr := range m.own(r) {
+		if p := m.pool(addr); m.joins(addr, r) && m.within(p, r, addr) {
+			if chosen := m.fill(r, []netip.Addr{addr}); len(chosen) > 0 {
+				return chosen
+			}
+		}
 	}
 
 	var pools []*Pool
@@ -1591,9 +1761,10 @@ func (m *model) fill(r Request, chosen []netip.Addr) []netip.Addr {
 			addr = m.next(p, f, r)
 			r := r
 			r.Addrs = nil // what it asks for by name is of the other family, or not of this pool
-			for _, own := range m.reservation(r) {
-				if others := m.others(own, ""); len(r.Addrs) == 0 && FamilyOf(own) == f && m.pool(own) == p && m.joins(own, r) && m.within(p, r, own) && (len(others) > 0 || !(p.AvoidBuggyIPs && buggy(own))) {
+			for _, own := range slices.Concat(m.reservation(r), m.own(r)) {
+				if others := m.others(own, ""); FamilyOf(own) == f && m.pool(own) == p && m.joins(own, r) && (len(others) > 0 || !(p.AvoidBuggyIPs && buggy(own))) {
 					addr = own
+					break
 				}
 			}
 			if addr.IsValid() && !m.within(p, r, append(slices.Clone(chosen), addr)...) {
@@ -1634,6 +1805,8 @@ func newPlayer(t *testing.T) func(*rapid.T) *player {
 		pools(t, "b 10.0.0.0/32,fd00::1/128; a 10.0.0.1/32,fd00::/128"),
 		pools(t, "c 10.0.0.0/31,fd00::/127; a 10.0.0.4/31"),
 		pools(t, "a 10.0.0.0/29,fd00::/126 exclude=10.0.0.1-10.0.0.4,fd00::1; b 10.0.2.0/30 exclude=10.0.2.0/31"),
+		pools(t, "a 10.0.0.0/30,fd00::/126 hold=10; b 10.0.0.4/31,fd00::4/127 across hold=4 priority=-1"),
+		pools(t, "a 10.0.0.0/30,fd00::/126 across hold=5 quota=default:3 reserve=shop/1:10.0.0.1; c 10.0.2.0/30 manual hold=20 exclude=10.0.2.1"),
 		pools(t, "a 10.0.0.0/30,fd00::/126 env=prod namespaces=blog; b 10.0.0.4/30,fd01::/127 env=test; c 10.0.2.0/31 manual env=prod reserve=shop/1:10.0.2.0"),
 		pools(t, "a 10.0.0.0/29,fd00::/126 reserve=shop/1:10.0.0.1,fd00::1+blog/7:10.0.0.0+farm/11:fd00::; b 10.0.2.0/30 reserve=shop/2:10.0.2.1"),
 		pools(t, "a 10.0.0.0/30,fd00::/126 quota=shop:2,default:1; b 10.0.0.4/30,fd01::/127 priority=-1 quota=blog:1"),
@@ -1818,6 +1991,14 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 					t.Fatalf("a label made of %v %v", before, now)
 				}
 			},
+			"later": func(*rapid.T) {
+				before := holdingsOf(a)
+				m.later(time.Duration(pick(p, "seconds", 1, 2, 5, 20)) * time.Second)
+				a.At(m.now)
+				if now := holdingsOf(a); !maps.Equal(now, before) {
+					t.Fatalf("time made of %v %v", before, now)
+				}
+			},
 			"serve":      func(*rapid.T) { p.serve(a, m) },
 			"serve more": func(*rapid.T) { p.serve(a, m) },
 			"wait": func(*rapid.T) {
@@ -1843,7 +2024,7 @@ func TestRandomHistoriesEndAsANaiveModelSays(t *testing.T) {
 				maps.Copy(m.stale, m.waits)
 				clear(m.waits)
 				before := holdingsOf(a)
-				m.config, m.givenUp = p.config(), p.givenUp()
+				m.configure(p.config(), p.givenUp())
 				a.Configure(m.config, setOf(m.givenUp))
 				if now := holdingsOf(a); !maps.Equal(now, before) {
 					t.Fatalf("a configuration made of %v %v", before, now)
@@ -1974,6 +2155,7 @@ func TestARestartChangesNoAddress(t *testing.T) {
 					t.Fatal(why)
 				}
 			}
+			b.HoldDown(a.HeldDown())
 			for _, uid := range rapid.Permutation(uids).Draw(t, "asked") {
 				b.Allocate(p.requests[uid])
 			}
@@ -2058,6 +2240,15 @@ func (a *Allocator) inconsistency() error {
 				}
 			}
 		}
+	}
+	for addr, d := range a.down.addrs {
+		tally[d.share]++
+		if a.inUse[addr] != nil || d.share.pool != a.config.index(addr) || a.down.ends[d.at] != d || !slices.Contains(a.down.by[d.Service], d) || !slices.Contains(a.down.by[d.share], d) || d.Until <= a.now {
+			return fmt.Errorf("%s is held down, and should not be, or not so: %+v", addr, d)
+		}
+	}
+	if len(a.down.ends) != len(a.down.addrs) {
+		return fmt.Errorf("%d are to end, of %d", len(a.down.ends), len(a.down.addrs))
 	}
 	if !maps.Equal(a.tally, tally) {
 		return fmt.Errorf("namespaces have %v, and should have %v", a.tally, tally)

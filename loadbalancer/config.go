@@ -320,6 +320,8 @@ type Pool struct {
 	// Reservations are in the order of the text. No address and no Service is in two of them, of this or any other pool, and the
 	// pool hands out all that are.
 	Reservations []Reservation
+	// HoldDown is for how long a freed address is for nobody but who had it, in whole seconds; 0 is not at all.
+	HoldDown time.Duration
 	// Quotas are those of namespaces.
 	Quotas Quotas
 	// AutoAssign is false for a pool whose addresses are handed out on request only.

@@ -156,6 +156,9 @@ func sound(t *testing.T, config *Config) {
 				t.Fatalf("pool %q reserves %v", p.Name, kept)
 			}
 		}
+		if p.HoldDown < 0 || p.HoldDown > 7*24*time.Hour || p.HoldDown%time.Second != 0 {
+			t.Fatalf("pool %q holds down for %s", p.Name, p.HoldDown)
+		}
 		for namespace, quota := range p.Quotas.Namespaces {
 			if quota < 1 || !isNamespace(namespace) {
 				t.Fatalf("pool %q has quotas %v", p.Name, p.Quotas)

@@ -172,6 +172,9 @@ func inWords(config *Config) string {
 		for _, kept := range p.Reservations {
 			fmt.Fprintf(&b, "  %v reserved for %s\n", kept.Addrs, kept.Service)
 		}
+		if p.HoldDown > 0 {
+			fmt.Fprintf(&b, "  a freed address is held down for %s\n", p.HoldDown)
+		}
 		if p.Quotas.any() {
 			fmt.Fprintf(&b, "  at most %d for a namespace, or %v\n", p.Quotas.Default, p.Quotas.Namespaces)
 		}

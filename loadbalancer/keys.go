@@ -19,7 +19,6 @@ type standing int
 
 const (
 	honoured standing = iota
-	later             // part of the configuration language, but not of this version
 	unused            // accepted from MetalLB's configurations and without effect
 )
 
@@ -43,8 +42,8 @@ var (
 	restartKeys    = keysOf("restart-time")
 	selectorKeys   = keysOf("match-labels match-expressions")
 	expressionKeys = keysOf("key operator values")
-	poolKeys       = keysOf(`name protocol cidr=addresses exclude reservations quotas auto-assign avoid-buggy-ips namespaces namespace-selectors service-selectors priority
-		share-across-namespaces advertisements=bgp-advertisements advertise service-communities`).and(later, "hold-down")
+	poolKeys       = keysOf(`name protocol cidr=addresses exclude reservations quotas hold-down auto-assign avoid-buggy-ips namespaces namespace-selectors service-selectors priority
+		share-across-namespaces advertisements=bgp-advertisements advertise service-communities`)
 	reservationKeys   = keysOf("service addresses")
 	advertisementKeys = keysOf(`aggregation-length aggregation-length-v6 localpref communities peers node-selectors
 		as-path-prepend link-bandwidth primaries client-ip-affinity service-selectors`)

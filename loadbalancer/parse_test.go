@@ -139,6 +139,7 @@ address-pools:
   - {service: shop/web, addresses: [10.1.0.9, "2001:db8::9"]}
   - {service: blog/api-2, addresses: [10.1.0.10]}
   quotas: {default: 5, shop: 20}
+  hold-down: 168h
   exclude: [10.1.0.7, 10.1.0.16/30, 10.1.0.19-10.1.0.21, "2001:db8::f"]
   avoid-buggy-ips: true
   namespaces: [shop, blog, shop]
@@ -159,6 +160,7 @@ address-pools:
 		Ranges:             spans("10.1.0.0-10.1.0.255", "2001:db8::-2001:db8::ff"),
 		Exclude:            spans("10.1.0.7-10.1.0.7", "10.1.0.16-10.1.0.21", "2001:db8::f-2001:db8::f"),
 		Reservations:       []Reservation{{"shop/web", addresses("10.1.0.9,2001:db8::9")}, {"blog/api-2", addresses("10.1.0.10")}},
+		HoldDown:           168 * time.Hour,
 		Quotas:             Quotas{5, map[string]int{"shop": 20}},
 		AvoidBuggyIPs:      true,
 		Priority:           -3,
@@ -926,8 +928,16 @@ func TestEveryMistakeIsNamedWithItsPlaceAndRemedy(t *testing.T) {
 			`line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 4: "-")`},
 		{"two that differ in weight alone", pool("advertisements:", "- {}", "- link-bandwidth: true"),
 			`line 6: address-pools[0].advertisements[1]: sends the same prefixes to the same peers as address-pools[0].advertisements[0] on line 5, with other attributes: give them different peers, node-selectors or aggregation lengths (column 5: "link-bandwidth: true")`},
-		{"what is to come later", pool("hold-down: 1h"),
-			`line 4: address-pools[0].hold-down: is not supported by this version: remove it (column 3: "hold-down: 1h")`},
+		{"hold-down of ten years", pool("hold-down: 87600h"),
+			`line 4: address-pools[0].hold-down: "87600h" is too long: use at most 604800s (column 14)`},
+		{"hold-down below zero", pool("hold-down: -1s"),
+			`line 4: address-pools[0].hold-down: "-1s" is too short: use 0 or at least 1s (column 14)`},
+		{"hold-down in halves", pool("hold-down: 1500ms"),
+			`line 4: address-pools[0].hold-down: "1500ms" is not in whole seconds: use 1s (column 14)`},
+		{"hold-down is a word", pool("hold-down: long"),
+			`line 4: address-pools[0].hold-down: "long" is not a duration such as 90s: use 0 or at least 1s (column 14)`},
+		{"holddown misspelt", pool("hold_down: 1h"),
+			`line 4: address-pools[0].hold_down: is not a key of this configuration: did you mean "hold-down"? (column 3: "hold_down: 1h")`},
 		{"namespace-selectors misspelt", pool("namespace-selector: [{match-labels: {env: prod}}]"),
 			`line 4: address-pools[0].namespace-selector: is not a key of this configuration: did you mean "namespace-selectors"? (column 3: "namespace-selector: [{match-labels: {env: prod}}]")`},
 		{"a label of namespaces that cannot be", pool("namespace-selectors: [{match-labels: {env: not good}}]"),

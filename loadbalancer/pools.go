@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"go4.org/netipx"
 )
@@ -63,6 +64,7 @@ func (r *reader) pool(v value, index int, names map[string]value, communities ma
 	p := Pool{
 		Name:                  r.name(names, "pool", v, f["name"]),
 		AutoAssign:            r.flag(f["auto-assign"], true),
+		HoldDown:              r.seconds(f["hold-down"], holdDownPeriod, 0),
 		AvoidBuggyIPs:         r.flag(f["avoid-buggy-ips"], false),
 		Priority:              int(r.number(f["priority"], math.MinInt32, math.MaxInt32, 0)),
 		Namespaces:            r.namespaces(f["namespaces"]),
@@ -250,6 +252,8 @@ func (r *reader) quotas(v value) (q Quotas) {
 	}
 	return q
 }
+
+var holdDownPeriod = period{time.Second, 7 * 24 * time.Hour, true, "0 or at least 1s"}
 
 const excludeRule = "write 192.168.10.7, 192.168.10.5-192.168.10.20 or 192.168.10.0/28"
 

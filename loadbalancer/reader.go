@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"iter"
-	"math"
 	"net/netip"
 	"regexp"
 	"strconv"
@@ -86,7 +85,7 @@ func (r *reader) fields(v value, keys keys) (map[string]value, bool) {
 	for _, e := range entries {
 		wrapping, wrapped := wrappings[e.key.node.Value]
 		switch k := e.known; {
-		case (k.name == "" || k.standing == later) && r.tolerant:
+		case k.name == "" && r.tolerant:
 			r.ignored++
 			r.secretLines[e.value.node.Line] = true
 		case wrapped && k.name == "":
@@ -98,8 +97,6 @@ func (r *reader) fields(v value, keys keys) (map[string]value, bool) {
 			if meant := keys.like(e.key.node.Value).name; meant != "" && found[meant].absent() {
 				found[meant] = e.value // which may be wrong as well, and is not missing
 			}
-		case k.standing == later:
-			r.problem(e.key, "is not supported by this version: remove it")
 		case k.standing == unused:
 			r.warn(e.key, "has no effect: BFD is spoken in asynchronous mode, without the echo function")
 		default:
@@ -353,7 +350,7 @@ func (r *reader) seconds(v value, p period, otherwise time.Duration) time.Durati
 // duration reads 90s, 1m30s or a bare integer, which means seconds.
 func duration(v value) (time.Duration, bool) {
 	if n, ok := integer(v); ok {
-		const most = math.MaxUint16 + 1 // enough to be too long, and not so much that the product overflows
+		const most = 1 << 30 // enough to be too long, and not so much that the product overflows
 		return time.Duration(max(-1, min(n, most))) * time.Second, true
 	}
 	if v.node.Kind != yaml.ScalarNode || len(v.node.Value) > maxShown {

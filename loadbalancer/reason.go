@@ -46,6 +46,7 @@ const (
 	NotHandedOut     Cause = "pool {pool} does not hand out addresses that end in .0 or .255, such as {addr}: ask for another, or set avoid-buggy-ips to false"
 	Excluded         Cause = "pool {pool} excludes address {addr}: ask for another, or take it out of exclude"
 	Reserved         Cause = "pool {pool} reserves address {addr} for {holder}: ask for another"
+	InHoldDown       Cause = "address {addr} was freed a short time ago, and hold-down of pool {pool} keeps it for {holder}: ask for another, or wait"
 	OverQuota        Cause = "namespace {namespace} holds {has} of pool {pool}, which allows it {quota}: delete a Service, or ask for a larger quota"
 	OfInfrastructure Cause = "address {addr} is in use by a router, a Node, or a Service that is not ours: ask for another"
 	AddressNotFor    Cause = "address {addr} belongs to pool {pool}, which is not for this Service: ask for another, or change its namespaces or service-selectors"

@@ -15,6 +15,7 @@ import (
 type stock struct {
 	config *Config
 	inUse  map[netip.Addr][]*tenant // the allocator's
+	down   map[netip.Addr]*heldDown // the allocator's
 	stores [][2]store               // by pool, and by family; the first are of addresses that no pool owns
 	// own are addresses that routers and others use, which no pool hands out.
 	own    map[netip.Addr]bool
@@ -97,7 +98,7 @@ func (s *store) rewind() { s.span, s.at, s.forgotten = 0, s.ranges[0].From(), fa
 
 // handsOut reports whether any Service may be given the address, of that pool.
 func (s *stock) handsOut(pool *Pool, addr netip.Addr) bool {
-	return pool.handsOut(addr) && !s.own[addr] && s.config.reserved[addr] == ""
+	return pool.handsOut(addr) && !s.own[addr] && s.config.reserved[addr] == "" && s.down[addr] == nil
 }
 
 // reserved returns the addresses of routers and others that pools own.
@@ -139,6 +140,17 @@ func (s *stock) take(addr netip.Addr) {
 // free notes that nobody holds the address any more.
 func (s *stock) free(addr netip.Addr) {
 	s.storeOf(addr).used--
+	s.clock++
+	s.shelve(freedAddr{addr, s.clock})
+}
+
+// reshelve puts a free address behind all others, where it belongs by now.
+func (s *stock) reshelve(addr netip.Addr) {
+	if e, ok := s.freed[addr]; ok {
+		at := s.storeOf(addr)
+		at.freed.Remove(e)
+		at.aside.Remove(e)
+	}
 	s.clock++
 	s.shelve(freedAddr{addr, s.clock})
 }

@@ -32,6 +32,9 @@ func (a *Allocator) barred(addr netip.Addr, pool *Pool, r *Request) Reason {
 	if owner := a.config.reserved[addr]; owner != "" && owner != r.Service {
 		return Reason{Cause: Reserved, Addr: addr, Pool: pool.Name, Holder: owner, Foreign: !strings.HasPrefix(owner, r.Namespace+"/")}
 	}
+	if d := a.down.addrs[addr]; d != nil && d.Service != r.Service {
+		return Reason{Cause: InHoldDown, Addr: addr, Pool: pool.Name, Holder: d.Service, Foreign: d.share.namespace != r.Namespace}
+	}
 	return Reason{}
 }
 
@@ -46,9 +49,14 @@ func (a *Allocator) reservation(r *Request) (all []netip.Addr) {
 	return all
 }
 
-// reservedBeside returns the address of the family that the pool reserves for the Service, if it may have it now.
-func (a *Allocator) reservedBeside(pool int, f Family, r *Request) netip.Addr {
-	for _, addr := range a.reservation(r) {
+// kept are the addresses that are the Service's alone, if it can use them.
+func (a *Allocator) kept(r *Request) []netip.Addr {
+	return slices.Concat(a.reservation(r), a.keptDown(r))
+}
+
+// keptBeside returns the address of the family that the pool keeps for the Service, if it may have it now.
+func (a *Allocator) keptBeside(pool int, f Family, r *Request) netip.Addr {
+	for _, addr := range a.kept(r) {
 		if a.config.index(addr) == pool && FamilyOf(addr) == f && a.mayHold(addr, r).None() {
 			return addr
 		}
@@ -130,8 +138,12 @@ func (a *Allocator) costs(i int, addr netip.Addr, r *Request) int {
 		}
 		return n
 	}
-	if a.config.index(addr) != i || ours(addr) > 0 {
+	d := a.down.addrs[addr]
+	if a.config.index(addr) != i || ours(addr) > 0 || d != nil && d.share.namespace == r.Namespace {
 		return 0
+	}
+	if a.config.Pools[i].HoldDown > 0 { // what it leaves counts still
+		return 1
 	}
 	for _, before := range a.Held(r.UID) { // it leaves one for the other, and any of a family that it has no more
 		leaves := FamilyOf(before) == FamilyOf(addr) || !slices.Contains(r.Families, FamilyOf(before))

@@ -17,14 +17,15 @@ type waiting struct {
 	// circle, an address that is shared in it.
 	watched map[any]map[*class]bool
 
-	queue     queue            // of classes for which something may have changed
-	unchecked map[*tenant]bool // after a new configuration, all may get another answer
-	fits      map[string]*fit  // by their pools
-	pending   int              // members of classes that lack what they must have
+	queue     queue              // of classes for which something may have changed
+	unchecked map[*tenant]bool   // after a new configuration, all may get another answer
+	fits      map[string]*fit    // by their pools
+	named     map[string]*tenant // who waits, by namespace/name
+	pending   int                // members of classes that lack what they must have
 }
 
 func newWaiting() waiting {
-	return waiting{classes: map[string]*class{}, watched: map[any]map[*class]bool{}, unchecked: map[*tenant]bool{}, fits: map[string]*fit{}}
+	return waiting{classes: map[string]*class{}, watched: map[any]map[*class]bool{}, unchecked: map[*tenant]bool{}, fits: map[string]*fit{}, named: map[string]*tenant{}}
 }
 
 // A class are Services that wait for the same and would get the same answer. Those that hold addresses have one each, unless
@@ -127,7 +128,7 @@ func (a *Allocator) likeness(t *tenant, more bool, from *fit) string {
 		limited = r.Namespace
 	}
 	switch {
-	case len(a.reservation(r)) > 0:
+	case len(a.kept(r)) > 0:
 		return "only " + r.UID
 	case more && r.Key == "":
 		// All that matters is that its pool gets an address of the other family.
@@ -158,7 +159,7 @@ func (a *Allocator) watches(t *tenant, from *fit) (all []any) {
 			all = append(all, share{pool, r.Namespace})
 		}
 	}
-	named := slices.Concat(r.Addrs, a.reservation(r))
+	named := slices.Concat(r.Addrs, a.kept(r))
 	for _, addr := range named {
 		all = append(all, addr)
 	}
@@ -215,6 +216,7 @@ func (a *Allocator) join(t *tenant, more bool) {
 			a.watched[key][c] = true
 		}
 	}
+	a.named[t.request.Service] = t
 	if t.class, t.rests = c, false; !more {
 		a.pending++
 	}
@@ -230,6 +232,9 @@ func (a *Allocator) leave(t *tenant) {
 	c := t.class
 	if c == nil {
 		return
+	}
+	if a.named[t.request.Service] == t {
+		delete(a.named, t.request.Service)
 	}
 	if t.class = nil; !c.more {
 		a.pending--
@@ -282,12 +287,21 @@ func (a *Allocator) touch(addr netip.Addr, by *tenant) {
 				a.push(c)
 			}
 		}
-	case a.stock.handsOut(&a.config.Pools[i], addr):
-		a.wake(spot{i, FamilyOf(addr)})
-		for _, f := range a.fits {
-			if len(a.watched[f]) > 0 && slices.Contains(f.pools, i) {
-				a.wake(f)
-			}
+	default:
+		a.open(addr)
+	}
+}
+
+// open queues who waits for any address, if nobody holds this one and the pool hands it out.
+func (a *Allocator) open(addr netip.Addr) {
+	i := a.config.index(addr)
+	if i < 0 || !a.stock.handsOut(&a.config.Pools[i], addr) {
+		return
+	}
+	a.wake(spot{i, FamilyOf(addr)})
+	for _, f := range a.fits {
+		if len(a.watched[f]) > 0 && slices.Contains(f.pools, i) {
+			a.wake(f)
 		}
 	}
 }

@@ -594,6 +594,7 @@ func (c *Cloud) resume() {
 func (c *Cloud) enforce(config *loadbalancer.Config, givenUp *netipx.IPSet, first bool) {
 	defer c.selects(config)
 	c.mu.Lock()
+	c.ledger.allocator.At(c.clock())
 	before := c.ledger.misplaced()
 	c.ledger.allocator.Configure(config, givenUp)
 	after := c.ledger.misplaced()

@@ -69,7 +69,11 @@ type Cloud struct {
 	// serving is set while the rest of those that wait is to be served.
 	serving bool
 	// ready is set once every address in use is adopted. What the informers say before that is not news.
-	ready bool
+	ready     bool
+	holdDowns *holdDowns // nil in tests that have no API server
+	// ends is when the next address ends to be held down, and timer tells.
+	ends  time.Duration
+	timer *time.Timer
 	// gone are the Services that were deleted after we began to list them, until ready: the list may still show them.
 	gone   map[types.UID]bool
 	config configState
@@ -231,6 +235,7 @@ func (c *Cloud) answer(ctx context.Context, svc *corev1.Service) (d decision, ch
 	if is := c.stored(svc); is == nil || c.view.of(is) == nil || !wants(is) {
 		return d, nil, cloudprovider.ImplementedElsewhere // it went, or became another's: nothing is to be written
 	}
+	c.ledger.allocator.At(c.clock())
 	d = c.ledger.answer(svc)
 	changed = c.serve()
 	if d.again {
@@ -297,6 +302,7 @@ func (c *Cloud) serve() []*corev1.Service {
 		return nil
 	}
 	began := time.Now()
+	c.alarm()
 	changed, more := c.ledger.serveWhile(func() bool { return time.Since(began) < c.slice })
 	if more && !c.serving {
 		c.serving = true
@@ -308,6 +314,7 @@ func (c *Cloud) serve() []*corev1.Service {
 // change does something with the mutex held, and serves whoever may get something by it.
 func (c *Cloud) change(do func()) {
 	c.mu.Lock()
+	c.ledger.allocator.At(c.clock())
 	do()
 	changed := c.serve()
 	c.mu.Unlock()
@@ -354,6 +361,7 @@ func (c *Cloud) see(before, svc *corev1.Service, initially bool) {
 		c.mu.Unlock()
 		return
 	}
+	c.ledger.allocator.At(c.clock())
 	var do action
 	if is != nil {
 		do = c.ledger.see(is, c.now())
@@ -474,6 +482,11 @@ func (c *Cloud) Stop() {
 	c.freeze()
 	if c.resign == nil {
 		return
+	}
+	if c.holdDowns != nil {
+		ctx, enough := context.WithTimeout(context.Background(), writeHeldDownEvery)
+		c.holdDowns.flush(ctx)
+		enough()
 	}
 	c.resign()
 	<-c.resigned

@@ -26,6 +26,8 @@ type ledger struct {
 	// contested are the addresses of Services whose status somebody else writes again and again, so that it is no memory; at first
 	// as the last leader noted them.
 	contested map[types.UID][]netip.Addr
+	// recalled is what the last leader held down.
+	recalled []loadbalancer.HeldDown
 }
 
 // An entry is the ledger's line for one Service: what its user wants, what was told, and what was observed.
@@ -160,6 +162,12 @@ func (l *ledger) adopt(services, others []*corev1.Service, now time.Time) (confl
 		}
 	}
 	l.withhold()
+	l.allocator.HoldDown(l.recalled)
+	for _, svc := range services {
+		if !wants(svc) { // it went while nobody led
+			l.allocator.Left(service.Name(svc), service.Addresses(svc))
+		}
+	}
 	for _, e := range l.entries {
 		if len(l.held(e.service)) == 0 {
 			l.allocator.Wait(e.wanted)

@@ -10,6 +10,7 @@ import (
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -71,6 +72,7 @@ type gate struct {
 	events     kubernetes.Interface // writes events
 	controller *servicecontroller.Controller
 	admission  *admission
+	holdDowns  *holdDowns
 }
 
 func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
@@ -94,7 +96,8 @@ func (c *Cloud) gate(config *ccmconfig.CompletedConfig) (*gate, error) {
 		return nil, fmt.Errorf("make clients: %w", err)
 	}
 
-	g := &gate{cloud: c, config: config, client: client, events: events}
+	g := &gate{cloud: c, config: config, client: client, events: events, holdDowns: &holdDowns{cloud: c, client: writer}}
+	c.holdDowns = g.holdDowns
 	services := coreinformers.NewServiceInformer(client, metav1.NamespaceAll, 0, cache.Indexers{})
 	c.watch = &viewed{SharedIndexInformer: services, view: c.view}
 	c.lookup = c.watch.stored
@@ -198,6 +201,10 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 			klog.ErrorS(err, "Cannot read the configuration yet")
 			return false, nil
 		}
+		if c.ledger.recalled, err = g.holdDowns.recall(ctx); err != nil {
+			klog.ErrorS(err, "Cannot read which addresses are held down")
+			return apierrors.IsForbidden(err), nil // an update may come without the permission, and Services are served all the same
+		}
 		return true, nil
 	})
 	if err != nil {
@@ -220,6 +227,7 @@ func (g *gate) lead(ctx context.Context, framework genericcontrollermanager.Cont
 	}
 	g.admission.begin(ctx)
 	go g.admission.run(ctx)
+	go g.holdDowns.run(ctx)
 	var missing map[types.UID]bool
 	go wait.UntilWithContext(ctx, func(context.Context) {
 		missing = c.compare(missing)
@@ -239,6 +247,7 @@ func (c *Cloud) begin() {
 // adopt takes over the cluster as it was listed after begin. From then on, the ledger outranks what anybody says.
 func (c *Cloud) adopt(config *loadbalancer.Config, givenUp *netipx.IPSet, services []*corev1.Service) {
 	c.mu.Lock()
+	c.ledger.allocator.At(c.clock())
 	if config != nil {
 		c.ledger.allocator.Configure(config, givenUp)
 	}

@@ -129,6 +129,8 @@ func text(short string) string {
 				text += "  auto-assign: false\n"
 			case "tier": // of the Services that may use it
 				text += "  service-selectors: [{match-labels: {tier: " + value + "}}]\n"
+			case "hold":
+				text += "  hold-down: " + value + "\n"
 			case "env": // of namespaces
 				text += "  namespace-selectors: [{match-labels: {env: " + value + "}}]\n"
 			case "exclude":

@@ -136,6 +136,17 @@ func (f field) text() string {
 
 func (f field) is(text string) bool { return f.text() == text }
 
+// truth reads true or false, if the field is one of the two.
+func (f field) truth() (is, ok bool) {
+	if f.node == nil || f.node.Tag != "!!bool" {
+		return false, false
+	}
+	f.take()
+	return f.is("true"), true
+}
+
+func (f field) isTrue() bool { is, _ := f.truth(); return is }
+
 // items returns those of a list.
 func (f field) items() (all []field) {
 	if f.node != nil && f.node.Kind == yaml.SequenceNode {

@@ -67,7 +67,7 @@ func (c *converter) peer(o *object) {
 	put(p.yaml, "connect-time", c.duration(o.spec("connectTime")))
 	put(p.yaml, "router-id", optional(o.spec("routerID").text()))
 	put(p.yaml, "source-address", optional(o.spec("sourceAddress").text()))
-	if o.spec("ebgpMultiHop").is("true") {
+	if o.spec("ebgpMultiHop").isTrue() {
 		put(p.yaml, "ebgp-multihop", plain(true))
 		if c.Options.Mode != "frr" && c.Options.Mode != "frr-k8s" {
 			c.remark(Differs, o, "spec.ebgpMultiHop", "nothing, if the router takes it", "is without effect in MetalLB's native mode, where the system's TTL counts, and is TTL 255 in its FRR modes and here")
@@ -76,11 +76,11 @@ func (c *converter) peer(o *object) {
 	put(p.yaml, "password-key", c.password(p))
 	put(p.yaml, "bfd-profile", c.profileOf(o.spec("bfdProfile")))
 	put(p.yaml, "node-selectors", selectors(p.selector))
-	if !o.spec("enableGracefulRestart").is("true") {
+	if !o.spec("enableGracefulRestart").isTrue() {
 		c.remark(Differs, o, "spec.enableGracefulRestart", "nothing, or write graceful-restart: false", "is not set: here, routers keep routes for two minutes while a speaker restarts")
 	}
-	p.both = o.spec("dualStackAddressFamily").is("true")
-	if f := o.spec("disableMP"); f.is("true") {
+	p.both = o.spec("dualStackAddressFamily").isTrue()
+	if f := o.spec("disableMP"); f.isTrue() {
 		c.about(Differs, f, "let the router take one IP version of this session only", "keeps the other IP version out of this session: here, a session has both if the router takes them")
 	}
 	c.peers = append(c.peers, p)
@@ -227,7 +227,7 @@ func (c *converter) otherFamily() {
 		hears := slices.ContainsFunc(c.pools, func(pool *pool) bool {
 			return pool.families[other] && slices.ContainsFunc(pool.ads, func(a *advertisement) bool { return a.hears(p.name) })
 		})
-		if hears && !p.both && !p.spec("disableMP").is("true") {
+		if hears && !p.both && !p.spec("disableMP").isTrue() {
 			c.remark(Differs, p.object, "spec.dualStackAddressFamily", "let the router take one IP version of this session only, if that matters",
 				"is not set: MetalLB from v0.15 on keeps %s out of this session, and here it has both IP versions if the router takes them", []string{"IPv4", "IPv6"}[other])
 		}

@@ -26,8 +26,10 @@ type pool struct {
 
 // start begins a pool with what all kinds of it have.
 func (c *converter) start(o *object) *pool {
-	p := &pool{object: o, yaml: mapping(), auto: !o.spec("autoAssign").is("false"), addresses: o.spec("addresses").list()}
+	p := &pool{object: o, yaml: mapping(), addresses: o.spec("addresses").list()}
 	p.yaml.HeadComment = from(o)
+	automatic, said := o.spec("autoAssign").truth()
+	p.auto = automatic || !said
 	for _, a := range p.addresses {
 		if strings.Contains(a, ":") {
 			p.families[1] = true
@@ -46,7 +48,7 @@ func (c *converter) start(o *object) *pool {
 
 func (c *converter) pool(o *object) {
 	p := c.start(o)
-	if o.spec("avoidBuggyIPs").is("true") {
+	if o.spec("avoidBuggyIPs").isTrue() {
 		put(p.yaml, "avoid-buggy-ips", plain(true))
 	}
 	allocation := o.spec("serviceAllocation")
@@ -57,6 +59,12 @@ func (c *converter) pool(o *object) {
 	put(p.yaml, "namespaces", words(allocation.at("namespaces").list()))
 	put(p.yaml, "namespace-selectors", selectors(allocation.at("namespaceSelectors").selectors()))
 	put(p.yaml, "service-selectors", selectors(allocation.at("serviceSelectors").selectors()))
+	if nobody := len(allocation.at("namespaces").items())+len(allocation.at("namespaceSelectors").items())+len(allocation.at("serviceSelectors").items()) == 0; p.pinned && nobody && p.auto {
+		// MetalLB gives such a pool's addresses to those only who ask for them.
+		p.auto = false
+		put(p.yaml, "auto-assign", plain(false))
+		c.about(Kept, allocation, "", "says nobody whom the pool is for: its addresses are for Services that ask for them, here by auto-assign: false")
+	}
 }
 
 // prioritize writes priorities by which pools are tried in MetalLB's order: those that say whom they are for by their priority, then
