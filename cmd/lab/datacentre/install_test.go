@@ -293,7 +293,7 @@ const upgrade = "helm upgrade metallb charts/metallb --namespace=metallb-system 
 const verifyUser = "system:serviceaccount:metallb-system:metallb-verify"
 
 // programs selects the Pods that stay.
-const programs = "app.kubernetes.io/component in (controller, speaker)"
+const programs = "app.kubernetes.io/component in (controller, speaker, bfd)"
 
 // secret makes the password of a peer.
 const secret = "kubectl create secret generic metallb-bgp-auth --namespace=metallb-system --from-literal=spare=open-sesame"

@@ -20,6 +20,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/kubernetes"
@@ -73,8 +74,7 @@ func (h *Hall) given(t *testing.T, app, addr string, policy corev1.ServiceExtern
 			Ports: []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromInt32(PodPort)}},
 		},
 	}, metav1.CreateOptions{}))(t)
-	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: addr}}
-	made(services.UpdateStatus(t.Context(), svc, metav1.UpdateOptions{}))(t)
+	made(services.Patch(t.Context(), svc.Name, types.MergePatchType, fmt.Appendf(nil, `{"status":{"loadBalancer":{"ingress":[{"ip":%q}]}}}`, addr), metav1.PatchOptions{}, "status"))(t)
 	return netip.MustParseAddr(addr)
 }
 
