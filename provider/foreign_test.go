@@ -193,8 +193,11 @@ func managed(what, by string) metav1.ManagedFieldsEntry {
 	if what == ofFinalizer {
 		fields = `{"f:metadata":{"f:finalizers":{".":{},"v:\"service.kubernetes.io/load-balancer-cleanup\"":{}}}}`
 	}
-	e := metav1.ManagedFieldsEntry{Manager: by, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(fields)}
+	now := time.Now()
+	e := metav1.ManagedFieldsEntry{Manager: by, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(fields), Time: &metav1.Time{Time: now}}
 	switch by {
+	case "lb before":
+		e.Manager, e.Subresource, e.Time = "lb", "status", &metav1.Time{Time: now.Add(-time.Second)}
 	case "us":
 		e.Manager, e.Subresource = fieldManager, "status"
 	case "lb":
@@ -244,6 +247,8 @@ func TestTheServiceControllerSeesWhatIsOursAndWhatWasOurs(t *testing.T) {
 		{"and deleted", none, internal + " deleted", "us", "lb", ""},
 		{"and the other does nothing for long", none, internal + late, "us", "lb", "finalizer"},
 		{"ours from a file becomes another's, who takes it", none, others + late, "file", "lb", ""},
+		{"another's becomes ours, waits, and becomes internal", none, internal, "us", "lb before", "finalizer"},
+		{"and is left to others", classOnly, " deleted", "us", "lb before", "finalizer"},
 
 		{"without a class, left to others, and was ours", classOnly, "", "us", "us", ""},
 		{"until it goes", classOnly, " deleted", "us", "us", "finalizer"},

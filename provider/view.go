@@ -45,9 +45,17 @@ const patience = 5 * time.Minute
 // knows who put it there. If it came with the Service, from a file, it is for whoever wrote the status; the API server still knows
 // that when it has emptied it.
 func letsGo(svc *corev1.Service) bool {
-	status := writersOf(svc, ofStatus)
-	served := slices.Contains(status, fieldManager)
-	others := svc.Spec.LoadBalancerClass != nil || slices.ContainsFunc(status, func(m string) bool { return m != fieldManager })
+	var last metav1.Time // of what we wrote
+	for _, e := range svc.ManagedFields {
+		if at := ptr.Deref(e.Time, metav1.Time{}); e.Manager == fieldManager && last.Before(&at) {
+			last = at
+		}
+	}
+	served := slices.Contains(writersOf(svc, ofStatus), fieldManager)
+	// Whoever wrote the status before us had it before us.
+	others := svc.Spec.LoadBalancerClass != nil || slices.ContainsFunc(svc.ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
+		return e.FieldsType == ofStatus && e.Manager != fieldManager && !e.Time.Before(&last)
+	})
 	// Implementations put it there with the status.
 	fromFile := !slices.ContainsFunc(svc.ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
 		return e.FieldsType == ofFinalizer && e.Subresource == "status"

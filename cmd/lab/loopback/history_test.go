@@ -557,8 +557,8 @@ func (h *history) judge(ctx context.Context, clients *[]*client) (state string, 
 				}
 			}
 		case svc.DeletionTimestamp != nil || svc.Spec.Type != corev1.ServiceTypeLoadBalancer:
-			// Whoever took it, or wrote its status, may count on the finalizer.
-			if len(svc.Finalizers) > 0 && !r.borrowed && len(r.written) == 0 || shown(svc) != "" {
+			// Whoever took it, or wrote its status after us, may count on the finalizer.
+			if len(svc.Finalizers) > 0 && !r.borrowed && len(r.written) == 0 && !overwritten(svc) || shown(svc) != "" {
 				faults = append(faults, fmt.Sprintf("has finalizers %v and wants no address: %v", svc.Finalizers, c))
 			}
 		default:
@@ -590,6 +590,21 @@ func (h *history) judge(ctx context.Context, clients *[]*client) (state string, 
 		}
 	}
 	return state, append(append(faults, w.faults()...), h.admission(w, admitted, refused)...), nil
+}
+
+// overwritten reports whether the API server knows of somebody else who wrote the status, and not before our last write.
+func overwritten(svc *corev1.Service) bool {
+	var ours, others time.Time
+	for _, e := range svc.ManagedFields {
+		switch {
+		case e.Subresource != "status" || e.Time == nil:
+		case e.Manager == "metallb-cloud-controller-manager":
+			ours = e.Time.Time
+		case e.Time.After(others):
+			others = e.Time.Time
+		}
+	}
+	return !others.IsZero() && !others.Before(ours)
 }
 
 // intrusions tells what the Service was given since the last quiet point, and should not have been.
