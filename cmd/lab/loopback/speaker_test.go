@@ -63,7 +63,7 @@ func TestASpeakerTellsHowItIsAndWhatItDoes(t *testing.T) {
 		`metallb_k8s_client_config_loaded_bool 1`,
 		`metallb_k8s_client_config_stale_bool 0`,
 		`metallb_k8s_client_update_errors_total 0`,
-		`metallb_bgp_session_up{peer="`+peer+`"} 1`,
+		sessionUp(peer)+" 1",
 		`metallb_bgp_announced_prefixes_total{peer="`+peer+`"} 0`,
 		`metallb_speaker_update_seconds_count 0`))
 
@@ -82,7 +82,7 @@ func TestASpeakerTellsHowItIsAndWhatItDoes(t *testing.T) {
 	expose(t, lab, "shop", nil)
 	must(t, lab.Hops(t.Context(), "192.168.10.1/32", node))
 	must(t, lab.figures(t.Context(), node,
-		`metallb_bgp_session_up{peer="`+peer+`"} 1`,
+		sessionUp(peer)+" 1",
 		fmt.Sprintf(`metallb_bgp_updates_total{peer="%s"} %d`, peer, updates+2),
 		`metallb_bgp_announced_prefixes_total{peer="`+peer+`"} 2`,
 		`metallb_speaker_announced{ip="192.168.10.0",node="node-1",service="default/web"} 1`,
@@ -255,22 +255,28 @@ func TestAPeerWithAPasswordKeyWaitsForTheSecretAndNobodyElseDoes(t *testing.T) {
 	}
 	says(`"Cannot speak yet" why="peer signed: Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`)
 	// A peer that the configuration gives this node has its figures, also before there can be a session.
-	must(t, lab.figures(t.Context(), node, `metallb_bgp_session_up{peer="`+lab.Router.Addr.String()+`"} 1`,
-		`metallb_bgp_session_up{peer="`+signed+`"} 0`, `metallb_bgp_failed_attempts_total{peer="`+signed+`"} 0`))
+	must(t, lab.figures(t.Context(), node, sessionUp(lab.Router.Addr.String())+" 1",
+		sessionUp(signed)+" 0", `metallb_bgp_failed_attempts_total{peer="`+signed+`"} 0`))
 
 	_, err = lab.Kubectl(t.Context(), "", "-n", "metallb-system", "create", "secret", "generic", "metallb-bgp-auth", "--from-literal=tor=hunter2")
 	must(t, err)
 	says(`"Session does not come up" err="` + signed)
-	must(t, lab.figures(t.Context(), node, `metallb_bgp_session_up{peer="`+signed+`"} 0`, `metallb_bgp_session_up{peer="`+lab.Router.Addr.String()+`"} 1`))
+	must(t, lab.figures(t.Context(), node, sessionUp(signed)+" 0", sessionUp(lab.Router.Addr.String())+" 1"))
 
 	_, err = lab.Kubectl(t.Context(), "", "-n", "metallb-system", "delete", "secret", "metallb-bgp-auth")
 	must(t, err)
 	says(`"Kept the previous password" why="Secret metallb-system/metallb-bgp-auth does not exist: create it, with key \"tor\""`)
-	must(t, lab.figures(t.Context(), node, `metallb_bgp_session_up{peer="`+signed+`"} 0`))
+	must(t, lab.figures(t.Context(), node, sessionUp(signed)+" 0"))
 	if strings.Contains(speaker.Output(), "hunter2") || strings.Contains(speaker.Output(), "Session is down") {
 		t.Error("the log shows the password, or a session that ended")
 	}
 	if all := asked(); !slices.Equal(all, []string{"watch metallb-system/metallb-bgp-auth 200"}) {
 		t.Errorf("the speaker asked for %q", all)
 	}
+}
+
+// sessionUp is the series of a router, which is an address and a port.
+func sessionUp(peer string) string {
+	host, _, _ := strings.Cut(peer, ":")
+	return fmt.Sprintf("metallb_bgp_session_up{address=%q,peer=%q}", host, peer)
 }
