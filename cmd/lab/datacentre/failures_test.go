@@ -275,7 +275,7 @@ func (d *drill) leftByTheClient() {
 func TestWhatClientsNoticeOfFailuresWithBFD(t *testing.T) {
 	t.Parallel()
 	suite.Heavy(t)
-	h := hallBy(t, StartWatchedHall)
+	h := hallOf(t, StartWatchedHall)
 	d := h.drill(t)
 	a, b := d.a, d.b
 	const detection, restartTime = 900 * time.Millisecond, 10 * time.Second // of WatchedConfig

@@ -52,7 +52,6 @@ type Hall struct {
 	Ended       []*kubernetes.Process // those that Replace has replaced
 	controllers int                   // how many controller managers there have ever been
 
-	egress io.Closer    // by which the API server reaches kubelets; nil if there are none
 	proxy  string       // path of kube-proxy
 	client *http.Client // connects from the client's namespace, each time anew
 	quit   context.CancelFunc

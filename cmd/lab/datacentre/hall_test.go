@@ -32,11 +32,6 @@ func startHall(t *testing.T) *Hall { return hallOf(t, StartHall) }
 // hallOf is startHall for a hall that is started otherwise.
 func hallOf(t *testing.T, start func(context.Context, io.Writer) (*Hall, error)) *Hall {
 	t.Helper()
-	return hallBy(t, StartHall)
-}
-
-func hallBy(t *testing.T, start func(context.Context, io.Writer) (*Hall, error)) *Hall {
-	t.Helper()
 	needNetwork(t)
 	began := time.Now()
 	h := made(start(t.Context(), t.Output()))(t)
@@ -116,6 +111,19 @@ func (h *Hall) expose(t *testing.T, app string, addresses int, change func(*core
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	return made(h.Serve(ctx, svc, addresses))(t)
+}
+
+// admit writes the user's configuration, and waits until it is in force.
+func (h *Hall) admit(t *testing.T, text string) {
+	t.Helper()
+	must(t, h.Configure(t.Context(), text))
+	eventually(t, "the configuration to be admitted", func(ctx context.Context) error {
+		stored, err := h.API.CoreV1().ConfigMaps(configNamespace).Get(ctx, configName+"-admitted", metav1.GetOptions{})
+		if err == nil && stored.Data["config"] != text {
+			err = fmt.Errorf("in force is %q", stored.Data["config"])
+		}
+		return err
+	})
 }
 
 // reaches waits until both routers know the ways to an address, and it answers.

@@ -21,6 +21,7 @@ import (
 // A rack is three nodes and a router that is configured as the documentation says, with a password and TTL security.
 type rack struct {
 	*Lab
+	lan      *network.Switch
 	router   network.Router
 	nodes    []*Node
 	addrs    []netip.Addr // of the nodes
@@ -32,8 +33,8 @@ func newRack(t *testing.T, word string) *rack {
 	t.Helper()
 	lab := start(t)
 	ctx := t.Context()
-	r := &rack{Lab: lab}
 	lan := made(lab.Network.Switch("lan"))(t)
+	r := &rack{Lab: lab, lan: lan}
 	host := made(lan.Host("tor", "10.0.0.1/24", "2001:db8:1::1/64"))(t)
 	switch word {
 	case "frr":

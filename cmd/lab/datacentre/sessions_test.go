@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/metallb/cloud-provider-metallb/cmd/lab/network"
 )
@@ -134,4 +136,73 @@ address-pools: [{name: default, cidr: [192.168.10.0/24, "2001:db8:10::/64"]}]
 			}
 		})
 	}
+}
+
+// A node speaks to the router that its default route names, whatever its AS, and as soon as another one is named, to that as well. It
+// leaves the first only when their session ends, and comes back if it is named again.
+func TestANodeFollowsItsDefaultRouteToAnotherRouter(t *testing.T) {
+	t.Parallel()
+	s := build(t)
+	ctx := t.Context()
+	first, second := s.frr(t, "frr", frrAddr, 100), s.bird(t, "bird", birdAddr, 200)
+	way := func(addr netip.Addr) addresses { return addrs(addr.String(), sixth(addr)) }
+	must(t, s.Admit(ctx, fmt.Sprintf("peers: [{name: rack, peer-address: gateway, peer-asn: external, my-asn: %d, hold-time: 3s, connect-time: 1s}]\n", clusterASN)+pools("")))
+	want := s.exposeMany(t, 10)
+	speaker := s.speak(t)
+	says := func(words ...string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("the speaker to say %q", words), func(context.Context) error {
+			for line := range strings.Lines(speaker.Output()) {
+				if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) }) {
+					return nil
+				}
+			}
+			return fmt.Errorf("it says\n%s", speaker.Output())
+		})
+	}
+	says("Cannot speak yet", "peer rack: peer-address is gateway, and the node has no default route of IPv4")
+
+	must(t, defaultRoutes(s.node.Host, []addresses{way(frrAddr)}))
+	sends(t, first, want)
+	says("Session is up", "rack", "asn=100")
+	before, atFirst := session(t, first), record(t, first)
+
+	must(t, defaultRoutes(s.node.Host, []addresses{way(birdAddr)}))
+	changed := time.Now()
+	sends(t, second, want)
+	t.Logf("the second router had all routes after %v", time.Since(changed).Round(time.Millisecond))
+	says("Session is up", "rack", "asn=200")
+	atSecond := record(t, second)
+	if now := session(t, first); now.History != before.History {
+		t.Errorf("the session with the first router was %q and is %q", before.History, now.History)
+	}
+	quiet(t, atFirst, "another gateway")
+
+	// peers waits until the node is to have sessions with exactly these routers.
+	s.speakerPod(t, s.node)
+	peers := func(routers ...netip.Addr) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("sessions with %v only", routers), func(ctx context.Context) error {
+			out, remarks, _, err := s.ask(ctx, s.node.Host, "peers", "--direct")
+			if err != nil {
+				return err
+			}
+			for _, addr := range []netip.Addr{frrAddr, birdAddr} {
+				if slices.Contains(strings.Fields(out), addr.String()) != slices.Contains(routers, addr) {
+					return fmt.Errorf("there are\n%s%s", out, remarks)
+				}
+			}
+			return nil
+		})
+	}
+	peers(frrAddr, birdAddr)
+	must(t, s.lan.Pull(first.Namespace))
+	peers(birdAddr)
+
+	must(t, s.lan.Replug(first.Namespace))
+	must(t, defaultRoutes(s.node.Host, []addresses{way(frrAddr), way(birdAddr)}))
+	upAnew(t, first, before)
+	sends(t, first, want)
+	peers(frrAddr, birdAddr)
+	quiet(t, atSecond, "the end and the return of the first router")
 }
