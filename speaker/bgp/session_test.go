@@ -732,11 +732,11 @@ func TestAnEditOfAPeerThatIsNotUpIsTriedAtOnce(t *testing.T) {
 		slow.ConnectTime = time.Hour
 		s.Announce([]loadbalancer.Peer{slow}, nil)
 		pass(2 * time.Hour)
-		slow.Password = "a wrong one"
-		s.Announce([]loadbalancer.Peer{slow}, nil)
 		if lines := logged.Lines(); len(lines) != 1 {
 			t.Errorf("logged %q", lines)
 		}
+		slow.Password = "a wrong one"
+		s.Announce([]loadbalancer.Peer{slow}, nil)
 		synctest.Wait()
 		if lines := logged.Lines(); len(lines) != 2 {
 			t.Errorf("after an edit that did not help, logged %q", lines)
