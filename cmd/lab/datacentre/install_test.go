@@ -628,6 +628,34 @@ func (in *installation) serves(t *testing.T, name string) netip.Addr {
 	return netip.MustParseAddr(svc.Status.LoadBalancer.Ingress[0].IP)
 }
 
+// rests lets an address of a pool for namespaces by label be freed, and rest for a second.
+func (in *installation) rests(t *testing.T) {
+	t.Helper()
+	services := in.API.CoreV1().Services(metav1.NamespaceDefault)
+	made(services.Create(t.Context(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "short-lived", Annotations: map[string]string{"metallb.universe.tf/address-pool": "held"}},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}}},
+	}, metav1.CreateOptions{}))(t)
+	eventually(t, "the Service to have an address of the pool", func(ctx context.Context) error {
+		svc, err := services.Get(ctx, "short-lived", metav1.GetOptions{})
+		if err == nil && len(svc.Status.LoadBalancer.Ingress) == 0 {
+			err = errors.New("it has none")
+		}
+		return err
+	})
+	must(t, services.Delete(t.Context(), "short-lived", metav1.DeleteOptions{}))
+	eventually(t, "the address to rest, and to be free again", func(ctx context.Context) error {
+		held, err := in.API.CoreV1().ConfigMaps(configNamespace).Get(ctx, "config-held-down", metav1.GetOptions{})
+		switch {
+		case err != nil:
+			return err
+		case held.Data["addresses"] != "":
+			return errors.New("it rests")
+		}
+		return nil
+	})
+}
+
 // goesOn gives the programs reason to use what else they may, and to serve what else they can: a peer with a password, a pool of IPv6,
 // and an event that comes twice.
 func (in *installation) goesOn(t *testing.T) {
@@ -637,6 +665,7 @@ func (in *installation) goesOn(t *testing.T) {
 	values = strings.Replace(values, "  address-pools:\n", `  - {peer-address: 10.0.0.9, peer-asn: 100, my-asn: 42, password-key: spare}
   address-pools:
   - {name: six, cidr: ["2001:db8:10::/120"]}
+  - {name: held, cidr: [192.0.2.8/29], auto-assign: false, hold-down: 1s, namespace-selectors: [{match-labels: {kubernetes.io/metadata.name: default}}]}
 `, 1)
 	must(t, os.WriteFile(filepath.Join(in.folder, "more.yaml"), []byte(values), 0o600))
 	in.shell(t, upgrade+" --values=more.yaml")
@@ -647,6 +676,7 @@ func (in *installation) goesOn(t *testing.T) {
 		},
 	}
 	made(in.API.CoreV1().Services(metav1.NamespaceDefault).Create(t.Context(), svc, metav1.CreateOptions{}))(t)
+	in.rests(t)
 	for n := 1; n <= 2; n++ {
 		in.shell(t, fmt.Sprintf("kubectl annotate service impossible --overwrite example.com/try=%d", n))
 		eventually(t, "the event that says why", func(ctx context.Context) error {
